@@ -1,0 +1,1 @@
+//! The daemon near the phones: listens, opens, judges, batches and ships fixes into the log.

@@ -1,0 +1,1 @@
+//! The fleet that streams live views to customers and serves the API.

@@ -1,0 +1,1 @@
+//! OpenStreetMap extracts to road graphs: import, index, snap, match, route, predict, draw.

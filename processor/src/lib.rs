@@ -1,0 +1,1 @@
+//! The fold: records in, updates out; and the sinks that carry updates on.

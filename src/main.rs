@@ -1,0 +1,2 @@
+//! The wayfix binary.
+fn main() {}

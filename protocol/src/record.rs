@@ -1,0 +1,231 @@
+//! Records: all that can change a tracker's mind. They travel in batches, one batch is one entry of the log, and a
+//! tracker folded from the same records is the same tracker.
+
+use serde::{Deserialize, Serialize};
+use wincode::{SchemaRead, SchemaWrite};
+
+use crate::delivery::{Delivery, JournalEntry};
+use crate::fix::{Fix, PhoneState, Verdict};
+use crate::id::{
+    AssignmentNumber, DeliveryKey, DeviceKey, DriverId, EdgeId, FixNumber, TrackerKey,
+};
+use crate::time::Time;
+
+/// Which way a fix came in.
+#[derive(
+    Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, SchemaWrite, SchemaRead,
+)]
+#[wincode(tag_encoding = "u8")]
+#[serde(rename_all = "snake_case")]
+pub enum Door {
+    Udp,
+    Quic,
+    /// Sealed datagrams in an HTTPS body.
+    Https,
+    /// The JSON array of `POST /api/v1/tracking/locations`.
+    Json,
+    Mqtt,
+    WebSocket,
+    Grpc,
+    OsmAnd,
+    OwnTracks,
+}
+
+/// One measurement as an edge received and judged it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, SchemaWrite, SchemaRead)]
+pub struct FixRecord {
+    pub device: DeviceKey,
+    /// Unix seconds; 0 at doors without sessions.
+    pub session_start: u32,
+    /// None at doors without numbers.
+    pub number: Option<FixNumber>,
+    /// Everything below this number counts as settled; 0 says nothing.
+    pub lowest_held: FixNumber,
+    pub edge: EdgeId,
+    pub door: Door,
+    pub received: Time,
+    pub fix: Fix,
+    pub verdict: Verdict,
+}
+
+/// A sign of life without a position: a ping.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, SchemaWrite, SchemaRead)]
+pub struct HeardRecord {
+    pub device: DeviceKey,
+    pub session_start: u32,
+    pub lowest_held: FixNumber,
+    pub edge: EdgeId,
+    pub door: Door,
+    pub received: Time,
+    pub phone_state: Option<PhoneState>,
+}
+
+/// Who reigns over a partition: drawn at random by a process each time it takes one.
+#[derive(
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Debug,
+    Default,
+    Serialize,
+    Deserialize,
+    SchemaWrite,
+    SchemaRead,
+)]
+#[serde(transparent)]
+pub struct OwnerId(pub u64);
+
+/// SHA-256 of a body that lies in the blob store.
+#[derive(
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Debug,
+    Serialize,
+    Deserialize,
+    SchemaWrite,
+    SchemaRead,
+)]
+pub struct BlobHash(pub [u8; 32]);
+
+impl std::fmt::Display for BlobHash {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// A large body that trackers work with.
+#[derive(
+    Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, SchemaWrite, SchemaRead,
+)]
+#[wincode(tag_encoding = "u8")]
+#[serde(rename_all = "snake_case")]
+pub enum BodyKind {
+    Map,
+    /// Speeds by hour of the week.
+    Speeds,
+    /// Live factors on top of the speeds.
+    LiveSpeeds,
+    /// Bias and quantiles of the ETA.
+    EtaModel,
+}
+
+/// A place to watch: a disc, by tenant and name.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, SchemaWrite, SchemaRead)]
+pub struct Fence {
+    pub name: String,
+    /// Outer ring in order, closed by its first point; empty when it is a disc.
+    pub ring: Vec<crate::position::Position>,
+    pub center: crate::position::Position,
+    pub radius_m: u32,
+    /// Inside this long means dwelt; 0 never.
+    pub dwell_s: u32,
+}
+
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, SchemaWrite, SchemaRead)]
+#[wincode(tag_encoding = "u8")]
+#[serde(tag = "record", rename_all = "snake_case")]
+pub enum Record {
+    Fix(FixRecord),
+    Heard(HeardRecord),
+    /// This device leads for its driver: the others' fixes are recorded, not shown.
+    Lead {
+        device: DeviceKey,
+        at: Time,
+    },
+    /// The tracker of this key takes the delivery, whole.
+    Assign {
+        to: TrackerKey,
+        delivery: Box<Delivery>,
+    },
+    /// The tracker of this key lets the delivery go; `assignment` is the one that ends.
+    Release {
+        from: TrackerKey,
+        delivery: DeliveryKey,
+        assignment: AssignmentNumber,
+    },
+    /// A ledger event of a delivery that the tracker of this key holds.
+    Ledger {
+        to: TrackerKey,
+        delivery: DeliveryKey,
+        entry: JournalEntry,
+    },
+    /// A driver's fences: all of them, in place of those before.
+    Fences {
+        driver: crate::id::DriverKey,
+        fences: Vec<Fence>,
+    },
+    /// A body lies in the blob store; nothing changes yet.
+    Offered {
+        kind: BodyKind,
+        hash: BlobHash,
+        size: u64,
+    },
+    /// The partition's owner has the body: from this record on it is the one.
+    InUse {
+        kind: BodyKind,
+        hash: BlobHash,
+    },
+    /// How an estimate compared with what came to pass.
+    Score {
+        delivery: DeliveryKey,
+        driver: DriverId,
+        predicted_ms: u32,
+        actual_ms: u32,
+    },
+    /// All that this edge received before `received_before` stands above this line.
+    Mark {
+        edge: EdgeId,
+        received_before: Time,
+    },
+    /// The owner's clock; ignored unless it is the latest claim's owner.
+    Tick {
+        owner: OwnerId,
+        at: Time,
+    },
+    /// A new owner begins its reign over the partition here.
+    Claim {
+        owner: OwnerId,
+        at: Time,
+        incarnation: u32,
+    },
+}
+
+impl Record {
+    /// Whose tracker it is for; None when it is for the partition.
+    pub fn key(&self) -> Option<TrackerKey> {
+        match self {
+            Record::Fix(fix) => Some(TrackerKey::Driver(fix.device.driver_key())),
+            Record::Heard(heard) => Some(TrackerKey::Driver(heard.device.driver_key())),
+            Record::Lead { device, .. } => Some(TrackerKey::Driver(device.driver_key())),
+            Record::Assign { to, .. } | Record::Ledger { to, .. } => Some(*to),
+            Record::Release { from, .. } => Some(*from),
+            Record::Fences { driver, .. } => Some(TrackerKey::Driver(*driver)),
+            Record::Score { delivery, driver, .. } => {
+                Some(TrackerKey::Driver(crate::id::DriverKey {
+                    tenant: delivery.tenant,
+                    driver: *driver,
+                }))
+            }
+            Record::Offered { .. }
+            | Record::InUse { .. }
+            | Record::Mark { .. }
+            | Record::Tick { .. }
+            | Record::Claim { .. } => None,
+        }
+    }
+}
+
+/// Records of one partition that travel together: one entry of the log.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize, SchemaWrite, SchemaRead)]
+pub struct RecordBatch {
+    pub records: Vec<Record>,
+}

@@ -1,1 +1,17 @@
 //! OpenStreetMap extracts to road graphs: import, index, snap, match, route, predict, draw.
+
+pub mod class;
+pub mod costs;
+pub mod file;
+pub mod geo;
+pub mod graph;
+mod index;
+mod mapping;
+pub mod record;
+pub mod summary;
+mod view;
+
+pub use class::{EdgeFlags, Profile, RoadClass, Surface};
+pub use file::{MapError, MapVersion};
+pub use geo::Bbox;
+pub use graph::{Candidate, EdgeId, Graph, NodeId};

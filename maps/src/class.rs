@@ -1,0 +1,151 @@
+//! What a road is and who may use it, as closed lists. Their numbers are written into map files: new ones go at the
+//! end, and none is ever used again for something else.
+
+use serde::{Deserialize, Serialize};
+
+macro_rules! numbered {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+        #[serde(rename_all = "snake_case")]
+        #[repr(u8)]
+        pub enum $name {
+            $($(#[$variant_doc])* $variant,)*
+        }
+
+        impl $name {
+            pub const ALL: &'static [$name] = &[$($name::$variant,)*];
+
+            pub const fn number(self) -> u8 {
+                self as u8
+            }
+
+            pub fn from_number(number: u8) -> Option<Self> {
+                Self::ALL.get(usize::from(number)).copied()
+            }
+
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $($name::$variant => $text,)*
+                }
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+
+        impl std::str::FromStr for $name {
+            type Err = String;
+            fn from_str(text: &str) -> Result<Self, String> {
+                Self::ALL.iter().copied().find(|x| x.as_str() == text).ok_or_else(|| format!("{text} is not known here"))
+            }
+        }
+    };
+}
+
+numbered!(
+    /// The kind of a road, after OpenStreetMap's `highway`, the most important first.
+    RoadClass {
+        Motorway = "motorway",
+        MotorwayLink = "motorway_link",
+        Trunk = "trunk",
+        TrunkLink = "trunk_link",
+        Primary = "primary",
+        PrimaryLink = "primary_link",
+        Secondary = "secondary",
+        SecondaryLink = "secondary_link",
+        Tertiary = "tertiary",
+        TertiaryLink = "tertiary_link",
+        Unclassified = "unclassified",
+        Residential = "residential",
+        LivingStreet = "living_street",
+        Service = "service",
+        Pedestrian = "pedestrian",
+        Track = "track",
+        Cycleway = "cycleway",
+        Footway = "footway",
+        Path = "path",
+        Steps = "steps",
+        Ferry = "ferry",
+    }
+);
+
+numbered!(
+    /// Who travels. One map file serves all of them.
+    Profile {
+        Car = "car",
+        Moped = "moped",
+        Bicycle = "bicycle",
+        Foot = "foot",
+    }
+);
+
+numbered!(
+    /// What a road is made of, as far as it slows down.
+    Surface {
+        Paved = "paved",
+        Cobbled = "cobbled",
+        Gravel = "gravel",
+        Dirt = "dirt",
+    }
+);
+
+impl Profile {
+    /// The profile's bit in a mask of profiles.
+    pub const fn bit(self) -> u8 {
+        1 << self.number()
+    }
+}
+
+/// What else is to be known of an edge.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct EdgeFlags(pub u16);
+
+impl EdgeFlags {
+    pub const TUNNEL: u16 = 1;
+    pub const BRIDGE: u16 = 2;
+    pub const FERRY: u16 = 4;
+    pub const ROUNDABOUT: u16 = 8;
+    /// A service road: car park, drive, alley.
+    pub const SERVICE: u16 = 16;
+    /// Only for those who have business there: private, customers, delivery, destination.
+    pub const PRIVATE: u16 = 32;
+    pub const TOLL: u16 = 64;
+    /// Some turn from this edge is forbidden to somebody.
+    pub const TURN_FROM: u16 = 128;
+    /// Some turn into this edge is forbidden to somebody.
+    pub const TURN_INTO: u16 = 256;
+    /// The speed comes from a sign rather than from the road's kind.
+    pub const SIGNED_SPEED: u16 = 512;
+
+    pub const fn has(self, flag: u16) -> bool {
+        self.0 & flag != 0
+    }
+
+    pub const fn is_tunnel(self) -> bool {
+        self.has(Self::TUNNEL)
+    }
+
+    pub const fn is_bridge(self) -> bool {
+        self.has(Self::BRIDGE)
+    }
+
+    pub const fn is_ferry(self) -> bool {
+        self.has(Self::FERRY)
+    }
+
+    pub const fn is_roundabout(self) -> bool {
+        self.has(Self::ROUNDABOUT)
+    }
+
+    pub const fn is_service(self) -> bool {
+        self.has(Self::SERVICE)
+    }
+
+    pub const fn is_private(self) -> bool {
+        self.has(Self::PRIVATE)
+    }
+}

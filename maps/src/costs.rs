@@ -1,0 +1,34 @@
+//! How fast each profile travels an edge when nobody is in its way. Cars and bicycles have a speed of their own in the
+//! file; the others follow from it.
+
+use crate::class::{EdgeFlags, Profile, RoadClass};
+use crate::record::EdgeRecord;
+
+/// A profile's speed on an empty road, never zero.
+#[inline]
+pub fn speed_cm_s(edge: &EdgeRecord, profile: Profile) -> u32 {
+    let is_ferry = EdgeFlags(edge.flags).is_ferry();
+    let cm_s = match profile {
+        Profile::Car => u32::from(edge.car_cm_s),
+        Profile::Moped if is_ferry => u32::from(edge.car_cm_s),
+        Profile::Moped => u32::from(edge.car_cm_s).min(MOPED_CM_S_MAX),
+        Profile::Bicycle => u32::from(edge.bicycle_cm_s),
+        Profile::Foot if is_ferry => u32::from(edge.car_cm_s),
+        Profile::Foot if edge.class == RoadClass::Steps.number() => STEPS_CM_S,
+        Profile::Foot => FOOT_CM_S,
+    };
+    cm_s.max(1)
+}
+
+/// Time for a distance at a speed, rounded up, so that no edge is free.
+#[inline]
+pub fn duration_ms(length_cm: u32, cm_s: u32) -> u32 {
+    let ms = (u64::from(length_cm) * 1000).div_ceil(u64::from(cm_s.max(1)));
+    ms.clamp(1, u64::from(DURATION_MS_MAX)) as u32
+}
+
+const MOPED_CM_S_MAX: u32 = 1_250; // 45 km/h: EU class L1e
+const FOOT_CM_S: u32 = 139; // 5 km/h
+const STEPS_CM_S: u32 = 56; // 2 km/h
+/// A week. Sums of a few thousand edges stay far below the router's infinity.
+const DURATION_MS_MAX: u32 = 7 * 24 * 3_600_000;

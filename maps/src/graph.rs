@@ -1,0 +1,383 @@
+//! The road graph, read in place from a mapped file: directed edges between junctions, with geometry, access, speeds
+//! and turns. Opening checks every number that is used as an index, so that nothing here can be led astray later.
+//!
+//! Edges are numbered by the junction they leave, junctions along a Hilbert curve: what lies close together on the
+//! map lies close together in memory, and the edges out of a junction are one range.
+
+use std::ops::Range;
+use std::path::Path;
+
+use protocol::Position;
+use self_cell::self_cell;
+
+use crate::class::{EdgeFlags, Profile, RoadClass, Surface};
+use crate::file::{self, MapError, MapVersion, Sections};
+use crate::geo::{self, Bbox};
+use crate::mapping::Mapping;
+use crate::record::{BACKWARD, EdgeRecord, NONE, PointRecord, RoadRecord};
+use crate::view::View;
+
+/// A directed edge.
+#[derive(
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Debug,
+    Default,
+    serde::Serialize,
+    serde::Deserialize,
+    wincode::SchemaWrite,
+    wincode::SchemaRead,
+)]
+#[serde(transparent)]
+pub struct EdgeId(pub u32);
+
+/// A junction, or the end of a road.
+#[derive(
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Debug,
+    Default,
+    serde::Serialize,
+    serde::Deserialize,
+    wincode::SchemaWrite,
+    wincode::SchemaRead,
+)]
+#[serde(transparent)]
+pub struct NodeId(pub u32);
+
+impl EdgeId {
+    #[inline]
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+impl NodeId {
+    #[inline]
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+self_cell!(
+    struct MappedView {
+        owner: Mapping,
+        #[covariant]
+        dependent: View,
+    }
+);
+
+/// A road graph. Share it in an `Arc`; it is never changed.
+pub struct Graph {
+    mapped: MappedView,
+    version: MapVersion,
+    file_len: u64,
+}
+
+/// A place on an edge, seen from a position beside it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Candidate {
+    pub edge: EdgeId,
+    /// From the edge's start.
+    pub along_cm: u32,
+    /// From the position asked about.
+    pub off_cm: u32,
+    pub position: Position,
+    /// Direction of travel there, in hundredths of a degree clockwise from north.
+    pub heading_cdeg: u16,
+}
+
+impl Graph {
+    /// Maps a file written by `import` and checks it.
+    pub fn open(path: impl AsRef<Path>) -> Result<Graph, MapError> {
+        let (mapping, sections) = file::open(path.as_ref())?;
+        Graph::from_mapping(mapping, &sections)
+    }
+
+    /// The same for a map file that lies in memory.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Graph, MapError> {
+        let sections = Sections::check(bytes)?;
+        Graph::from_mapping(Mapping::of_bytes(bytes), &sections)
+    }
+
+    fn from_mapping(mapping: Mapping, sections: &Sections) -> Result<Graph, MapError> {
+        let file_len = mapping.bytes().len() as u64;
+        let mapped = MappedView::try_new(mapping, |mapping| View::read(mapping.bytes(), sections))?;
+        Ok(Graph { mapped, version: sections.version, file_len })
+    }
+
+    /// The digest of the map's content: the same extract imported in the same way has the same version everywhere.
+    pub fn version(&self) -> MapVersion {
+        self.version
+    }
+
+    pub fn file_len(&self) -> u64 {
+        self.file_len
+    }
+
+    #[inline]
+    pub(crate) fn view(&self) -> &View<'_> {
+        self.mapped.borrow_dependent()
+    }
+
+    pub fn bbox(&self) -> Bbox {
+        self.view().summary.bbox
+    }
+
+    pub fn edge_count(&self) -> usize {
+        self.view().edges.len()
+    }
+
+    pub fn node_count(&self) -> usize {
+        self.view().out_first.len() - 1
+    }
+
+    pub fn edges(&self) -> impl ExactSizeIterator<Item = EdgeId> + use<> {
+        (0..self.edge_count() as u32).map(EdgeId)
+    }
+
+    /// All that the file says of an edge. Panics, like every function here that takes an edge, for one that is not
+    /// this graph's.
+    #[inline]
+    pub fn record(&self, e: EdgeId) -> &EdgeRecord {
+        &self.view().edges[e.index()]
+    }
+
+    /// The records of all edges, by number: what a search holds on to.
+    #[inline]
+    pub fn records(&self) -> &[EdgeRecord] {
+        self.view().edges
+    }
+
+    #[inline]
+    pub fn from(&self, e: EdgeId) -> NodeId {
+        NodeId(self.record(e).from)
+    }
+
+    #[inline]
+    pub fn to(&self, e: EdgeId) -> NodeId {
+        NodeId(self.record(e).to)
+    }
+
+    #[inline]
+    pub fn length_cm(&self, e: EdgeId) -> u32 {
+        self.record(e).length_cm
+    }
+
+    #[inline]
+    pub fn class(&self, e: EdgeId) -> RoadClass {
+        RoadClass::from_number(self.record(e).class).unwrap_or(RoadClass::Path) // checked when the map was opened
+    }
+
+    #[inline]
+    pub fn surface(&self, e: EdgeId) -> Surface {
+        Surface::from_number(self.record(e).surface).unwrap_or(Surface::Paved) // checked when the map was opened
+    }
+
+    #[inline]
+    pub fn flags(&self, e: EdgeId) -> EdgeFlags {
+        EdgeFlags(self.record(e).flags)
+    }
+
+    /// The signed speed limit.
+    pub fn limit_km_h(&self, e: EdgeId) -> Option<u8> {
+        Some(self.record(e).limit_km_h).filter(|limit| *limit != 0)
+    }
+
+    /// The edge the other way along the same road.
+    #[inline]
+    pub fn reverse(&self, e: EdgeId) -> Option<EdgeId> {
+        let reverse = self.record(e).reverse;
+        (reverse != NONE).then_some(EdgeId(reverse))
+    }
+
+    #[inline]
+    pub fn allows(&self, e: EdgeId, profile: Profile) -> bool {
+        self.record(e).access & profile.bit() != 0
+    }
+
+    /// Whether from here the profile reaches most of the map and can come back.
+    #[inline]
+    pub fn is_connected(&self, e: EdgeId, profile: Profile) -> bool {
+        (self.record(e).access >> 4) & profile.bit() != 0
+    }
+
+    /// A car's speed on the empty road.
+    #[inline]
+    pub fn free_flow_cm_s(&self, e: EdgeId) -> u32 {
+        self.speed_cm_s(e, Profile::Car)
+    }
+
+    /// A profile's speed on the empty road, never zero.
+    #[inline]
+    pub fn speed_cm_s(&self, e: EdgeId, profile: Profile) -> u32 {
+        crate::costs::speed_cm_s(self.record(e), profile)
+    }
+
+    /// Time to travel the whole edge on the empty road.
+    #[inline]
+    pub fn duration_ms(&self, e: EdgeId, profile: Profile) -> u32 {
+        crate::costs::duration_ms(self.length_cm(e), self.speed_cm_s(e, profile))
+    }
+
+    /// The road's name, empty where it has none.
+    pub fn name(&self, e: EdgeId) -> &str {
+        self.view().name(self.road(e).way)
+    }
+
+    /// The number of the OpenStreetMap way that the edge is part of.
+    pub fn osm_way(&self, e: EdgeId) -> i64 {
+        self.view().ways[self.road(e).way as usize].osm_id
+    }
+
+    /// The edges that leave a junction, whoever may use them.
+    #[inline]
+    pub fn out_edges(&self, n: NodeId) -> impl ExactSizeIterator<Item = EdgeId> + use<> {
+        self.out_range(n).map(EdgeId)
+    }
+
+    /// The same as a range of edge numbers.
+    #[inline]
+    pub fn out_range(&self, n: NodeId) -> Range<u32> {
+        let first = self.view().out_first;
+        first[n.index()]..first[n.index() + 1]
+    }
+
+    /// The edges that arrive at a junction, whoever may use them.
+    #[inline]
+    pub fn in_edges(&self, n: NodeId) -> impl ExactSizeIterator<Item = EdgeId> + '_ {
+        let view = self.view();
+        let range = view.in_first[n.index()] as usize..view.in_first[n.index() + 1] as usize;
+        view.in_edges[range].iter().copied().map(EdgeId)
+    }
+
+    /// Whether the second edge leads back along the first.
+    #[inline]
+    pub fn is_u_turn(&self, from_edge: EdgeId, to_edge: EdgeId) -> bool {
+        self.record(from_edge).reverse == to_edge.0
+    }
+
+    /// Whether no sign forbids the turn. Says nothing of U-turns (`is_u_turn`), nor of whether the edges meet.
+    #[inline]
+    pub fn is_turn_allowed(&self, from_edge: EdgeId, to_edge: EdgeId, profile: Profile) -> bool {
+        if !self.flags(from_edge).has(EdgeFlags::TURN_FROM) {
+            return true;
+        }
+        let turns = self.view().turns;
+        match turns.binary_search_by_key(&(from_edge.0, to_edge.0), |turn| (turn.from, turn.to)) {
+            Ok(at) => turns[at].profiles & u32::from(profile.bit()) == 0,
+            Err(_) => true,
+        }
+    }
+
+    /// Whether the only way on for a profile is back.
+    pub fn is_dead_end(&self, n: NodeId, profile: Profile) -> bool {
+        self.out_edges(n).filter(|e| self.allows(*e, profile)).count() <= 1
+    }
+
+    /// Where a junction lies.
+    pub fn node_position(&self, n: NodeId) -> Option<Position> {
+        match self.out_edges(n).next() {
+            Some(e) => self.geometry(e).next(),
+            None => self.in_edges(n).next().and_then(|e| self.geometry(e).last()),
+        }
+    }
+
+    /// The edge's line, in the direction of travel.
+    pub fn geometry(&self, e: EdgeId) -> Geometry<'_> {
+        Geometry { points: self.points(e).iter(), is_backward: self.is_backward(e) }
+    }
+
+    /// The place so far along an edge; its end for more than its length.
+    pub fn position_at(&self, e: EdgeId, along_cm: u32) -> Position {
+        self.place_at(e, along_cm).0
+    }
+
+    /// The same with the direction of travel there, in hundredths of a degree.
+    pub fn place_at(&self, e: EdgeId, along_cm: u32) -> (Position, u16) {
+        let points = self.points(e);
+        let is_backward = self.is_backward(e);
+        let length_cm = self.length_cm(e);
+        let along_cm = along_cm.min(length_cm);
+        let along_points_cm = if is_backward { length_cm - along_cm } else { along_cm };
+        let after = points.partition_point(|p| p.along_cm <= along_points_cm).clamp(1, points.len() - 1);
+        let (a, b) = (points[after - 1], points[after]);
+        let span = b.along_cm.saturating_sub(a.along_cm);
+        let share =
+            if span == 0 { 0.0 } else { f64::from(along_points_cm.saturating_sub(a.along_cm)) / f64::from(span) };
+        let position = between(a.position(), b.position(), share);
+        let heading = geo::heading_cdeg(a.position(), b.position());
+        (position, if is_backward { (heading + 18_000) % 36_000 } else { heading })
+    }
+
+    /// The best place on each directed edge that a profile may use, within a radius; nearest first, ties by edge.
+    /// `out` is emptied first.
+    pub fn candidates(&self, position: Position, radius_m: f64, profile: Profile, out: &mut Vec<Candidate>) {
+        crate::index::candidates(self, position, radius_m, profile, out);
+    }
+
+    pub(crate) fn road(&self, e: EdgeId) -> &RoadRecord {
+        &self.view().roads[(self.record(e).road & !BACKWARD) as usize]
+    }
+
+    pub(crate) fn is_backward(&self, e: EdgeId) -> bool {
+        self.record(e).road & BACKWARD != 0
+    }
+
+    /// The road's points, in the road's own direction.
+    pub(crate) fn points(&self, e: EdgeId) -> &[PointRecord] {
+        self.view().road_points(self.record(e).road & !BACKWARD)
+    }
+}
+
+/// The line of an edge, point by point.
+#[derive(Clone, Debug)]
+pub struct Geometry<'a> {
+    points: std::slice::Iter<'a, PointRecord>,
+    is_backward: bool,
+}
+
+impl Iterator for Geometry<'_> {
+    type Item = Position;
+
+    fn next(&mut self) -> Option<Position> {
+        let point = if self.is_backward { self.points.next_back() } else { self.points.next() };
+        point.map(PointRecord::position)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.points.size_hint()
+    }
+}
+
+impl ExactSizeIterator for Geometry<'_> {}
+
+impl DoubleEndedIterator for Geometry<'_> {
+    fn next_back(&mut self) -> Option<Position> {
+        let point = if self.is_backward { self.points.next() } else { self.points.next_back() };
+        point.map(PointRecord::position)
+    }
+}
+
+impl PointRecord {
+    #[inline]
+    pub fn position(&self) -> Position {
+        Position { lat_e7: self.lat_e7, lon_e7: self.lon_e7 }
+    }
+}
+
+/// The position a share of the way from `a` to `b`.
+pub(crate) fn between(a: Position, b: Position, share: f64) -> Position {
+    let mix = |a: i32, b: i32| (f64::from(a) + (f64::from(b) - f64::from(a)) * share).round() as i32;
+    Position { lat_e7: mix(a.lat_e7, b.lat_e7), lon_e7: mix(a.lon_e7, b.lon_e7) }
+}

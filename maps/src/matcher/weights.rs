@@ -1,0 +1,117 @@
+//! What the matcher weighs, in one place. `docs/maps.md` tells how each figure was chosen. The defaults are what
+//! runs: a fold that is to give the same bytes everywhere must use them everywhere.
+
+/// The matcher's weights. Costs are negative logarithms of likelihoods.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Weights {
+    /// Spread of a fix around the road where the phone does not say its accuracy.
+    pub sigma_unknown_m: f32,
+    pub sigma_min_m: f32,
+    pub sigma_max_m: f32,
+    /// What a phone calls its accuracy, as a spread across the road.
+    pub sigma_per_accuracy: f32,
+    /// From so many spreads on the cost of distance grows linearly: city receivers have heavy tails.
+    pub tail_sigmas: f32,
+    /// How far a route may differ from the straight line, at no time between two fixes …
+    pub beta_m: f32,
+    /// … and more for every second between them.
+    pub beta_m_per_s: f32,
+    pub beta_max_m: f32,
+    /// A fix closer than this to the last used one is not used.
+    pub skip_m: f32,
+    /// A place so far behind on the same edge is taken for jitter, not for a drive around the block.
+    pub backward_max_m: f32,
+    /// One unit of cost per so many metres of it.
+    pub backward_m: f32,
+    /// What turning round costs, as metres.
+    pub u_turn_m: f32,
+    pub u_turn_dead_end_m: f32,
+    /// Cost of a heading that is straight against the road's.
+    pub heading: f32,
+    /// Cost of being off all roads, per used fix; and of leaving or entering them.
+    pub off_road: f32,
+    pub off_road_change: f32,
+    /// A place that costs so much more than the best is forgotten.
+    pub beam: f32,
+}
+
+impl Weights {
+    pub const DEFAULT: Weights = Weights {
+        sigma_unknown_m: 6.0,
+        sigma_min_m: 4.0,
+        sigma_max_m: 15.0,
+        sigma_per_accuracy: 1.0,
+        tail_sigmas: 3.0,
+        beta_m: 5.0,
+        beta_m_per_s: 0.2,
+        beta_max_m: 10.0,
+        skip_m: 12.0,
+        backward_max_m: 80.0,
+        backward_m: 20.0,
+        u_turn_m: 60.0,
+        u_turn_dead_end_m: 10.0,
+        heading: 4.0,
+        off_road: 15.0,
+        off_road_change: 15.0,
+        beam: 20.0,
+    };
+
+    /// The spread to expect of a fix, in metres.
+    pub(super) fn sigma_m(&self, accuracy_m: Option<u8>) -> f32 {
+        match accuracy_m {
+            Some(accuracy) => {
+                (f32::from(accuracy) * self.sigma_per_accuracy).clamp(self.sigma_min_m, self.sigma_max_m)
+            }
+            None => self.sigma_unknown_m,
+        }
+    }
+
+    /// Cost of a fix so far beside a road.
+    #[inline]
+    pub(super) fn emission(&self, off_m: f32, sigma_m: f32) -> f32 {
+        let sigmas = off_m / sigma_m;
+        if sigmas <= self.tail_sigmas {
+            0.5 * sigmas * sigmas
+        } else {
+            self.tail_sigmas * (sigmas - 0.5 * self.tail_sigmas)
+        }
+    }
+
+    /// How far a route may differ from the straight line for one unit of cost, in centimetres.
+    pub(super) fn beta_cm(&self, seconds: f32) -> f32 {
+        100.0 * (self.beta_m + self.beta_m_per_s * seconds).min(self.beta_max_m)
+    }
+}
+
+impl Default for Weights {
+    fn default() -> Self {
+        Weights::DEFAULT
+    }
+}
+
+/// Used fixes that may be undecided at a time.
+pub(super) const COLUMNS_MAX: usize = 14;
+/// Places kept of each used fix.
+pub(super) const STATES_MAX: usize = 8;
+/// Places tried for each used fix.
+pub(super) const CANDIDATES_MAX: usize = 16;
+/// Fixes that may wait for their final place: one a second for the whole look-ahead, and some.
+pub(super) const HELD_MAX: usize = 48;
+/// From so many on the oldest is decided early.
+pub(super) const HELD_FULL: usize = 44;
+/// In tenths of a second: a place becomes final at the latest when so much of measured time has passed …
+pub(super) const LOOK_AHEAD_MAX_DS: i64 = 400;
+/// … and from here on if no further fix is to be expected by then.
+pub(super) const LOOK_AHEAD_MIN_DS: i64 = 300;
+/// Used fixes lie so far apart in time, so that `COLUMNS_MAX` of them span the look-ahead.
+pub(super) const USED_APART_DS: i64 = 29;
+/// Roads are looked for within this, and within three times as much where there are none.
+pub(super) const CANDIDATE_RADIUS_M: f64 = 50.0;
+pub(super) const CANDIDATE_RADIUS_FAR_M: f64 = 150.0;
+/// Faster than anything on roads: 250 km/h.
+pub(super) const SPEED_CM_S_MAX: f32 = 7_000.0;
+/// After so long without a fix, and so far, nobody can say what was driven in between.
+pub(super) const SILENCE_DS_MAX: i64 = 6_000;
+pub(super) const SILENCE_FAR_CM: f32 = 100_000.0;
+/// The longest hop that a route is looked for.
+pub(super) const HOP_CM_MAX: f32 = 2_000_000.0;

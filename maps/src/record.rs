@@ -1,0 +1,114 @@
+//! The fixed-size records of a map file, read in place. Little-endian, no padding: what lies in the file is what the
+//! router reads.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// One direction of one road. 32 bytes: two to a cache line, and all a search over the graph needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct EdgeRecord {
+    pub from: u32,
+    pub to: u32,
+    pub length_cm: u32,
+    /// The road's number; the highest bit says that this edge runs against its points.
+    pub road: u32,
+    /// The edge the other way, or NONE.
+    pub reverse: u32,
+    /// Of a car on an empty road.
+    pub car_cm_s: u16,
+    pub bicycle_cm_s: u16,
+    pub flags: u16,
+    pub class: u8,
+    /// Low four bits: which profiles may use it. High four: whether it belongs to that profile's largest connected part.
+    pub access: u8,
+    pub surface: u8,
+    /// The speed limit, 0 where none is signed.
+    pub limit_km_h: u8,
+    pub reserved: u16,
+}
+
+/// A stretch between two junctions, shared by its two edges.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct RoadRecord {
+    /// Its first point; it ends where the next road's begin. One more record than roads closes the last.
+    pub first_point: u32,
+    /// Number of its way.
+    pub way: u32,
+    /// The edge along its points, or NONE.
+    pub forward: u32,
+    /// The edge against its points, or NONE.
+    pub backward: u32,
+}
+
+/// What the map's makers call a road, and under which number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct WayRecord {
+    pub osm_id: i64,
+    /// Where its name begins in the text section, and how long it is.
+    pub name: u32,
+    pub name_len: u32,
+}
+
+/// A point of a road's line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct PointRecord {
+    pub lat_e7: i32,
+    pub lon_e7: i32,
+    /// How far from the road's first point.
+    pub along_cm: u32,
+}
+
+/// A turn that is forbidden to the profiles of its mask. Sorted by (from, to).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct TurnRecord {
+    pub from: u32,
+    pub to: u32,
+    pub profiles: u32,
+}
+
+/// A cell of the segment index that is not empty. One more than cells closes the last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CellRecord {
+    pub column: u32,
+    pub first_run: u32,
+}
+
+/// Neighbouring segments of one road that touch one cell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct RunRecord {
+    pub road: u32,
+    /// Counted from the road's first point.
+    pub first: u16,
+    /// How many segments, at least one.
+    pub count: u16,
+}
+
+/// In place of a number that is not there.
+pub const NONE: u32 = u32::MAX;
+/// Marks, in `EdgeRecord::road`, an edge that runs against its road's points.
+pub const BACKWARD: u32 = 1 << 31;
+
+/// Something that tiles draw beside roads: water, green, a building, a place's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct FeatureRecord {
+    pub first_point: u32,
+    pub points: u32,
+    /// Its name in the text section.
+    pub name: u32,
+    pub name_len: u32,
+    /// Its box: south, west, north, east.
+    pub bbox_e7: [i32; 4],
+    /// Layer and kind; see `tiles::feature`.
+    pub kind: u16,
+    /// 1 if this ring cuts a hole into the feature before.
+    pub hole: u16,
+    /// For places: how many live there; for areas: square metres.
+    pub size: u32,
+}

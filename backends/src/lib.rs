@@ -1,1 +1,9 @@
-//! The seams: what Wayfix asks of a log, a store, a ledger and a registry, and the parts that stand behind them.
+//! The seams: what Wayfix asks of a log, a store, a ledger and a registry, and the parts that stand behind them. Each
+//! seam is a folder with its contract in words, its embedded part and one conformance suite that every part must pass.
+
+pub mod blob_store;
+pub mod ledger;
+pub mod live_store;
+pub mod log;
+pub mod registry;
+pub mod trail_store;

@@ -9,20 +9,7 @@ use crate::position::Position;
 use crate::time::Time;
 
 /// Where an order stands. Committed in the ledger before anybody is told.
-#[derive(
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    Debug,
-    Serialize,
-    Deserialize,
-    SchemaWrite,
-    SchemaRead,
-)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize, SchemaWrite, SchemaRead)]
 #[wincode(tag_encoding = "u8")]
 #[serde(rename_all = "snake_case")]
 pub enum DeliveryState {
@@ -77,20 +64,7 @@ impl DeliveryState {
 }
 
 /// Something worth telling that is not a status.
-#[derive(
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    Debug,
-    Serialize,
-    Deserialize,
-    SchemaWrite,
-    SchemaRead,
-)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize, SchemaWrite, SchemaRead)]
 #[wincode(tag_encoding = "u8")]
 #[serde(rename_all = "snake_case")]
 pub enum Milestone {
@@ -139,9 +113,7 @@ pub enum JournalKind {
     },
 }
 
-#[derive(
-    Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, SchemaWrite, SchemaRead,
-)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, SchemaWrite, SchemaRead)]
 #[wincode(tag_encoding = "u8")]
 #[serde(rename_all = "snake_case")]
 pub enum StopKind {
@@ -233,10 +205,8 @@ mod tests {
 
     #[test]
     fn the_transitions_are_exactly_those_promised() {
-        let allowed: Vec<(DeliveryState, DeliveryState)> = DeliveryState::ALL
-            .into_iter()
-            .flat_map(|a| a.allowed_next().iter().map(move |b| (a, *b)))
-            .collect();
+        let allowed: Vec<(DeliveryState, DeliveryState)> =
+            DeliveryState::ALL.into_iter().flat_map(|a| a.allowed_next().iter().map(move |b| (a, *b))).collect();
 
         use DeliveryState::*;
         assert_eq!(

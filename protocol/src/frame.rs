@@ -6,9 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::delivery::{DeliveryPolicy, DeliveryState, JournalEntry, StopKind};
 use crate::id::{DeliveryId, DriverId, JournalNumber};
 use crate::time::Time;
-use crate::update::{
-    DeliveryView, DriverView, Eta, EtaBasis, Leg, Progress, ShownPosition, SilentCause,
-};
+use crate::update::{DeliveryView, DriverView, Eta, EtaBasis, Leg, Progress, ShownPosition, SilentCause};
 
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
@@ -135,11 +133,7 @@ impl Freshness {
     }
 
     /// When the judgement of this position changes next, if nothing new comes.
-    pub fn next_change(
-        position: &ShownPosition,
-        policy: &DeliveryPolicy,
-        now: Time,
-    ) -> Option<Time> {
+    pub fn next_change(position: &ShownPosition, policy: &DeliveryPolicy, now: Time) -> Option<Time> {
         let seen = position.seen();
         [policy.stale_after_ms(), policy.unavailable_after_ms()]
             .into_iter()
@@ -154,12 +148,7 @@ impl ShownPosition {
         if self.standing { self.received } else { self.event_time }
     }
 
-    pub fn to_frame(
-        &self,
-        progress: Option<&Progress>,
-        policy: &DeliveryPolicy,
-        now: Time,
-    ) -> PositionFrame {
+    pub fn to_frame(&self, progress: Option<&Progress>, policy: &DeliveryPolicy, now: Time) -> PositionFrame {
         PositionFrame {
             lat: self.position.lat(),
             lng: self.position.lon(),
@@ -182,13 +171,7 @@ impl ShownPosition {
 
 impl From<&Eta> for EtaFrame {
     fn from(eta: &Eta) -> Self {
-        EtaFrame {
-            arrival: eta.arrival,
-            p10: eta.p10,
-            p90: eta.p90,
-            basis: eta.basis,
-            stop: eta.stop,
-        }
+        EtaFrame { arrival: eta.arrival, p10: eta.p10, p90: eta.p90, basis: eta.basis, stop: eta.stop }
     }
 }
 
@@ -213,11 +196,7 @@ impl SnapshotFrame {
                     label: stop.label.clone(),
                 })
                 .collect(),
-            journal: delivery
-                .journal
-                .iter()
-                .map(|entry| StatusFrame { entry: entry.clone() })
-                .collect(),
+            journal: delivery.journal.iter().map(|entry| StatusFrame { entry: entry.clone() }).collect(),
             position: shown.map(|p| p.to_frame(view.progress.as_ref(), &delivery.policy, now)),
             eta: view.eta.as_ref().map(EtaFrame::from),
             plan,

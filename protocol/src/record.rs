@@ -6,15 +6,11 @@ use wincode::{SchemaRead, SchemaWrite};
 
 use crate::delivery::{Delivery, JournalEntry};
 use crate::fix::{Fix, PhoneState, Verdict};
-use crate::id::{
-    AssignmentNumber, DeliveryKey, DeviceKey, DriverId, EdgeId, FixNumber, TrackerKey,
-};
+use crate::id::{AssignmentNumber, DeliveryKey, DeviceKey, DriverId, EdgeId, FixNumber, TrackerKey};
 use crate::time::Time;
 
 /// Which way a fix came in.
-#[derive(
-    Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, SchemaWrite, SchemaRead,
-)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, SchemaWrite, SchemaRead)]
 #[wincode(tag_encoding = "u8")]
 #[serde(rename_all = "snake_case")]
 pub enum Door {
@@ -62,38 +58,13 @@ pub struct HeardRecord {
 
 /// Who reigns over a partition: drawn at random by a process each time it takes one.
 #[derive(
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    Debug,
-    Default,
-    Serialize,
-    Deserialize,
-    SchemaWrite,
-    SchemaRead,
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize, SchemaWrite, SchemaRead,
 )]
 #[serde(transparent)]
 pub struct OwnerId(pub u64);
 
 /// SHA-256 of a body that lies in the blob store.
-#[derive(
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    Debug,
-    Serialize,
-    Deserialize,
-    SchemaWrite,
-    SchemaRead,
-)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize, SchemaWrite, SchemaRead)]
 pub struct BlobHash(pub [u8; 32]);
 
 impl std::fmt::Display for BlobHash {
@@ -103,9 +74,7 @@ impl std::fmt::Display for BlobHash {
 }
 
 /// A large body that trackers work with.
-#[derive(
-    Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, SchemaWrite, SchemaRead,
-)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, SchemaWrite, SchemaRead)]
 #[wincode(tag_encoding = "u8")]
 #[serde(rename_all = "snake_case")]
 pub enum BodyKind {
@@ -210,10 +179,7 @@ impl Record {
             Record::Release { from, .. } => Some(*from),
             Record::Fences { driver, .. } => Some(TrackerKey::Driver(*driver)),
             Record::Score { delivery, driver, .. } => {
-                Some(TrackerKey::Driver(crate::id::DriverKey {
-                    tenant: delivery.tenant,
-                    driver: *driver,
-                }))
+                Some(TrackerKey::Driver(crate::id::DriverKey { tenant: delivery.tenant, driver: *driver }))
             }
             Record::Offered { .. }
             | Record::InUse { .. }

@@ -6,28 +6,14 @@ use wincode::{SchemaRead, SchemaWrite};
 
 use crate::delivery::{Delivery, JournalEntry, Milestone};
 use crate::fix::{PhoneState, RejectReason, Verdict};
-use crate::id::{
-    AssignmentNumber, DeliveryId, DeliveryKey, DeviceKey, DriverKey, Offset, PartitionId,
-};
+use crate::id::{AssignmentNumber, DeliveryId, DeliveryKey, DeviceKey, DriverKey, Offset, PartitionId};
 use crate::position::Position;
 use crate::record::FixRecord;
 use crate::time::{MeasuredTime, Time};
 
 /// The place of an owner's claim. A later one is greater.
 #[derive(
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    Debug,
-    Default,
-    Serialize,
-    Deserialize,
-    SchemaWrite,
-    SchemaRead,
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize, SchemaWrite, SchemaRead,
 )]
 pub struct Generation {
     /// Of the topic set: +1 at creation, move, restore and partition growth.
@@ -37,19 +23,7 @@ pub struct Generation {
 
 /// One reign of one tracker over a delivery.
 #[derive(
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    Debug,
-    Default,
-    Serialize,
-    Deserialize,
-    SchemaWrite,
-    SchemaRead,
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize, SchemaWrite, SchemaRead,
 )]
 pub struct Epoch {
     pub assignment: AssignmentNumber,
@@ -58,19 +32,7 @@ pub struct Epoch {
 
 /// Where in the records an update came from. Never compared across partitions.
 #[derive(
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    Debug,
-    Default,
-    Serialize,
-    Deserialize,
-    SchemaWrite,
-    SchemaRead,
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize, SchemaWrite, SchemaRead,
 )]
 pub struct Source {
     pub partition: PartitionId,
@@ -99,20 +61,7 @@ pub struct ShownPosition {
     pub standing: bool,
 }
 
-#[derive(
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    Debug,
-    Serialize,
-    Deserialize,
-    SchemaWrite,
-    SchemaRead,
-)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize, SchemaWrite, SchemaRead)]
 #[wincode(tag_encoding = "u8")]
 #[serde(rename_all = "snake_case")]
 pub enum Leg {
@@ -164,9 +113,7 @@ pub struct Plan {
 }
 
 /// Why nothing is heard.
-#[derive(
-    Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, SchemaWrite, SchemaRead,
-)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, SchemaWrite, SchemaRead)]
 #[wincode(tag_encoding = "u8")]
 #[serde(rename_all = "snake_case")]
 pub enum SilentCause {
@@ -227,20 +174,7 @@ pub enum Event {
 }
 
 /// What a tracker would have the ledger say.
-#[derive(
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    Debug,
-    Serialize,
-    Deserialize,
-    SchemaWrite,
-    SchemaRead,
-)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize, SchemaWrite, SchemaRead)]
 #[wincode(tag_encoding = "u8")]
 #[serde(tag = "propose", rename_all = "snake_case")]
 pub enum Proposal {
@@ -422,16 +356,13 @@ impl LiveView {
     /// Takes an update by the rule of readers: a higher epoch from its keyframe on; in the same epoch only number + 1,
     /// or a keyframe with a higher number; everything else is dropped.
     pub fn handle_update(&mut self, update: &DeliveryUpdate) -> Taken {
-        if update.epoch < self.epoch || (update.epoch == self.epoch && update.number <= self.number)
-        {
+        if update.epoch < self.epoch || (update.epoch == self.epoch && update.number <= self.number) {
             return Taken::Dropped;
         }
         let is_next = update.epoch == self.epoch && update.number == self.number + 1;
         match &update.body {
             DeliveryBody::Keyframe { view } => self.view.clone_from(view),
-            DeliveryBody::Changed { changed } if is_next => {
-                self.view.handle_changed(changed, &update.events)
-            }
+            DeliveryBody::Changed { changed } if is_next => self.view.handle_changed(changed, &update.events),
             DeliveryBody::Changed { .. } => return Taken::Dropped,
         }
         self.epoch = update.epoch;

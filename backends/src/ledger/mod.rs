@@ -1,0 +1,148 @@
+//! The delivery ledger: the source of truth about deliveries. Append-only events, each committed with the outbox rows
+//! that carry it to the log, before anybody is told.
+//!
+//! **Contract:** only allowed transitions, atomically; events of a delivery are numbered from 1 without gaps; the same
+//! idempotency key with the same request answers the first answer again, with another request it is refused; outbox
+//! rows come in commit order, per delivery in event order, and stay until they are settled.
+
+use async_trait::async_trait;
+use protocol::update::Proposal;
+use protocol::{
+    AssignmentNumber, Delivery, DeliveryId, DeliveryKey, DeliveryPolicy, DeliveryState, DriverId, JournalEntry,
+    JournalNumber, Record, Stop, TenantId, Time,
+};
+
+/// What a tenant says to create a delivery.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+pub struct NewDelivery {
+    pub tenant: TenantId,
+    /// None: the ledger numbers it.
+    pub id: Option<DeliveryId>,
+    pub stops: Vec<Stop>,
+    pub policy: DeliveryPolicy,
+    pub reference: String,
+    pub driver: Option<DriverId>,
+}
+
+/// A tenant's `Idempotency-Key`, scoped to it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Idempotency {
+    pub key: String,
+    /// SHA-256 of the request, so that the same key with another request is refused.
+    pub request: [u8; 32],
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    #[error("delivery {delivery} is not known to this tenant")]
+    NotFound { delivery: DeliveryId },
+    #[error("delivery {delivery} exists already")]
+    Exists { delivery: DeliveryId },
+    #[error("a delivery that is {} cannot become {}", from.name(), to.name())]
+    Transition { from: DeliveryState, to: DeliveryState, allowed: &'static [DeliveryState] },
+    #[error("a delivery that is {} cannot be assigned", state.name())]
+    Finished { state: DeliveryState },
+    #[error("this idempotency key was used for another request")]
+    IdempotencyMismatch,
+    #[error("the ledger cannot be reached: {reason}")]
+    Unavailable { reason: String },
+    #[error("the ledger is damaged: {reason}")]
+    Damaged { reason: String },
+}
+
+impl LedgerError {
+    pub fn is_transient(&self) -> bool {
+        matches!(self, LedgerError::Unavailable { .. })
+    }
+}
+
+/// What became of a tracker's proposal.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ProposalOutcome {
+    Written(JournalNumber),
+    /// Said before for this assignment and stop.
+    Repeated,
+    /// Another assignment is the current one.
+    Outdated,
+    /// The delivery's policy or state does not allow it.
+    NotAllowed,
+}
+
+/// A row of the outbox: a record on its way to the log.
+#[derive(Clone, PartialEq, Debug)]
+pub struct OutboxRow {
+    /// Rises in commit order.
+    pub sequence: u64,
+    pub record: Record,
+}
+
+/// Which deliveries of a tenant to list, by number.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct DeliveryFilter {
+    pub after: DeliveryId,
+    /// Only those that are not finished.
+    pub is_live: bool,
+    pub driver: Option<DriverId>,
+    pub limit: u32,
+}
+
+#[async_trait]
+pub trait DeliveryLedger: Send + Sync + 'static {
+    /// Event 1 is `received`; with a driver, event 2 is `assigned`. Outbox: `Assign` to the key that holds it.
+    async fn create(
+        &self,
+        new: NewDelivery,
+        idempotency: Option<Idempotency>,
+        now: Time,
+    ) -> Result<Delivery, LedgerError>;
+
+    async fn transition(
+        &self,
+        key: DeliveryKey,
+        to: DeliveryState,
+        reason: Option<String>,
+        idempotency: Option<Idempotency>,
+        now: Time,
+    ) -> Result<Delivery, LedgerError>;
+
+    /// Another driver, or nobody: the assignment number rises; `Release` to the old key, `Assign` whole to the new.
+    /// The driver it already has changes nothing.
+    async fn assign(
+        &self,
+        key: DeliveryKey,
+        driver: Option<DriverId>,
+        idempotency: Option<Idempotency>,
+        now: Time,
+    ) -> Result<Delivery, LedgerError>;
+
+    /// The clerk's door: once per (delivery, assignment, kind, stop), if the assignment is the current one.
+    async fn propose(
+        &self,
+        key: DeliveryKey,
+        assignment: AssignmentNumber,
+        proposal: Proposal,
+        now: Time,
+    ) -> Result<ProposalOutcome, LedgerError>;
+
+    /// With its newest `JOURNAL_MAX` entries.
+    async fn delivery(&self, key: DeliveryKey) -> Result<Option<Delivery>, LedgerError>;
+
+    async fn deliveries(&self, tenant: TenantId, filter: DeliveryFilter) -> Result<Vec<Delivery>, LedgerError>;
+
+    /// Entries numbered above `after`, oldest first.
+    async fn journal(
+        &self,
+        key: DeliveryKey,
+        after: JournalNumber,
+        limit: u32,
+    ) -> Result<Vec<JournalEntry>, LedgerError>;
+
+    /// The oldest unsettled rows.
+    async fn outbox(&self, limit: u32) -> Result<Vec<OutboxRow>, LedgerError>;
+
+    /// These rows are durable in the log.
+    async fn outbox_settled(&self, through: u64) -> Result<(), LedgerError>;
+
+    /// Resolves when a row may have been added since it was last called. Cancellation safe.
+    async fn outbox_changed(&self);
+}

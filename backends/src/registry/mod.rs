@@ -1,0 +1,122 @@
+//! The registry: tenants, drivers, devices, what proves who they are, and the source of what `control` says.
+//!
+//! **Contract:** a device number is given once and a revoked one never returns; each device's session starts strictly
+//! rise and its `numbers_from` lie `NUMBERS_STEP` above the last given, both durable before they are answered; secrets
+//! are 128 bits of randomness or more and only their hashes are kept; every look-up is within a tenant.
+
+use async_trait::async_trait;
+use protocol::{DeliveryKey, DeliveryPolicy, DeviceKey, DriverId, FixNumber, TenantId, Time};
+
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+pub struct Tenant {
+    pub id: TenantId,
+    pub name: String,
+    pub policy: DeliveryPolicy,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+pub struct Driver {
+    pub id: DriverId,
+    /// What people call him; shown to dispatchers only.
+    pub name: String,
+    /// The tenant's own id for him, unique within the tenant; empty if none.
+    pub external_id: String,
+}
+
+/// What a token opens. One token, one scope; never more than it says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Scope {
+    /// The tenant's API: everything of this tenant.
+    Tenant(TenantId),
+    /// One delivery, to watch.
+    Delivery(DeliveryKey),
+    /// One device: sessions and the JSON door.
+    Device(DeviceKey),
+}
+
+/// What a session needs of the registry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SessionStart {
+    pub device: DeviceKey,
+    /// Unix seconds, strictly rising per device.
+    pub start_s: u32,
+    pub numbers_from: FixNumber,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum RegistryError {
+    #[error("tenant {tenant} is not known")]
+    NoTenant { tenant: TenantId },
+    #[error("driver {driver} is not known to this tenant")]
+    NoDriver { driver: DriverId },
+    #[error("this device is not enrolled, or was revoked")]
+    NoDevice,
+    #[error("the external id {external_id:?} is another driver's")]
+    ExternalIdTaken { external_id: String },
+    #[error("no number is left for another {what}")]
+    Exhausted { what: &'static str },
+    #[error("the registry cannot be reached: {reason}")]
+    Unavailable { reason: String },
+    #[error("the registry is damaged: {reason}")]
+    Damaged { reason: String },
+}
+
+impl RegistryError {
+    pub fn is_transient(&self) -> bool {
+        matches!(self, RegistryError::Unavailable { .. })
+    }
+}
+
+#[async_trait]
+pub trait Registry: Send + Sync + 'static {
+    /// A new tenant and its API key, `wft_…`, answered this once.
+    async fn create_tenant(
+        &self,
+        name: &str,
+        policy: DeliveryPolicy,
+        now: Time,
+    ) -> Result<(Tenant, String), RegistryError>;
+
+    async fn tenant(&self, id: TenantId) -> Result<Tenant, RegistryError>;
+
+    async fn tenants(&self) -> Result<Vec<Tenant>, RegistryError>;
+
+    async fn create_driver(
+        &self,
+        tenant: TenantId,
+        name: &str,
+        external_id: &str,
+        now: Time,
+    ) -> Result<Driver, RegistryError>;
+
+    async fn driver(&self, tenant: TenantId, driver: DriverId) -> Result<Driver, RegistryError>;
+
+    async fn drivers(&self, tenant: TenantId, after: DriverId, limit: u32) -> Result<Vec<Driver>, RegistryError>;
+
+    /// A new device of this driver and its credential, `wfd_…`, answered this once.
+    async fn enrol(&self, tenant: TenantId, driver: DriverId, now: Time) -> Result<(DeviceKey, String), RegistryError>;
+
+    /// Kills the device number for good; edges learn it from `control`.
+    async fn revoke(&self, device: DeviceKey, now: Time) -> Result<(), RegistryError>;
+
+    /// Makes a token for watching one delivery, `wfl_…`.
+    async fn create_delivery_token(&self, key: DeliveryKey, now: Time) -> Result<String, RegistryError>;
+
+    /// What a token opens; None if nothing (unknown, revoked, malformed: not told apart).
+    async fn scope_of(&self, token: &str) -> Result<Option<Scope>, RegistryError>;
+
+    /// A new session for a device: its start is `now` or later, above every start before.
+    async fn start_session(&self, device: DeviceKey, now: Time) -> Result<SessionStart, RegistryError>;
+
+    /// Says which device leads for its driver; the `Lead` record goes to the outbox. A renewal changes nothing.
+    async fn lead(&self, device: DeviceKey, now: Time) -> Result<(), RegistryError>;
+
+    /// The oldest unsettled records on their way to the log, as of the ledger's outbox.
+    async fn outbox(&self, limit: u32) -> Result<Vec<crate::ledger::OutboxRow>, RegistryError>;
+    async fn outbox_settled(&self, through: u64) -> Result<(), RegistryError>;
+    /// Resolves when a row may have been added since it was last called. Cancellation safe.
+    async fn outbox_changed(&self);
+}
+
+/// How far above the last a new session's fix numbers begin.
+pub const NUMBERS_STEP: u64 = 32_768;

@@ -1,1 +1,13 @@
 //! What every Wayfix process needs and that knows nothing of deliveries: clock, settings, logs, metrics, drain, retry.
+
+pub mod admin;
+pub mod clock;
+pub mod drain;
+pub mod logging;
+pub mod meter;
+pub mod retry;
+
+pub use clock::{Clock, Scale};
+pub use drain::Drain;
+pub use meter::Meter;
+pub use retry::{Backoff, retry};

@@ -7,6 +7,7 @@ pub mod geo;
 pub mod graph;
 mod index;
 mod mapping;
+pub mod matcher;
 pub mod record;
 pub mod summary;
 mod view;

@@ -12,49 +12,80 @@ use std::collections::BinaryHeap;
 use protocol::Position;
 
 use super::weights::Weights;
-use crate::class::Profile;
+use crate::class::{EdgeFlags, Profile};
 use crate::geo::Plane;
 use crate::graph::{EdgeId, Graph};
 use crate::record::NONE;
 
-/// A place on the graph from which a search begins.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Source {
+/// A place on an edge.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Place {
     pub edge: EdgeId,
     pub along_cm: u32,
-    /// What it has cost so far, as a distance.
+}
+
+/// A place from which a search begins, and what it has cost so far, as a distance.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Source {
+    pub place: Place,
     pub base_cm: u32,
 }
 
-/// A place on the graph that a search looks for.
+/// A place that a search looks for.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Target {
-    pub edge: EdgeId,
-    pub along_cm: u32,
+    pub place: Place,
     /// Cost of the fix being there.
     pub emission: f32,
-    /// What the search found.
-    pub reached: Option<Reached>,
-}
-
-/// How a target was reached.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Reached {
-    pub source: u8,
-    pub route_cm: u32,
-    /// What turning round cost on the way, as a distance.
+    /// Base, route and prices of the best way found; `UNREACHED` where there is none.
+    pub key_cm: u32,
     pub price_cm: u32,
+    pub source: u8,
 }
 
 /// How far a search goes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
+    /// All targets lie within the radius of this.
+    pub around: Position,
+    pub radius_cm: f64,
     /// The straight distance between the fixes.
     pub straight_cm: f32,
-    /// Longer ways, what was paid before included, are not looked at.
+    /// Ways longer than this, with what was paid before, are not looked at.
     pub limit_cm: f32,
     pub beta_cm: f32,
     pub labels_max: usize,
+}
+
+/// A way from place to place that needs no search.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Direct {
+    pub route_cm: u32,
+    pub price_cm: u32,
+    pub is_turned: bool,
+}
+
+/// The way along one edge: forward, jittering backward, or turning round on it.
+#[inline]
+pub(super) fn direct(graph: &Graph, weights: &Weights, from: Place, to: Place) -> Option<Direct> {
+    if from.edge == to.edge {
+        if to.along_cm >= from.along_cm {
+            return Some(Direct { route_cm: to.along_cm - from.along_cm, price_cm: 0, is_turned: false });
+        }
+        let back_cm = from.along_cm - to.along_cm;
+        let price_cm = (back_cm as f32 * weights.backward_price) as u32;
+        return (back_cm as f32 <= weights.backward_max_m * 100.0).then_some(Direct {
+            route_cm: back_cm,
+            price_cm,
+            is_turned: false,
+        });
+    }
+    let record = graph.record(from.edge);
+    if record.reverse != to.edge.0 {
+        return None;
+    }
+    let route_cm = record.length_cm.saturating_sub(to.along_cm).abs_diff(from.along_cm);
+    Some(Direct { route_cm, price_cm: (weights.u_turn_m * 100.0) as u32, is_turned: true })
 }
 
 /// The buffers of a search, reused from one to the next.
@@ -73,28 +104,30 @@ struct Slot {
     edge: u32,
     /// Base, route and prices together.
     key_cm: u32,
+    /// The same with what surely remains.
+    order_cm: u32,
     price_cm: u32,
     /// The edge before, or NONE at a source.
     parent: u32,
     source: u8,
 }
 
-/// Where a search is headed.
+/// One way to reach the end of an edge.
+#[derive(Clone, Copy, Debug)]
+struct Step {
+    edge: EdgeId,
+    key_cm: u32,
+    price_cm: u32,
+    parent: u32,
+    source: u8,
+}
+
+/// Where a search is headed, and when it ends.
 #[derive(Clone, Copy, Debug)]
 struct Goal {
     plane: Plane,
-    /// Targets lie within this of the plane's origin.
     radius_cm: f64,
-}
-
-impl Goal {
-    /// A distance that surely remains from a position.
-    #[inline]
-    fn remaining_cm(&self, position: Position) -> f32 {
-        let (east, north) = self.plane.to_cm(position);
-        // A thousandth less, because edges are measured on planes of their own.
-        (((east * east + north * north).sqrt() * 0.999) - self.radius_cm).max(0.0) as f32
-    }
+    limit_cm: f32,
 }
 
 impl Search {
@@ -110,39 +143,35 @@ impl Search {
         weights: &Weights,
         sources: &[Source],
         targets: &mut [Target],
-        (around, radius_cm): (Position, f64),
         bounds: Bounds,
     ) {
-        let goal = Goal { plane: Plane::at(around), radius_cm };
+        let mut goal = Goal { plane: Plane::at(bounds.around), radius_cm: bounds.radius_cm, limit_cm: bounds.limit_cm };
         let best_emission = targets.iter().fold(f32::INFINITY, |best, t| best.min(t.emission));
-        let mask = targets.iter().fold(0u64, |mask, t| mask | 1 << (t.edge.0 & 63));
-        let mut limit_cm = bounds.limit_cm;
+        let mask = targets.iter().fold(0u64, |mask, t| mask | 1 << (t.place.edge.0 & 63));
         self.begin();
         for (i, source) in sources.iter().enumerate() {
-            let key_cm = source.base_cm + graph.length_cm(source.edge).saturating_sub(source.along_cm);
-            let step = Step { key_cm, price_cm: 0, parent: NONE, source: i as u8 };
-            self.relax(graph, &goal, source.edge, step, limit_cm);
+            let Place { edge, along_cm } = source.place;
+            let key_cm = source.base_cm + graph.length_cm(edge).saturating_sub(along_cm);
+            self.relax(graph, &goal, Step { edge, key_cm, price_cm: 0, parent: NONE, source: i as u8 });
         }
-        while let Some((end, slot)) = self.next(limit_cm) {
+        while let Some((end, slot)) = self.next(&goal) {
             if self.used > bounds.labels_max {
                 break;
             }
-            for next in Turns::of(graph, profile, weights, end) {
-                let (key_cm, price_cm) = (slot.key_cm + next.price_cm, slot.price_cm + next.price_cm);
-                if mask & (1 << (next.edge.0 & 63)) != 0 {
-                    for target in targets.iter_mut().filter(|t| t.edge == next.edge) {
-                        let base_cm = sources[usize::from(slot.source)].base_cm;
-                        if target.offer(slot.source, base_cm, key_cm + target.along_cm, price_cm) {
-                            let over = (key_cm + target.along_cm) as f32 - bounds.straight_cm;
-                            let total = over.max(0.0) / bounds.beta_cm + target.emission - best_emission;
-                            limit_cm = limit_cm.min(bounds.straight_cm + (total + weights.beam) * bounds.beta_cm);
+            for_each_turn(graph, profile, weights, end, |edge, turn_cm| {
+                let (key_cm, price_cm) = (slot.key_cm.saturating_add(turn_cm), slot.price_cm.saturating_add(turn_cm));
+                if mask & (1 << (edge.0 & 63)) != 0 {
+                    for target in targets.iter_mut().filter(|t| t.place.edge == edge) {
+                        if target.offer(slot.source, key_cm.saturating_add(target.place.along_cm), price_cm) {
+                            let over_cm = (target.key_cm as f32 - bounds.straight_cm).max(0.0);
+                            let slack = target.emission - best_emission + weights.beam;
+                            goal.limit_cm = goal.limit_cm.min(bounds.straight_cm + over_cm + slack * bounds.beta_cm);
                         }
                     }
                 }
-                let key_cm = key_cm.saturating_add(graph.length_cm(next.edge));
-                let step = Step { key_cm, price_cm, parent: end.0, source: slot.source };
-                self.relax(graph, &goal, next.edge, step, limit_cm);
-            }
+                let key_cm = key_cm.saturating_add(graph.length_cm(edge));
+                self.relax(graph, &goal, Step { edge, key_cm, price_cm, parent: end.0, source: slot.source });
+            });
         }
     }
 
@@ -152,44 +181,47 @@ impl Search {
         graph: &Graph,
         profile: Profile,
         weights: &Weights,
-        from: (EdgeId, u32),
-        to: (EdgeId, u32),
+        from: Place,
+        to: Place,
         route: &mut Vec<EdgeId>,
     ) -> bool {
         route.clear();
         if let Some(direct) = direct(graph, weights, from, to) {
-            if matches!(direct, Direct::Turned { .. }) {
-                route.push(to.0);
-            }
+            route.extend(direct.is_turned.then_some(to.edge));
             return true;
         }
-        let target = graph.position_at(to.0, to.1);
-        let goal = Goal { plane: Plane::at(target), radius_cm: 100.0 };
-        let limit_cm = PATH_CM_MAX;
+        let target = graph.position_at(to.edge, to.along_cm);
+        let mut goal = Goal { plane: Plane::at(target), radius_cm: 100.0, limit_cm: PATH_CM_MAX };
         self.begin();
-        let key_cm = graph.length_cm(from.0).saturating_sub(from.1);
-        self.relax(graph, &goal, from.0, Step { key_cm, price_cm: 0, parent: NONE, source: 0 }, limit_cm);
+        let key_cm = graph.length_cm(from.edge).saturating_sub(from.along_cm);
+        self.relax(graph, &goal, Step { edge: from.edge, key_cm, price_cm: 0, parent: NONE, source: 0 });
         let mut best: Option<(u32, EdgeId)> = None;
-        let mut limit_cm = limit_cm;
-        while let Some((end, slot)) = self.next(limit_cm) {
+        while let Some((end, slot)) = self.next(&goal) {
             if self.used > PATH_LABELS_MAX {
                 break;
             }
-            for next in Turns::of(graph, profile, weights, end) {
-                let key_cm = slot.key_cm + next.price_cm;
-                if next.edge == to.0 && best.is_none_or(|(b, _)| key_cm < b) {
+            for_each_turn(graph, profile, weights, end, |edge, turn_cm| {
+                let key_cm = slot.key_cm.saturating_add(turn_cm);
+                if edge == to.edge && best.is_none_or(|(b, _)| key_cm < b) {
                     best = Some((key_cm, end));
-                    limit_cm = (key_cm + to.1) as f32;
+                    goal.limit_cm = key_cm.saturating_add(to.along_cm) as f32;
                 }
-                let key_cm = key_cm.saturating_add(graph.length_cm(next.edge));
-                self.relax(graph, &goal, next.edge, Step { key_cm, price_cm: 0, parent: end.0, source: 0 }, limit_cm);
-            }
+                let key_cm = key_cm.saturating_add(graph.length_cm(edge));
+                self.relax(graph, &goal, Step { edge, key_cm, price_cm: 0, parent: end.0, source: 0 });
+            });
         }
-        let Some((_, mut at)) = best else { return false };
-        route.push(to.0);
-        // Parents only ever improve, and a chain of them is as long as there are labels at most.
+        let Some((_, before)) = best else { return false };
+        self.walk_back(before, to.edge, route);
+        true
+    }
+
+    /// Writes down the way to the end of `before` and on to `last`, the source's own edge left out.
+    fn walk_back(&self, before: EdgeId, last: EdgeId, route: &mut Vec<EdgeId>) {
+        route.push(last);
+        let mut at = before;
+        // A chain of parents is as long as there are labels at most.
         for _ in 0..self.used {
-            match self.find(at.0) {
+            match self.find(at) {
                 Some(slot) if slot.parent != NONE => {
                     route.push(at);
                     at = EdgeId(slot.parent);
@@ -198,7 +230,6 @@ impl Search {
             }
         }
         route.reverse();
-        true
     }
 
     fn begin(&mut self) {
@@ -211,94 +242,139 @@ impl Search {
         }
     }
 
-    /// The end that is next in order.
+    /// The end of an edge that is next in order.
     #[inline]
-    fn next(&mut self, limit_cm: f32) -> Option<(EdgeId, Slot)> {
+    fn next(&mut self, goal: &Goal) -> Option<(EdgeId, Slot)> {
         loop {
             let Reverse(entry) = self.heap.pop()?;
-            if (entry >> 32) as f32 > limit_cm {
+            let (order_cm, edge) = ((entry >> 32) as u32, EdgeId(entry as u32));
+            if order_cm as f32 > goal.limit_cm {
                 return None;
             }
-            let edge = EdgeId(entry as u32);
-            let slot = *self.find(edge.0)?;
-            // An entry that was bettered since is passed by: its order lies above what the slot says.
-            if slot.stamp == self.stamp {
-                return Some((edge, slot));
+            let slot = *self.find(edge)?;
+            if slot.order_cm == order_cm {
+                return Some((edge, slot)); // another order: it was bettered since
             }
         }
     }
 
     #[inline]
-    fn relax(&mut self, graph: &Graph, goal: &Goal, edge: EdgeId, step: Step, limit_cm: f32) {
-        if step.key_cm as f32 > limit_cm {
+    fn relax(&mut self, graph: &Graph, goal: &Goal, step: Step) {
+        if step.key_cm as f32 > goal.limit_cm {
             return;
         }
-        let at = self.place_of(edge.0);
-        let slot = &mut self.slots[at];
-        if slot.stamp == self.stamp {
-            if slot.key_cm <= step.key_cm {
-                return;
-            }
-        } else {
-            self.used += 1;
+        let at = self.place_of(step.edge);
+        let is_new = self.slots[at].stamp != self.stamp;
+        if !is_new && self.slots[at].key_cm <= step.key_cm {
+            return;
         }
-        let order_cm = step.key_cm as f32 + goal.remaining_cm(end_position(graph, edge));
-        *slot = Slot {
+        let order_cm = step.key_cm.saturating_add(goal.remaining_cm(end_position(graph, step.edge)));
+        self.slots[at] = Slot {
             stamp: self.stamp,
-            edge: edge.0,
+            edge: step.edge.0,
             key_cm: step.key_cm,
+            order_cm,
             price_cm: step.price_cm,
             parent: step.parent,
             source: step.source,
         };
-        if order_cm <= limit_cm {
-            self.heap.push(Reverse(u64::from(order_cm as u32) << 32 | u64::from(edge.0)));
+        if order_cm as f32 <= goal.limit_cm {
+            self.heap.push(Reverse(u64::from(order_cm) << 32 | u64::from(step.edge.0)));
         }
-        if self.used * 2 > self.slots.len() {
-            self.grow();
+        if is_new {
+            self.used += 1;
+            if self.used * 2 > self.slots.len() {
+                self.grow();
+            }
         }
     }
 
     /// Where an edge's label is, or would be.
     #[inline]
-    fn place_of(&self, edge: u32) -> usize {
+    fn place_of(&self, edge: EdgeId) -> usize {
         let mask = self.slots.len() - 1;
-        let mut at = (edge.wrapping_mul(0x9E37_79B1) >> 7) as usize & mask;
-        while self.slots[at].stamp == self.stamp && self.slots[at].edge != edge {
+        let mut at = (edge.0.wrapping_mul(0x9E37_79B1) >> 7) as usize & mask;
+        while self.slots[at].stamp == self.stamp && self.slots[at].edge != edge.0 {
             at = (at + 1) & mask;
         }
         at
     }
 
     #[inline]
-    fn find(&self, edge: u32) -> Option<&Slot> {
+    fn find(&self, edge: EdgeId) -> Option<&Slot> {
         let slot = &self.slots[self.place_of(edge)];
         (slot.stamp == self.stamp).then_some(slot)
     }
 
     fn grow(&mut self) {
-        let old = std::mem::take(&mut self.slots);
-        self.slots = vec![Slot::default(); old.len() * 2];
+        let longer = self.slots.len() * 2;
+        let old = std::mem::replace(&mut self.slots, vec![Slot::default(); longer]);
         for slot in old.into_iter().filter(|s| s.stamp == self.stamp) {
-            let at = self.place_of(slot.edge);
+            let at = self.place_of(EdgeId(slot.edge));
             self.slots[at] = slot;
         }
     }
 }
 
+impl Goal {
+    /// A distance that surely remains from a position.
+    #[inline]
+    fn remaining_cm(&self, position: Position) -> u32 {
+        let (east, north) = self.plane.to_cm(position);
+        // A thousandth less, because edges were measured on planes of their own.
+        ((east * east + north * north).sqrt() * 0.999 - self.radius_cm).max(0.0) as u32
+    }
+}
+
 impl Target {
-    /// Takes a way that is better in total. True if it was.
-    pub fn offer(&mut self, source: u8, base_cm: u32, key_cm: u32, price_cm: u32) -> bool {
-        let is_better = self.reached.is_none_or(|r| key_cm < self.key_cm_of(&r, base_cm));
-        let _ = is_better;
+    pub fn new(place: Place, emission: f32) -> Target {
+        Target { place, emission, key_cm: UNREACHED, price_cm: 0, source: 0 }
+    }
+
+    pub fn is_reached(&self) -> bool {
+        self.key_cm != UNREACHED
+    }
+
+    /// Takes a way if it is better in total than what was found before.
+    #[inline]
+    fn offer(&mut self, source: u8, key_cm: u32, price_cm: u32) -> bool {
+        let is_better = key_cm < self.key_cm;
+        if is_better {
+            (self.key_cm, self.price_cm, self.source) = (key_cm, price_cm, source);
+        }
         is_better
     }
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Step {
-    key_cm: u32,
-    price_cm: u32,
-    parent: u32,
-    source: u8,
+/// Where an edge ends.
+#[inline]
+fn end_position(graph: &Graph, edge: EdgeId) -> Position {
+    let points = graph.points(edge);
+    let point = if graph.is_backward(edge) { points.first() } else { points.last() };
+    point.map(|p| p.position()).unwrap_or_default() // every road has two points: checked when the map was opened
 }
+
+/// Calls `f` with every edge that may follow an edge, and the price of turning into it.
+#[inline]
+fn for_each_turn(graph: &Graph, profile: Profile, weights: &Weights, edge: EdgeId, mut f: impl FnMut(EdgeId, u32)) {
+    let record = graph.record(edge);
+    let is_restricted = EdgeFlags(record.flags).has(EdgeFlags::TURN_FROM);
+    let to = graph.to(edge);
+    for next in graph.out_edges(to) {
+        if !graph.allows(next, profile) || is_restricted && !graph.is_turn_allowed(edge, next, profile) {
+            continue;
+        }
+        let price_m = match next.0 == record.reverse {
+            false => 0.0,
+            true if graph.is_dead_end(to, profile) => weights.u_turn_dead_end_m,
+            true => weights.u_turn_m,
+        };
+        f(next, (price_m * 100.0) as u32);
+    }
+}
+
+pub(super) const UNREACHED: u32 = u32::MAX;
+const SLOTS_MIN: usize = 1024;
+const PATH_LABELS_MAX: usize = 20_000;
+/// The longest way that is written down between two fixes: 100 km.
+const PATH_CM_MAX: f32 = 1e7;

@@ -89,7 +89,14 @@ impl Trellis {
         (chosen != NOT_CHOSEN).then(|| &self.states(k)[usize::from(chosen)])
     }
 
-    pub fn push(&mut self, measured: MeasuredTime, position: Position, is_break: bool, confidence: u8, states: &[State]) {
+    pub fn push(
+        &mut self,
+        measured: MeasuredTime,
+        position: Position,
+        is_break: bool,
+        confidence: u8,
+        states: &[State],
+    ) {
         let first = self.states.len() as u16; // at most COLUMNS_MAX × STATES_MAX
         self.states.extend_from_slice(states);
         self.columns.push(Column {

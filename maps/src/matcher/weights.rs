@@ -21,8 +21,8 @@ pub struct Weights {
     pub skip_m: f32,
     /// A place so far behind on the same edge is taken for jitter, not for a drive around the block.
     pub backward_max_m: f32,
-    /// One unit of cost per so many metres of it.
-    pub backward_m: f32,
+    /// What a metre of it costs, in metres, beside what a metre forward would.
+    pub backward_price: f32,
     /// What turning round costs, as metres.
     pub u_turn_m: f32,
     pub u_turn_dead_end_m: f32,
@@ -47,7 +47,7 @@ impl Weights {
         beta_max_m: 10.0,
         skip_m: 12.0,
         backward_max_m: 80.0,
-        backward_m: 20.0,
+        backward_price: 0.4,
         u_turn_m: 60.0,
         u_turn_dead_end_m: 10.0,
         heading: 4.0,
@@ -59,9 +59,7 @@ impl Weights {
     /// The spread to expect of a fix, in metres.
     pub(super) fn sigma_m(&self, accuracy_m: Option<u8>) -> f32 {
         match accuracy_m {
-            Some(accuracy) => {
-                (f32::from(accuracy) * self.sigma_per_accuracy).clamp(self.sigma_min_m, self.sigma_max_m)
-            }
+            Some(accuracy) => (f32::from(accuracy) * self.sigma_per_accuracy).clamp(self.sigma_min_m, self.sigma_max_m),
             None => self.sigma_unknown_m,
         }
     }

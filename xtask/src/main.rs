@@ -1,2 +1,61 @@
-//! What developers run.
-fn main() {}
+//! What developers and first-time users run, behind `./x`: demo, test, bench, and what these need on the machine.
+
+mod bench;
+mod city;
+mod demo;
+mod shell;
+mod test;
+mod web;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "x", about = "Builds, shows and checks Wayfix")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// A real city with drivers moving on its streets: prints the address to open.
+    Demo(demo::Options),
+    /// Every check: format, lints, tests, documents, policy. What continuous integration runs.
+    Test(test::Options),
+    /// Runs a benchmark and prints its rows: datagram, whole, maps, eta.
+    Bench {
+        name: String,
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Fetches the pages' packages from npm, by lock file.
+    Web,
+    /// Fetches or draws the demo's city and prints where it lies.
+    City,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().command {
+        Command::Demo(options) => demo::run(&options),
+        Command::Test(options) => test::run(&options),
+        Command::Bench { name, arguments } => bench::run(&name, &arguments),
+        Command::Web => web::fetch(),
+        Command::City => city::find().map(|path| println!("{}", path.display())),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("x: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The top of the checkout.
+fn root() -> PathBuf {
+    let manifest = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    manifest.parent().map(PathBuf::from).unwrap_or(manifest)
+}

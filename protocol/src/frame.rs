@@ -35,6 +35,10 @@ pub struct SnapshotFrame {
     /// Encoded polyline, precision 5.
     pub plan: Option<String>,
     pub freshness: Freshness,
+    /// From which age on a position is "last seen", and from which it is no place any more: a page that loses its
+    /// connection judges by these itself.
+    pub stale_after_ms: i64,
+    pub unavailable_after_ms: i64,
     pub silent: Option<SilentCause>,
     /// Answered without the owner of the live view: what is known may be older than it could be.
     pub degraded: bool,
@@ -201,6 +205,8 @@ impl SnapshotFrame {
             eta: view.eta.as_ref().map(EtaFrame::from),
             plan,
             freshness,
+            stale_after_ms: delivery.policy.stale_after_ms(),
+            unavailable_after_ms: delivery.policy.unavailable_after_ms(),
             silent: view.silent,
             degraded,
             server_time: now,

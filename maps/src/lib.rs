@@ -10,6 +10,7 @@ mod mapping;
 pub mod matcher;
 pub mod record;
 pub mod summary;
+pub mod traces;
 mod view;
 
 pub use class::{EdgeFlags, Profile, RoadClass, Surface};

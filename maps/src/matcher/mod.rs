@@ -19,7 +19,7 @@ mod weights;
 #[cfg(test)]
 mod tests;
 
-use protocol::{MeasuredTime, Position};
+use protocol::{Fix, MeasuredTime, Position};
 use serde::{Deserialize, Serialize};
 use wincode::{SchemaRead, SchemaWrite};
 
@@ -43,6 +43,19 @@ pub struct Observation {
     pub accuracy_m: Option<u8>,
     pub heading_255: Option<u8>,
     pub speed_dm_s: Option<u16>,
+}
+
+impl Observation {
+    pub fn of(tag: u64, fix: &Fix) -> Observation {
+        Observation {
+            tag,
+            measured: fix.measured,
+            position: fix.position,
+            accuracy_m: fix.accuracy_m,
+            heading_255: fix.heading_255,
+            speed_dm_s: fix.speed_dm_s,
+        }
+    }
 }
 
 /// A fix placed on the road graph.

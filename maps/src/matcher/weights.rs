@@ -56,6 +56,30 @@ impl Weights {
         beam: 20.0,
     };
 
+    /// A weight by its name, for tools that try others.
+    pub fn by_name(&mut self, name: &str) -> Option<&mut f32> {
+        Some(match name {
+            "sigma_unknown_m" => &mut self.sigma_unknown_m,
+            "sigma_min_m" => &mut self.sigma_min_m,
+            "sigma_max_m" => &mut self.sigma_max_m,
+            "sigma_per_accuracy" => &mut self.sigma_per_accuracy,
+            "tail_sigmas" => &mut self.tail_sigmas,
+            "beta_m" => &mut self.beta_m,
+            "beta_m_per_s" => &mut self.beta_m_per_s,
+            "beta_max_m" => &mut self.beta_max_m,
+            "skip_m" => &mut self.skip_m,
+            "backward_max_m" => &mut self.backward_max_m,
+            "backward_price" => &mut self.backward_price,
+            "u_turn_m" => &mut self.u_turn_m,
+            "u_turn_dead_end_m" => &mut self.u_turn_dead_end_m,
+            "heading" => &mut self.heading,
+            "off_road" => &mut self.off_road,
+            "off_road_change" => &mut self.off_road_change,
+            "beam" => &mut self.beam,
+            _ => return None,
+        })
+    }
+
     /// The spread to expect of a fix, in metres.
     pub(super) fn sigma_m(&self, accuracy_m: Option<u8>) -> f32 {
         match accuracy_m {

@@ -1,0 +1,301 @@
+//! Recorded traces in the forms people have them: GPX, the taxi CSV of the ECML/PKDD 2015 challenge, and JSON lines of
+//! trips whose true route is known. They are for measuring, replaying and `wayfix maps match`; nothing on the live way
+//! reads them. A trace that is broken is an error with its place, never half a trace.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+
+use protocol::{Fix, MeasuredTime, Position};
+use serde::{Deserialize, Serialize};
+
+/// One recorded trip.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Trace {
+    pub id: String,
+    /// In the order of the file.
+    pub fixes: Vec<Fix>,
+    /// The route that was truly driven, in connected parts; empty where nobody knows.
+    pub truth: Vec<Vec<Position>>,
+}
+
+/// Why a file of traces cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TraceError {
+    #[error("{path}: cannot be read")]
+    Open { path: PathBuf, source: io::Error },
+    #[error("the traces cannot be read")]
+    Read(#[from] io::Error),
+    #[error("{path}: is neither .gpx, .csv nor .jsonl")]
+    Kind { path: PathBuf },
+    #[error("line {line}: {what}")]
+    Line { line: usize, what: String },
+    #[error("not GPX: {0}")]
+    Gpx(String),
+}
+
+/// The forms a trace comes in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TraceKind {
+    Gpx,
+    TaxiCsv,
+    TruthLines,
+}
+
+impl TraceKind {
+    /// By the ending of a file's name.
+    pub fn of_path(path: &Path) -> Option<TraceKind> {
+        match path.extension()?.to_str()?.to_ascii_lowercase().as_str() {
+            "gpx" => Some(TraceKind::Gpx),
+            "csv" => Some(TraceKind::TaxiCsv),
+            "jsonl" | "ndjson" => Some(TraceKind::TruthLines),
+            _ => None,
+        }
+    }
+}
+
+impl Trace {
+    /// Only a fix every so many seconds: the first, and each that is so much later than the last one kept.
+    pub fn keep_every(&mut self, seconds: f64) {
+        let apart_ds = (seconds * 10.0).round() as i64;
+        let mut next = i64::MIN;
+        self.fixes.retain(|fix| {
+            let is_kept = fix.measured.0 >= next;
+            if is_kept {
+                next = fix.measured.0.saturating_add(apart_ds);
+            }
+            is_kept
+        });
+    }
+}
+
+/// Reads a file of traces, in the form that its name tells.
+pub fn read_file(path: &Path) -> Result<Vec<Trace>, TraceError> {
+    let kind = TraceKind::of_path(path).ok_or_else(|| TraceError::Kind { path: path.to_owned() })?;
+    let file = File::open(path).map_err(|source| TraceError::Open { path: path.to_owned(), source })?;
+    read(kind, BufReader::new(file))
+}
+
+/// Reads traces of a known form.
+pub fn read(kind: TraceKind, reader: impl BufRead) -> Result<Vec<Trace>, TraceError> {
+    match kind {
+        TraceKind::Gpx => read_gpx(reader),
+        TraceKind::TaxiCsv => read_taxi_csv(reader),
+        TraceKind::TruthLines => read_truth_lines(reader),
+    }
+}
+
+/// One trace per track segment. Points without a time are taken to be a second apart.
+fn read_gpx(reader: impl Read) -> Result<Vec<Trace>, TraceError> {
+    let gpx = gpx::read(reader).map_err(|error| TraceError::Gpx(error.to_string()))?;
+    let mut traces = Vec::new();
+    for (t, track) in gpx.tracks.iter().enumerate() {
+        for (s, segment) in track.segments.iter().enumerate() {
+            let name = track.name.clone().unwrap_or_else(|| format!("track {}", t + 1));
+            let id = if track.segments.len() == 1 { name } else { format!("{name} {}", s + 1) };
+            let mut previous: Option<MeasuredTime> = None;
+            let mut fixes = Vec::with_capacity(segment.points.len());
+            for (i, waypoint) in segment.points.iter().enumerate() {
+                let point = waypoint.point();
+                let position = Position::from_degrees(point.y(), point.x())
+                    .ok_or_else(|| TraceError::Gpx(format!("point {} of {id} is not on Earth", i + 1)))?;
+                let said = waypoint.time.map(|time| {
+                    let ns = time::OffsetDateTime::from(time).unix_timestamp_nanos();
+                    MeasuredTime((ns / 100_000_000) as i64)
+                });
+                let guessed = MeasuredTime(previous.map_or(0, |p| p.0.saturating_add(10)));
+                let measured = said.unwrap_or(guessed);
+                previous = Some(measured);
+                let speed_dm_s = waypoint.speed.map(|s| (s * 10.0).round() as u16);
+                fixes.push(Fix { speed_dm_s, ..Fix::at(measured, position) });
+            }
+            traces.push(Trace { id, fixes, truth: Vec::new() });
+        }
+    }
+    Ok(traces)
+}
+
+/// A trip a line: columns TIMESTAMP (unix seconds of the start) and POLYLINE ([[lon, lat], …] every 15 s). Trips get
+/// their line's number as id, because the file's own are cut to three digits.
+fn read_taxi_csv(reader: impl BufRead) -> Result<Vec<Trace>, TraceError> {
+    let mut lines = reader.lines().enumerate();
+    let Some((_, header)) = lines.next() else { return Ok(Vec::new()) };
+    let header = split_csv(&header?);
+    let column = |name: &str| {
+        header
+            .iter()
+            .position(|h| h.trim() == name)
+            .ok_or_else(|| TraceError::Line { line: 1, what: format!("there is no column {name}") })
+    };
+    let (start_column, line_column) = (column("TIMESTAMP")?, column("POLYLINE")?);
+    let mut traces = Vec::new();
+    for (n, line) in lines {
+        let wrong = |what: &str| TraceError::Line { line: n + 1, what: what.to_owned() };
+        let fields = split_csv(&line?);
+        if fields.iter().all(|f| f.trim().is_empty()) {
+            continue;
+        }
+        let start: i64 = fields
+            .get(start_column)
+            .and_then(|f| f.trim().parse().ok())
+            .ok_or_else(|| wrong("TIMESTAMP is not a number of seconds"))?;
+        let line: Vec<[f64; 2]> = fields
+            .get(line_column)
+            .and_then(|f| serde_json::from_str(f).ok())
+            .ok_or_else(|| wrong("POLYLINE is not [[lon, lat], …]"))?;
+        let fixes = line.iter().enumerate().map(|(i, lon_lat)| {
+            let position = position_of(*lon_lat).ok_or_else(|| wrong("a point is not on Earth"))?;
+            let measured = MeasuredTime(start.saturating_mul(10).saturating_add(i as i64 * TAXI_APART_DS));
+            Ok(Fix::at(measured, position))
+        });
+        traces.push(Trace { id: n.to_string(), fixes: fixes.collect::<Result<_, TraceError>>()?, truth: Vec::new() });
+    }
+    Ok(traces)
+}
+
+/// A trip a line: {"id", "truth": [[[lon, lat], …], …], "fixes": [[t, lon, lat], …]}, t in seconds.
+fn read_truth_lines(reader: impl BufRead) -> Result<Vec<Trace>, TraceError> {
+    let mut traces = Vec::new();
+    for (n, line) in reader.lines().enumerate() {
+        let line = line?;
+        if line.trim().is_empty() {
+            continue;
+        }
+        let wrong = |what: String| TraceError::Line { line: n + 1, what };
+        let trip: TruthLine = serde_json::from_str(&line).map_err(|error| wrong(error.to_string()))?;
+        let place = |lon_lat: [f64; 2]| position_of(lon_lat).ok_or_else(|| wrong("a point is not on Earth".to_owned()));
+        let id = match trip.id {
+            serde_json::Value::String(id) => id,
+            id => id.to_string(),
+        };
+        let truth = trip.truth.into_iter().map(|part| part.into_iter().map(place).collect());
+        let fixes = trip.fixes.into_iter().map(|[seconds, lon, lat]| {
+            Ok(Fix::at(MeasuredTime((seconds * 10.0).round() as i64), place([lon, lat])?))
+        });
+        traces.push(Trace {
+            id,
+            truth: truth.collect::<Result<_, TraceError>>()?,
+            fixes: fixes.collect::<Result<_, TraceError>>()?,
+        });
+    }
+    Ok(traces)
+}
+
+#[derive(Deserialize)]
+struct TruthLine {
+    id: serde_json::Value,
+    #[serde(default)]
+    truth: Vec<Vec<[f64; 2]>>,
+    fixes: Vec<[f64; 3]>,
+}
+
+/// A matched route as a JSON line: {"id", "route": [[[lon, lat], …], …]}.
+#[derive(Serialize)]
+pub struct RouteLine<'a> {
+    pub id: &'a str,
+    pub route: Vec<Vec<[f64; 2]>>,
+}
+
+impl<'a> RouteLine<'a> {
+    pub fn new(id: &'a str, parts: &[Vec<Position>]) -> Self {
+        let route = parts.iter().map(|part| part.iter().map(|p| [p.lon(), p.lat()]).collect()).collect();
+        RouteLine { id, route }
+    }
+}
+
+fn position_of([lon, lat]: [f64; 2]) -> Option<Position> {
+    Position::from_degrees(lat, lon)
+}
+
+/// Splits a line at its commas, those in double quotes apart.
+fn split_csv(line: &str) -> Vec<String> {
+    let mut fields = vec![String::new()];
+    let mut is_quoted = false;
+    for c in line.chars() {
+        match c {
+            '"' => is_quoted = !is_quoted,
+            ',' if !is_quoted => fields.push(String::new()),
+            c => {
+                if let Some(field) = fields.last_mut() {
+                    field.push(c);
+                }
+            }
+        }
+    }
+    fields
+}
+
+const TAXI_APART_DS: i64 = 150;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_taxi_trip_has_a_fix_every_15_seconds_from_its_start() {
+        let csv = "TRIP_ID,TIMESTAMP,POLYLINE\n1,1372636858,\"[[-8.6,41.1],[-8.61,41.2]]\"\n";
+
+        let traces = read(TraceKind::TaxiCsv, csv.as_bytes()).unwrap();
+
+        let trace = &traces[0];
+        assert_eq!(trace.fixes.len(), 2);
+        assert_eq!(trace.fixes[1].measured, MeasuredTime(13_726_368_730));
+        assert_eq!(trace.fixes[1].position, Position { lat_e7: 412_000_000, lon_e7: -86_100_000 });
+    }
+
+    #[test]
+    fn a_truth_line_has_its_route_and_fixes() {
+        let line = r#"{"id":7,"truth":[[[-8.6,41.1],[-8.61,41.2]]],"fixes":[[0,-8.6,41.1],[1.5,-8.61,41.2]]}"#;
+
+        let traces = read(TraceKind::TruthLines, line.as_bytes()).unwrap();
+
+        assert_eq!(traces[0].id, "7");
+        assert_eq!(traces[0].truth[0].len(), 2);
+        assert_eq!(traces[0].fixes[1].measured, MeasuredTime(15));
+    }
+
+    #[test]
+    fn gpx_gives_a_trace_for_each_segment_with_the_times_it_says() {
+        let gpx = r#"<?xml version="1.0"?><gpx version="1.1" creator="x" xmlns="http://www.topografix.com/GPX/1/1">
+            <trk><name>home</name><trkseg>
+            <trkpt lat="41.1" lon="-8.6"><time>2013-07-01T00:00:58Z</time></trkpt>
+            <trkpt lat="41.2" lon="-8.7"><time>2013-07-01T00:01:00.5Z</time></trkpt>
+            </trkseg><trkseg><trkpt lat="1" lon="2"/><trkpt lat="1" lon="3"/></trkseg></trk></gpx>"#;
+
+        let traces = read(TraceKind::Gpx, gpx.as_bytes()).unwrap();
+
+        assert_eq!(traces.len(), 2);
+        assert_eq!(traces[0].fixes[0].measured, MeasuredTime(13_726_368_580));
+        assert_eq!(traces[0].fixes[1].measured.0 - traces[0].fixes[0].measured.0, 25);
+        assert_eq!(traces[1].fixes[1].measured.0 - traces[1].fixes[0].measured.0, 10);
+    }
+
+    #[test]
+    fn a_broken_file_is_an_error_that_says_where() {
+        let csv = "TRIP_ID,TIMESTAMP,POLYLINE\n1,yesterday,\"[[-8.6,41.1]]\"\n";
+        let lines = "{\"id\":1,\"fixes\":[[0,1,2]]}\n{\"id\":2,\"fixes\":[[0,1,";
+        let far = r#"{"id":1,"fixes":[[0,1,91]]}"#;
+
+        let wrong_time = read(TraceKind::TaxiCsv, csv.as_bytes()).unwrap_err().to_string();
+        let no_column = read(TraceKind::TaxiCsv, &b"a,b\n"[..]).unwrap_err().to_string();
+        let cut_short = read(TraceKind::TruthLines, lines.as_bytes()).unwrap_err().to_string();
+        let off_earth = read(TraceKind::TruthLines, far.as_bytes()).unwrap_err().to_string();
+
+        assert!(wrong_time.contains("line 2"), "{wrong_time}");
+        assert!(no_column.contains("TIMESTAMP"), "{no_column}");
+        assert!(cut_short.contains("line 2"), "{cut_short}");
+        assert!(off_earth.contains("not on Earth"), "{off_earth}");
+        assert!(matches!(read(TraceKind::Gpx, &b"<gpx"[..]), Err(TraceError::Gpx(_))));
+    }
+
+    #[test]
+    fn keeping_a_fix_every_so_many_seconds_keeps_the_first() {
+        let fix = |t| Fix::at(MeasuredTime(t), Position::default());
+        let mut trace = Trace { id: String::new(), fixes: (0..10).map(|i| fix(i * 10)).collect(), truth: Vec::new() };
+
+        trace.keep_every(4.0);
+
+        let kept: Vec<i64> = trace.fixes.iter().map(|f| f.measured.0).collect();
+        assert_eq!(kept, [0, 40, 80]);
+    }
+}

@@ -6,6 +6,7 @@ pub mod drain;
 pub mod logging;
 pub mod meter;
 pub mod retry;
+pub mod serve;
 
 pub use clock::{Clock, Scale};
 pub use drain::Drain;

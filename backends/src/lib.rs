@@ -2,8 +2,11 @@
 //! seam is a folder with its contract in words, its embedded part and one conformance suite that every part must pass.
 
 pub mod blob_store;
+pub mod control;
 pub mod ledger;
 pub mod live_store;
 pub mod log;
 pub mod registry;
+pub mod relay;
+mod sqlite;
 pub mod trail_store;

@@ -24,12 +24,12 @@ pub fn fetch() -> Result<()> {
     npm.args(["ci", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel", "error"]).current_dir(&web);
     step("the pages' packages", &mut npm)?;
 
-    let dist = web.join("node_modules/maplibre-gl/dist");
+    let packages = web.join("node_modules");
     fs::create_dir_all(&vendor).context("make web/vendor")?;
-    for (name, license) in FILES {
-        let from = if *license { dist.with_file_name("LICENSE.txt") } else { dist.join(name) };
+    for (from, name) in FILES {
+        let from = packages.join(from);
         if !from.exists() {
-            bail!("the package maplibre-gl has no {name}");
+            bail!("the pages' packages have no {}", from.display());
         }
         fs::copy(&from, vendor.join(name)).with_context(|| format!("copy {name}"))?;
     }
@@ -37,10 +37,11 @@ pub fn fetch() -> Result<()> {
 }
 
 /// What a browser loads, and the licence that must go with it.
-const FILES: &[(&str, bool)] = &[
-    ("maplibre-gl.mjs", false),
-    ("maplibre-gl-shared.mjs", false),
-    ("maplibre-gl-worker.mjs", false),
-    ("maplibre-gl.css", false),
-    ("maplibre-gl.LICENSE.txt", true),
+const FILES: &[(&str, &str)] = &[
+    ("maplibre-gl/dist/maplibre-gl.mjs", "maplibre-gl.mjs"),
+    ("maplibre-gl/dist/maplibre-gl-shared.mjs", "maplibre-gl-shared.mjs"),
+    ("maplibre-gl/dist/maplibre-gl-worker.mjs", "maplibre-gl-worker.mjs"),
+    ("maplibre-gl/dist/maplibre-gl.css", "maplibre-gl.css"),
+    ("maplibre-gl/LICENSE.txt", "maplibre-gl.LICENSE.txt"),
+    ("qrcode-generator/dist/qrcode.mjs", "qrcode.mjs"),
 ];

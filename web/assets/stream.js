@@ -1,0 +1,70 @@
+// A stream of frames that comes back by itself: WebSocket first, Server-Sent Events where sockets are blocked. On
+// return it says the last journal number it has, and so gets exactly what it missed.
+
+export class Stream {
+  #path; #token; #onFrame; #onLine; #socket = null; #events = null; #failures = 0; #opened = false; #timer = 0; #closed = false;
+  last = 0;
+
+  constructor(path, token, onFrame, onLine) {
+    this.#path = path; this.#token = token; this.#onFrame = onFrame; this.#onLine = onLine;
+    this.#open();
+    addEventListener("online", () => this.#again(0));
+    document.addEventListener("visibilitychange", () => { if (!document.hidden && !this.#isOpen()) this.#again(0); });
+  }
+
+  close() { this.#closed = true; clearTimeout(this.#timer); this.#socket?.close(1000); this.#events?.close(); }
+
+  send(value) { if (this.#socket?.readyState === WebSocket.OPEN) this.#socket.send(JSON.stringify(value)); }
+
+  #isOpen() { return this.#socket?.readyState === WebSocket.OPEN || this.#events?.readyState === EventSource.OPEN; }
+
+  #open() {
+    if (this.#closed) return;
+    if (this.#failures >= 3 && !this.#opened) return this.#openEvents();
+    const url = new URL(`/api/v1${this.#path}/connect`, location.href);
+    url.protocol = url.protocol.replace("http", "ws");
+    if (this.last) url.searchParams.set("last", this.last);
+    const socket = new WebSocket(url, [`wayfix.token.${this.#token}`]);
+    this.#socket = socket;
+    socket.onopen = () => { this.#opened = true; this.#failures = 0; this.#onLine(true); };
+    socket.onmessage = (message) => this.#take(message.data);
+    socket.onclose = () => {
+      if (this.#socket !== socket || this.#closed) return;
+      this.#onLine(false);
+      this.#failures += 1;
+      this.#again(Math.min(15000, 400 * 2 ** Math.min(6, this.#failures)) * (0.5 + Math.random() / 2));
+    };
+  }
+
+  #openEvents() {
+    const url = new URL(`/api/v1${this.#path}/events`, location.href);
+    url.searchParams.set("token", this.#token);
+    if (this.last) url.searchParams.set("last", this.last);
+    const events = new EventSource(url);
+    this.#events = events;
+    events.onopen = () => this.#onLine(true);
+    events.onerror = () => this.#onLine(false);
+    events.onmessage = (message) => this.#take(message.data);
+    for (const type of ["snapshot", "position", "eta", "status", "stale", "redirect", "driver", "delivery", "gone", "map"]) {
+      events.addEventListener(type, (message) => this.#take(message.data));
+    }
+  }
+
+  #take(text) {
+    const frame = JSON.parse(text);
+    if (frame.type === "redirect") {
+      this.#socket?.close(1000);
+      this.#socket = null;
+      this.#onLine(false);
+      return this.#again(frame.retry_after_ms || 1000);
+    }
+    this.last = Math.max(this.last, frame.last_number || 0, frame.type === "status" ? frame.number : 0);
+    this.#onFrame(frame);
+  }
+
+  #again(wait) {
+    if (this.#closed || this.#isOpen() || this.#socket?.readyState === WebSocket.CONNECTING) return;
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => this.#open(), wait);
+  }
+}

@@ -2,6 +2,7 @@
 //!
 //! **Invariant:** nothing here waits, reads a clock, opens a file or a socket. Integers on the wire and in keys.
 
+pub mod datagram;
 pub mod delivery;
 pub mod envelope;
 pub mod fix;
@@ -10,12 +11,11 @@ pub mod id;
 pub mod partition;
 pub mod position;
 pub mod record;
+pub mod session;
 pub mod time;
 pub mod update;
 
-pub use delivery::{
-    Delivery, DeliveryPolicy, DeliveryState, JournalEntry, JournalKind, Milestone, Stop, StopKind,
-};
+pub use delivery::{Delivery, DeliveryPolicy, DeliveryState, JournalEntry, JournalKind, Milestone, Stop, StopKind};
 pub use fix::{Fix, PhoneState, RejectReason, Verdict};
 pub use id::*;
 pub use partition::partition_of;

@@ -5,11 +5,16 @@ pub mod costs;
 pub mod file;
 pub mod geo;
 pub mod graph;
+pub mod import;
 mod index;
+pub mod late;
 mod mapping;
 pub mod matcher;
 pub mod record;
+pub mod router;
+pub mod speeds;
 pub mod summary;
+pub mod tiles;
 pub mod traces;
 mod view;
 

@@ -171,6 +171,16 @@ impl Matcher {
         Profile::from_number(self.profile).unwrap_or(Profile::Car) // written by us
     }
 
+    /// The newest measured time of a fix that was taken.
+    pub fn measured_last(&self) -> Option<MeasuredTime> {
+        self.measured_last
+    }
+
+    /// Fixes that were taken and have not come out yet.
+    pub fn held_len(&self) -> usize {
+        self.held.len()
+    }
+
     /// Takes a fix and says where it is as far as one can know by now. None if it belongs to no road, or is refused:
     /// older than one before it, or one of more than 48 that nobody polled.
     ///

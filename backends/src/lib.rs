@@ -6,6 +6,7 @@ pub mod control;
 pub mod ledger;
 pub mod live_store;
 pub mod log;
+mod outbox;
 pub mod registry;
 pub mod relay;
 mod sqlite;

@@ -2,8 +2,17 @@
 //! that carry it to the log, before anybody is told.
 //!
 //! **Contract:** only allowed transitions, atomically; events of a delivery are numbered from 1 without gaps; the same
-//! idempotency key with the same request answers the first answer again, with another request it is refused; outbox
-//! rows come in commit order, per delivery in event order, and stay until they are settled.
+//! idempotency key with the same request answers the first answer again for `IDEMPOTENCY_KEPT`, with another request
+//! it is refused (a request that was refused itself did nothing and is not remembered); outbox rows come in commit
+//! order, per delivery in event order, and stay until they are settled. Every record of a delivery goes to the key
+//! that holds it: its driver's, or its own while it has none, finished or not.
+
+#[cfg(test)]
+mod conformance;
+pub mod embedded;
+mod rows;
+
+use std::time::Duration;
 
 use async_trait::async_trait;
 use protocol::update::Proposal;
@@ -16,7 +25,7 @@ use protocol::{
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
 pub struct NewDelivery {
     pub tenant: TenantId,
-    /// None: the ledger numbers it.
+    /// None: the ledger numbers it. A tenant's own number is 1 to `DELIVERY_ID_MAX`.
     pub id: Option<DeliveryId>,
     pub stops: Vec<Stop>,
     pub policy: DeliveryPolicy,
@@ -27,6 +36,7 @@ pub struct NewDelivery {
 /// A tenant's `Idempotency-Key`, scoped to it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Idempotency {
+    /// At most `TEXT_BYTES_MAX` bytes.
     pub key: String,
     /// SHA-256 of the request, so that the same key with another request is refused.
     pub request: [u8; 32],
@@ -42,6 +52,8 @@ pub enum LedgerError {
     Transition { from: DeliveryState, to: DeliveryState, allowed: &'static [DeliveryState] },
     #[error("a delivery that is {} cannot be assigned", state.name())]
     Finished { state: DeliveryState },
+    #[error("{reason}")]
+    Invalid { reason: &'static str },
     #[error("this idempotency key was used for another request")]
     IdempotencyMismatch,
     #[error("the ledger cannot be reached: {reason}")]
@@ -106,7 +118,7 @@ pub trait DeliveryLedger: Send + Sync + 'static {
     ) -> Result<Delivery, LedgerError>;
 
     /// Another driver, or nobody: the assignment number rises; `Release` to the old key, `Assign` whole to the new.
-    /// The driver it already has changes nothing.
+    /// The driver it already has changes nothing. Who the driver is, the registry knows: ask it before.
     async fn assign(
         &self,
         key: DeliveryKey,
@@ -115,7 +127,8 @@ pub trait DeliveryLedger: Send + Sync + 'static {
         now: Time,
     ) -> Result<Delivery, LedgerError>;
 
-    /// The clerk's door: once per (delivery, assignment, kind, stop), if the assignment is the current one.
+    /// The clerk's door: once per (delivery, assignment, kind, stop), if the assignment is the current one. Picked up
+    /// only from ready and by the policy; arriving by the policy; nothing once the delivery is finished.
     async fn propose(
         &self,
         key: DeliveryKey,
@@ -143,6 +156,16 @@ pub trait DeliveryLedger: Send + Sync + 'static {
     /// These rows are durable in the log.
     async fn outbox_settled(&self, through: u64) -> Result<(), LedgerError>;
 
-    /// Resolves when a row may have been added since it was last called. Cancellation safe.
+    /// Resolves when a row may have been added since it was last called; at once at the first call. For one relay at a
+    /// time. Cancellation safe.
     async fn outbox_changed(&self);
 }
+
+/// How long an idempotency key is remembered.
+pub const IDEMPOTENCY_KEPT: Duration = Duration::from_secs(24 * 3600);
+/// SQL databases have signed integers; the largest is left for "beyond all".
+pub const DELIVERY_ID_MAX: u64 = i64::MAX as u64 - 1;
+/// How long a reference, a label, a reason or an idempotency key may be.
+pub const TEXT_BYTES_MAX: usize = 1024;
+/// How much one call lists at most, whatever limit it names.
+pub const LIST_MAX: u32 = 1000;

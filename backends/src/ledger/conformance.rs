@@ -1,0 +1,1 @@
+//! What every delivery ledger must keep, whatever it stands on.

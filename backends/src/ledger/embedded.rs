@@ -1,0 +1,307 @@
+//! The delivery ledger in one SQLite file. A single writer makes every rule plain: what a write reads, nobody changes
+//! before it commits. A few thousand deliveries a second, which one city does not have.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use protocol::delivery::STOPS_MAX;
+use protocol::update::Proposal;
+use protocol::{
+    AssignmentNumber, Delivery, DeliveryId, DeliveryKey, DeliveryState, DriverId, JournalEntry, JournalKind,
+    JournalNumber, Milestone, Record, StopKind, TenantId, Time,
+};
+use rusqlite::Connection;
+use tokio::sync::Notify;
+
+use super::{
+    DELIVERY_ID_MAX, DeliveryFilter, DeliveryLedger, Idempotency, LedgerError, NewDelivery, OutboxRow, ProposalOutcome,
+    TEXT_BYTES_MAX, rows,
+};
+use crate::outbox;
+use crate::sqlite::{Sqlite, from_sqlite};
+
+pub struct EmbeddedLedger {
+    db: Sqlite,
+    committed: Arc<Notify>,
+}
+
+impl EmbeddedLedger {
+    /// Opens or makes the file. Blocks.
+    pub fn open(path: &Path) -> Result<Self, LedgerError> {
+        let committed = Arc::new(Notify::new());
+        committed.notify_one();
+        let notify = committed.clone();
+        let db = Sqlite::open(path, rows::SCHEMA, move || notify.notify_one())?;
+        Ok(EmbeddedLedger { db, committed })
+    }
+}
+
+from_sqlite!(LedgerError);
+
+#[async_trait]
+impl DeliveryLedger for EmbeddedLedger {
+    async fn create(
+        &self,
+        new: NewDelivery,
+        idempotency: Option<Idempotency>,
+        now: Time,
+    ) -> Result<Delivery, LedgerError> {
+        check_new(&new)?;
+        let tenant = new.tenant;
+        self.write_once(tenant, idempotency, now, move |connection| create(connection, new, now)).await
+    }
+
+    async fn transition(
+        &self,
+        key: DeliveryKey,
+        to: DeliveryState,
+        reason: Option<String>,
+        idempotency: Option<Idempotency>,
+        now: Time,
+    ) -> Result<Delivery, LedgerError> {
+        check_text(reason.as_deref().unwrap_or_default())?;
+        self.write_once(key.tenant, idempotency, now, move |connection| {
+            let mut delivery = known(connection, key)?;
+            let (from, allowed) = (delivery.state, delivery.state.allowed_next());
+            if !allowed.contains(&to) {
+                return Err(LedgerError::Transition { from, to, allowed });
+            }
+            append(connection, &mut delivery, JournalKind::Status { status: to, reason }, now)?;
+            Ok(delivery)
+        })
+        .await
+    }
+
+    async fn assign(
+        &self,
+        key: DeliveryKey,
+        driver: Option<DriverId>,
+        idempotency: Option<Idempotency>,
+        now: Time,
+    ) -> Result<Delivery, LedgerError> {
+        self.write_once(key.tenant, idempotency, now, move |connection| assign(connection, key, driver, now)).await
+    }
+
+    async fn propose(
+        &self,
+        key: DeliveryKey,
+        assignment: AssignmentNumber,
+        proposal: Proposal,
+        now: Time,
+    ) -> Result<ProposalOutcome, LedgerError> {
+        self.db.write(move |connection| propose(connection, key, assignment, proposal, now)).await
+    }
+
+    async fn delivery(&self, key: DeliveryKey) -> Result<Option<Delivery>, LedgerError> {
+        self.db.read(move |connection| rows::delivery(connection, key)).await
+    }
+
+    async fn deliveries(&self, tenant: TenantId, filter: DeliveryFilter) -> Result<Vec<Delivery>, LedgerError> {
+        self.db.read(move |connection| rows::deliveries(connection, tenant, &filter)).await
+    }
+
+    async fn journal(
+        &self,
+        key: DeliveryKey,
+        after: JournalNumber,
+        limit: u32,
+    ) -> Result<Vec<JournalEntry>, LedgerError> {
+        self.db.read(move |connection| rows::journal(connection, key, after, limit)).await
+    }
+
+    async fn outbox(&self, limit: u32) -> Result<Vec<OutboxRow>, LedgerError> {
+        self.db.read(move |connection| Ok(outbox::oldest(connection, limit)?)).await
+    }
+
+    async fn outbox_settled(&self, through: u64) -> Result<(), LedgerError> {
+        self.db.write(move |connection| Ok(outbox::settle(connection, through)?)).await
+    }
+
+    async fn outbox_changed(&self) {
+        self.committed.notified().await;
+    }
+}
+
+impl EmbeddedLedger {
+    /// Does `work` unless this request was done before; then answers what it was answered.
+    async fn write_once<F>(
+        &self,
+        tenant: TenantId,
+        idempotency: Option<Idempotency>,
+        now: Time,
+        work: F,
+    ) -> Result<Delivery, LedgerError>
+    where
+        F: FnOnce(&Connection) -> Result<Delivery, LedgerError> + Send + 'static,
+    {
+        let Some(idempotency) = idempotency else { return self.db.write(work).await };
+        check_text(&idempotency.key)?;
+        self.db
+            .write(move |connection| {
+                if let Some(answer) = rows::remembered(connection, tenant, &idempotency, now)? {
+                    return Ok(answer);
+                }
+                let answer = work(connection)?;
+                rows::remember(connection, tenant, &idempotency, &answer, now)?;
+                Ok(answer)
+            })
+            .await
+    }
+}
+
+fn create(connection: &Connection, new: NewDelivery, now: Time) -> Result<Delivery, LedgerError> {
+    let id = match new.id {
+        Some(id) => id,
+        None => rows::take_delivery_id(connection, new.tenant)?,
+    };
+    check_id(id)?;
+    let key = DeliveryKey { tenant: new.tenant, delivery: id };
+    if rows::exists(connection, key)? {
+        return Err(LedgerError::Exists { delivery: id });
+    }
+    let assignment = AssignmentNumber(1);
+    let mut delivery = Delivery {
+        key,
+        state: DeliveryState::Received,
+        assignment,
+        driver: None,
+        stops: new.stops,
+        policy: new.policy,
+        journal: Vec::new(),
+        reference: new.reference,
+        created: now,
+    };
+    rows::insert_delivery(connection, &delivery)?;
+    let received = JournalKind::Status { status: DeliveryState::Received, reason: None };
+    rows::append_event(connection, &mut delivery, received, now)?;
+    if new.driver.is_some() {
+        rows::append_event(connection, &mut delivery, JournalKind::Assigned { driver: new.driver, assignment }, now)?;
+    }
+    hand_over(connection, &delivery)?;
+    Ok(delivery)
+}
+
+fn assign(
+    connection: &Connection,
+    key: DeliveryKey,
+    driver: Option<DriverId>,
+    now: Time,
+) -> Result<Delivery, LedgerError> {
+    let mut delivery = known(connection, key)?;
+    if delivery.driver == driver {
+        return Ok(delivery);
+    }
+    if delivery.state.is_finished() {
+        return Err(LedgerError::Finished { state: delivery.state });
+    }
+    let Some(next) = delivery.assignment.0.checked_add(1) else {
+        return Err(LedgerError::Invalid { reason: "this delivery was assigned as often as can be counted" });
+    };
+    let release = Record::Release { from: rows::holder(&delivery), delivery: key, assignment: delivery.assignment };
+    outbox::insert(connection, release)?;
+    let assigned = JournalKind::Assigned { driver, assignment: AssignmentNumber(next) };
+    rows::append_event(connection, &mut delivery, assigned, now)?;
+    hand_over(connection, &delivery)?;
+    Ok(delivery)
+}
+
+fn propose(
+    connection: &Connection,
+    key: DeliveryKey,
+    assignment: AssignmentNumber,
+    proposal: Proposal,
+    now: Time,
+) -> Result<ProposalOutcome, LedgerError> {
+    let mut delivery = known(connection, key)?;
+    if delivery.assignment != assignment {
+        return Ok(ProposalOutcome::Outdated);
+    }
+    let (name, stop) = match proposal {
+        Proposal::PickedUp { stop } => ("picked_up", stop),
+        Proposal::Milestone { milestone, stop } => (milestone.name(), stop),
+    };
+    if rows::is_proposed(connection, key, assignment, name, stop)? {
+        return Ok(ProposalOutcome::Repeated);
+    }
+    if !is_allowed(&delivery, proposal) {
+        return Ok(ProposalOutcome::NotAllowed);
+    }
+    rows::insert_proposal(connection, key, assignment, name, stop)?;
+    let kind = match proposal {
+        Proposal::PickedUp { .. } => JournalKind::Status { status: DeliveryState::PickedUp, reason: None },
+        Proposal::Milestone { milestone, stop } => JournalKind::Milestone { milestone, stop },
+    };
+    let entry = append(connection, &mut delivery, kind, now)?;
+    Ok(ProposalOutcome::Written(entry.number))
+}
+
+fn is_allowed(delivery: &Delivery, proposal: Proposal) -> bool {
+    let policy = delivery.policy;
+    match proposal {
+        Proposal::PickedUp { stop } => {
+            let is_pickup = delivery.stops.get(usize::from(stop)).is_some_and(|stop| stop.kind == StopKind::Pickup);
+            is_pickup && policy.auto_picked_up && delivery.state == DeliveryState::Ready
+        }
+        Proposal::Milestone { milestone, stop } => {
+            let is_wanted = match milestone {
+                Milestone::Arriving => policy.auto_arriving,
+                Milestone::FiveMinutesAway => true,
+            };
+            is_wanted && usize::from(stop) < delivery.stops.len() && !delivery.state.is_finished()
+        }
+    }
+}
+
+fn known(connection: &Connection, key: DeliveryKey) -> Result<Delivery, LedgerError> {
+    rows::delivery(connection, key)?.ok_or(LedgerError::NotFound { delivery: key.delivery })
+}
+
+/// An event and its record, to the tracker that has the delivery.
+fn append(
+    connection: &Connection,
+    delivery: &mut Delivery,
+    kind: JournalKind,
+    now: Time,
+) -> Result<JournalEntry, LedgerError> {
+    let entry = rows::append_event(connection, delivery, kind, now)?;
+    let to = rows::holder(delivery);
+    outbox::insert(connection, Record::Ledger { to, delivery: delivery.key, entry: entry.clone() })?;
+    Ok(entry)
+}
+
+/// The delivery whole, to the tracker that has it from now on.
+fn hand_over(connection: &Connection, delivery: &Delivery) -> Result<(), LedgerError> {
+    let to = rows::holder(delivery);
+    outbox::insert(connection, Record::Assign { to, delivery: Box::new(delivery.clone()) })?;
+    Ok(())
+}
+
+/// What a record of this delivery carries stays small, whatever a tenant sends.
+fn check_new(new: &NewDelivery) -> Result<(), LedgerError> {
+    if let Some(id) = new.id {
+        check_id(id)?;
+    }
+    if new.stops.is_empty() || new.stops.len() > STOPS_MAX {
+        return Err(LedgerError::Invalid { reason: "a delivery has 1 to 16 stops" });
+    }
+    if new.stops.iter().any(|stop| !stop.position.is_on_earth()) {
+        return Err(LedgerError::Invalid { reason: "a stop is not a place on Earth" });
+    }
+    check_text(&new.reference)?;
+    new.stops.iter().try_for_each(|stop| check_text(&stop.label))
+}
+
+fn check_id(id: DeliveryId) -> Result<(), LedgerError> {
+    if (1..=DELIVERY_ID_MAX).contains(&id.0) {
+        return Ok(());
+    }
+    Err(LedgerError::Invalid { reason: "a delivery's number lies between 1 and 9223372036854775806" })
+}
+
+fn check_text(text: &str) -> Result<(), LedgerError> {
+    if text.len() <= TEXT_BYTES_MAX {
+        return Ok(());
+    }
+    Err(LedgerError::Invalid { reason: "a text of a delivery has at most 1024 bytes" })
+}

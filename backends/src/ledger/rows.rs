@@ -1,0 +1,355 @@
+//! The ledger's tables in SQLite and what is read from and written to them, each within the caller's transaction.
+//! `delivery_events` only grows, by triggers that refuse anything else; `deliveries` is what its events come to, kept
+//! beside them so that a list needs no fold.
+
+use protocol::{
+    AssignmentNumber, Delivery, DeliveryId, DeliveryKey, DeliveryState, DriverId, DriverKey, JournalEntry, JournalKind,
+    JournalNumber, TenantId, Time, TrackerKey,
+};
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::{DeliveryFilter, IDEMPOTENCY_KEPT, Idempotency, LIST_MAX, LedgerError};
+use crate::outbox;
+use crate::sqlite::Schema;
+
+pub(super) const SCHEMA: Schema = Schema {
+    name: "ledger",
+    application_id: 0x5746_4c31, // "WFL1"
+    steps: &[
+        "
+        CREATE TABLE tenants (
+            tenant INTEGER PRIMARY KEY,
+            next_delivery INTEGER NOT NULL
+        ) STRICT;
+
+        CREATE TABLE deliveries (
+            tenant INTEGER NOT NULL,
+            delivery INTEGER NOT NULL CHECK (delivery BETWEEN 1 AND 9223372036854775806),
+            state TEXT NOT NULL,
+            assignment INTEGER NOT NULL,
+            driver INTEGER,
+            stops TEXT NOT NULL,
+            policy TEXT NOT NULL,
+            reference TEXT NOT NULL,
+            created_ms INTEGER NOT NULL,
+            PRIMARY KEY (tenant, delivery)
+        ) STRICT, WITHOUT ROWID;
+        CREATE INDEX deliveries_live ON deliveries (tenant, delivery)
+            WHERE state NOT IN ('delivered', 'failed');
+        CREATE INDEX deliveries_driver ON deliveries (tenant, driver, delivery);
+        CREATE INDEX deliveries_driver_live ON deliveries (tenant, driver, delivery)
+            WHERE state NOT IN ('delivered', 'failed');
+
+        CREATE TABLE delivery_events (
+            tenant INTEGER NOT NULL,
+            delivery INTEGER NOT NULL,
+            number INTEGER NOT NULL CHECK (number > 0),
+            at_ms INTEGER NOT NULL,
+            event TEXT NOT NULL,
+            PRIMARY KEY (tenant, delivery, number),
+            FOREIGN KEY (tenant, delivery) REFERENCES deliveries
+        ) STRICT, WITHOUT ROWID;
+        CREATE TRIGGER delivery_events_stay BEFORE UPDATE ON delivery_events
+            BEGIN SELECT RAISE(ABORT, 'delivery events are never changed'); END;
+        CREATE TRIGGER delivery_events_remain BEFORE DELETE ON delivery_events
+            BEGIN SELECT RAISE(ABORT, 'delivery events are never deleted'); END;
+
+        CREATE TABLE proposals (
+            tenant INTEGER NOT NULL,
+            delivery INTEGER NOT NULL,
+            assignment INTEGER NOT NULL,
+            kind TEXT NOT NULL,
+            stop INTEGER NOT NULL,
+            PRIMARY KEY (tenant, delivery, assignment, kind, stop),
+            FOREIGN KEY (tenant, delivery) REFERENCES deliveries
+        ) STRICT, WITHOUT ROWID;
+
+        CREATE TABLE idempotency (
+            tenant INTEGER NOT NULL,
+            key TEXT NOT NULL,
+            request BLOB NOT NULL,
+            answer TEXT NOT NULL,
+            created_ms INTEGER NOT NULL,
+            PRIMARY KEY (tenant, key)
+        ) STRICT, WITHOUT ROWID;
+        CREATE INDEX idempotency_created ON idempotency (created_ms);
+    ",
+        outbox::TABLE,
+    ],
+};
+
+/// The smallest free number at or above the tenant's counter, which then moves past it.
+pub(super) fn take_delivery_id(connection: &Connection, tenant: TenantId) -> Result<DeliveryId, LedgerError> {
+    let next: i64 = connection
+        .prepare_cached("SELECT next_delivery FROM tenants WHERE tenant = ?1")?
+        .query_row([tenant.0], |row| row.get(0))
+        .optional()?
+        .unwrap_or(1);
+    let id = first_free(connection, tenant, next)?;
+    connection
+        .prepare_cached(
+            "INSERT INTO tenants VALUES (?1, ?2)
+             ON CONFLICT (tenant) DO UPDATE SET next_delivery = excluded.next_delivery",
+        )?
+        .execute(params![tenant.0, id.saturating_add(1)])?;
+    Ok(DeliveryId(id as u64))
+}
+
+/// The numbers that the tenant gave itself may stand in the way: then the end of the run that begins at `next`.
+fn first_free(connection: &Connection, tenant: TenantId, next: i64) -> Result<i64, LedgerError> {
+    if !exists(connection, DeliveryKey { tenant, delivery: DeliveryId(next as u64) })? {
+        return Ok(next);
+    }
+    let last_of_run: i64 = connection
+        .prepare_cached(
+            "SELECT d.delivery FROM deliveries d WHERE d.tenant = ?1 AND d.delivery >= ?2
+             AND NOT EXISTS (SELECT 1 FROM deliveries n WHERE n.tenant = ?1 AND n.delivery = d.delivery + 1)
+             ORDER BY d.delivery LIMIT 1",
+        )?
+        .query_row(params![tenant.0, next], |row| row.get(0))?;
+    Ok(last_of_run.saturating_add(1))
+}
+
+pub(super) fn exists(connection: &Connection, key: DeliveryKey) -> Result<bool, LedgerError> {
+    let mut statement = connection.prepare_cached("SELECT 1 FROM deliveries WHERE tenant = ?1 AND delivery = ?2")?;
+    Ok(statement.exists(params![key.tenant.0, sql_id(key.delivery)])?)
+}
+
+/// Without its events.
+pub(super) fn insert_delivery(connection: &Connection, delivery: &Delivery) -> Result<(), LedgerError> {
+    connection.prepare_cached("INSERT INTO deliveries VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")?.execute(
+        params![
+            delivery.key.tenant.0,
+            sql_id(delivery.key.delivery),
+            delivery.state.name(),
+            delivery.assignment.0,
+            delivery.driver.map(|driver| driver.0),
+            to_json(&delivery.stops)?,
+            to_json(&delivery.policy)?,
+            delivery.reference,
+            delivery.created.0,
+        ],
+    )?;
+    Ok(())
+}
+
+/// The next event of this delivery: written, and taken into `delivery`.
+pub(super) fn append_event(
+    connection: &Connection,
+    delivery: &mut Delivery,
+    kind: JournalKind,
+    now: Time,
+) -> Result<JournalEntry, LedgerError> {
+    let entry = JournalEntry { number: JournalNumber(delivery.last_number().0 + 1), at: now, kind };
+    let (tenant, id) = (delivery.key.tenant.0, sql_id(delivery.key.delivery));
+    connection.prepare_cached("INSERT INTO delivery_events VALUES (?1, ?2, ?3, ?4, ?5)")?.execute(params![
+        tenant,
+        id,
+        entry.number.0 as i64,
+        now.0,
+        to_json(&entry.kind)?
+    ])?;
+    delivery.handle_entry(entry.clone());
+    connection
+        .prepare_cached(
+            "UPDATE deliveries SET state = ?3, assignment = ?4, driver = ?5 WHERE tenant = ?1 AND delivery = ?2",
+        )?
+        .execute(params![
+            tenant,
+            id,
+            delivery.state.name(),
+            delivery.assignment.0,
+            delivery.driver.map(|driver| driver.0)
+        ])?;
+    Ok(entry)
+}
+
+pub(super) fn delivery(connection: &Connection, key: DeliveryKey) -> Result<Option<Delivery>, LedgerError> {
+    let sql = format!("{SELECT_DELIVERY} WHERE tenant = ?1 AND delivery = ?2");
+    let found = connection
+        .prepare_cached(&sql)?
+        .query_row(params![key.tenant.0, sql_id(key.delivery)], delivery_columns)
+        .optional()?;
+    found.map(|columns| columns.with_journal(connection)).transpose()
+}
+
+pub(super) fn deliveries(
+    connection: &Connection,
+    tenant: TenantId,
+    filter: &DeliveryFilter,
+) -> Result<Vec<Delivery>, LedgerError> {
+    let live = if filter.is_live { "AND state NOT IN ('delivered', 'failed')" } else { "" };
+    let driver = if filter.driver.is_some() { "AND driver = ?4" } else { "AND ?4 IS NULL" };
+    let sql =
+        format!("{SELECT_DELIVERY} WHERE tenant = ?1 AND delivery > ?2 {live} {driver} ORDER BY delivery LIMIT ?3");
+    let mut statement = connection.prepare_cached(&sql)?;
+    let limit = filter.limit.min(LIST_MAX);
+    let driver = filter.driver.map(|driver| driver.0);
+    let rows = statement.query_map(params![tenant.0, sql_id(filter.after), limit, driver], delivery_columns)?;
+    rows.map(|columns| columns?.with_journal(connection)).collect()
+}
+
+pub(super) fn journal(
+    connection: &Connection,
+    key: DeliveryKey,
+    after: JournalNumber,
+    limit: u32,
+) -> Result<Vec<JournalEntry>, LedgerError> {
+    let mut statement = connection.prepare_cached(
+        "SELECT number, at_ms, event FROM delivery_events WHERE tenant = ?1 AND delivery = ?2 AND number > ?3
+         ORDER BY number LIMIT ?4",
+    )?;
+    let after = i64::try_from(after.0).unwrap_or(i64::MAX);
+    let rows = statement
+        .query_map(params![key.tenant.0, sql_id(key.delivery), after, limit.min(LIST_MAX)], entry_columns)?
+        .collect::<Result<Vec<_>, _>>()?;
+    rows.into_iter().map(entry).collect()
+}
+
+pub(super) fn is_proposed(
+    connection: &Connection,
+    key: DeliveryKey,
+    assignment: AssignmentNumber,
+    kind: &str,
+    stop: u8,
+) -> Result<bool, LedgerError> {
+    let mut statement = connection.prepare_cached(
+        "SELECT 1 FROM proposals WHERE tenant = ?1 AND delivery = ?2 AND assignment = ?3 AND kind = ?4 AND stop = ?5",
+    )?;
+    Ok(statement.exists(params![key.tenant.0, sql_id(key.delivery), assignment.0, kind, stop])?)
+}
+
+pub(super) fn insert_proposal(
+    connection: &Connection,
+    key: DeliveryKey,
+    assignment: AssignmentNumber,
+    kind: &str,
+    stop: u8,
+) -> Result<(), LedgerError> {
+    let mut statement = connection.prepare_cached("INSERT INTO proposals VALUES (?1, ?2, ?3, ?4, ?5)")?;
+    statement.execute(params![key.tenant.0, sql_id(key.delivery), assignment.0, kind, stop])?;
+    Ok(())
+}
+
+/// What was answered to this request before, if it was made before.
+pub(super) fn remembered(
+    connection: &Connection,
+    tenant: TenantId,
+    idempotency: &Idempotency,
+    now: Time,
+) -> Result<Option<Delivery>, LedgerError> {
+    let found: Option<(Vec<u8>, String)> = connection
+        .prepare_cached("SELECT request, answer FROM idempotency WHERE tenant = ?1 AND key = ?2 AND created_ms > ?3")?
+        .query_row(params![tenant.0, idempotency.key, (now - IDEMPOTENCY_KEPT).0], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    let Some((request, answer)) = found else { return Ok(None) };
+    if request != idempotency.request {
+        return Err(LedgerError::IdempotencyMismatch);
+    }
+    from_json(&answer).map(Some)
+}
+
+/// Remembers an answer, and forgets a few whose time has passed: more than are added, so that they do not gather.
+pub(super) fn remember(
+    connection: &Connection,
+    tenant: TenantId,
+    idempotency: &Idempotency,
+    answer: &Delivery,
+    now: Time,
+) -> Result<(), LedgerError> {
+    connection
+        .prepare_cached(
+            "DELETE FROM idempotency WHERE (tenant, key) IN
+             (SELECT tenant, key FROM idempotency WHERE created_ms <= ?1 ORDER BY created_ms LIMIT 16)",
+        )?
+        .execute([(now - IDEMPOTENCY_KEPT).0])?;
+    connection.prepare_cached("INSERT OR REPLACE INTO idempotency VALUES (?1, ?2, ?3, ?4, ?5)")?.execute(params![
+        tenant.0,
+        idempotency.key,
+        idempotency.request,
+        to_json(answer)?,
+        now.0
+    ])?;
+    Ok(())
+}
+
+/// Whose tracker has this delivery.
+pub(super) fn holder(delivery: &Delivery) -> TrackerKey {
+    match delivery.driver {
+        Some(driver) => TrackerKey::Driver(DriverKey { tenant: delivery.key.tenant, driver }),
+        None => TrackerKey::Delivery(delivery.key),
+    }
+}
+
+/// A row of `deliveries`: texts still to be read.
+struct DeliveryColumns {
+    delivery: Delivery,
+    state: String,
+    stops: String,
+    policy: String,
+}
+
+const SELECT_DELIVERY: &str =
+    "SELECT tenant, delivery, state, assignment, driver, stops, policy, reference, created_ms FROM deliveries";
+
+fn delivery_columns(row: &Row) -> rusqlite::Result<DeliveryColumns> {
+    let delivery = Delivery {
+        key: DeliveryKey { tenant: TenantId(row.get(0)?), delivery: DeliveryId(row.get::<_, i64>(1)? as u64) },
+        state: DeliveryState::Received,
+        assignment: AssignmentNumber(row.get(3)?),
+        driver: row.get::<_, Option<u32>>(4)?.map(DriverId),
+        stops: Vec::new(),
+        policy: Default::default(),
+        journal: Vec::new(),
+        reference: row.get(7)?,
+        created: Time(row.get(8)?),
+    };
+    Ok(DeliveryColumns { delivery, state: row.get(2)?, stops: row.get(5)?, policy: row.get(6)? })
+}
+
+impl DeliveryColumns {
+    fn with_journal(self, connection: &Connection) -> Result<Delivery, LedgerError> {
+        let mut delivery = self.delivery;
+        let state = DeliveryState::ALL.into_iter().find(|state| state.name() == self.state);
+        delivery.state = state.ok_or_else(|| damaged(format!("state {:?}", self.state)))?;
+        delivery.stops = from_json(&self.stops)?;
+        delivery.policy = from_json(&self.policy)?;
+        let mut statement = connection.prepare_cached(
+            "SELECT number, at_ms, event FROM delivery_events WHERE tenant = ?1 AND delivery = ?2
+             ORDER BY number DESC LIMIT ?3",
+        )?;
+        let newest = protocol::delivery::JOURNAL_MAX as i64;
+        let rows = statement
+            .query_map(params![delivery.key.tenant.0, sql_id(delivery.key.delivery), newest], entry_columns)?
+            .collect::<Result<Vec<_>, _>>()?;
+        delivery.journal = rows.into_iter().rev().map(entry).collect::<Result<_, _>>()?;
+        Ok(delivery)
+    }
+}
+
+fn entry_columns(row: &Row) -> rusqlite::Result<(i64, i64, String)> {
+    Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+}
+
+fn entry((number, at_ms, event): (i64, i64, String)) -> Result<JournalEntry, LedgerError> {
+    Ok(JournalEntry { number: JournalNumber(number as u64), at: Time(at_ms), kind: from_json(&event)? })
+}
+
+/// A number above `DELIVERY_ID_MAX` is no delivery's: it finds none.
+fn sql_id(delivery: DeliveryId) -> i64 {
+    i64::try_from(delivery.0).unwrap_or(i64::MAX)
+}
+
+fn to_json<T: Serialize>(value: &T) -> Result<String, LedgerError> {
+    serde_json::to_string(value).map_err(|error| damaged(error.to_string()))
+}
+
+fn from_json<T: DeserializeOwned>(text: &str) -> Result<T, LedgerError> {
+    serde_json::from_str(text).map_err(|error| damaged(error.to_string()))
+}
+
+fn damaged(reason: String) -> LedgerError {
+    LedgerError::Damaged { reason }
+}

@@ -4,7 +4,7 @@
 use wincode::config::DefaultConfig;
 use wincode::{SchemaReadOwned, SchemaWrite};
 
-use crate::record::RecordBatch;
+use crate::record::{Record, RecordBatch};
 use crate::update::{BreadcrumbBatch, UpdateBatch};
 
 /// Something that travels in an envelope of its own kind.
@@ -57,6 +57,59 @@ pub fn encode<T: Enveloped>(value: &T) -> Vec<u8> {
     bytes
 }
 
+/// Records as they stand in the body of a batch. An edge writes each record here once, in the thread that judged it;
+/// what several threads wrote becomes one batch without the records ever standing in memory again.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct EncodedRecords {
+    bytes: Vec<u8>,
+    count: u64,
+}
+
+impl EncodedRecords {
+    pub fn push(&mut self, record: &Record) {
+        wincode::serialize_into(&mut self.bytes, record).expect("a vector takes all that is written to it");
+        self.count += 1;
+    }
+
+    pub fn extend(&mut self, other: &EncodedRecords) {
+        self.bytes.extend_from_slice(&other.bytes);
+        self.count += other.count;
+    }
+
+    /// Keeps its memory.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.count = 0;
+    }
+
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    pub fn len_bytes(&self) -> usize {
+        self.bytes.len()
+    }
+}
+
+/// The same bytes as `encode` of the `RecordBatch` of these records, in order.
+pub fn encode_records<'r>(parts: impl Iterator<Item = &'r EncodedRecords> + Clone) -> Vec<u8> {
+    let count: u64 = parts.clone().map(|part| part.count).sum();
+    let len: usize = parts.clone().map(|part| part.bytes.len()).sum();
+    let mut bytes = Vec::with_capacity(HEADER_BYTES + size_of::<u64>() + len);
+    bytes.extend_from_slice(&[MAGIC, RecordBatch::KIND, RecordBatch::VERSION, 0, 0, 0, 0, 0]);
+    bytes.extend_from_slice(&count.to_le_bytes());
+    for part in parts {
+        bytes.extend_from_slice(&part.bytes);
+    }
+    let sum = checksum(&bytes);
+    bytes[4..8].copy_from_slice(&sum.to_le_bytes());
+    bytes
+}
+
 /// Opens what `encode` sealed.
 pub fn decode<T: Enveloped>(bytes: &[u8]) -> Result<T, EnvelopeError> {
     if bytes.len() < HEADER_BYTES {
@@ -91,3 +144,24 @@ const MAGIC: u8 = b'W';
 const HEADER_BYTES: usize = 8;
 /// Below the 4 MiB up to which wincode preallocates by default, and far below what Kafka is set to take.
 pub const ENTRY_BYTES_MAX: usize = 4 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::EdgeId;
+    use crate::time::Time;
+
+    #[test]
+    fn records_written_one_by_one_and_in_parts_are_the_same_batch() {
+        let records: Vec<Record> =
+            (0..5).map(|i| Record::Mark { edge: EdgeId(i), received_before: Time(i64::from(i)) }).collect();
+        let mut parts = [EncodedRecords::default(), EncodedRecords::default(), EncodedRecords::default()];
+        records[..2].iter().for_each(|record| parts[0].push(record));
+        records[2..].iter().for_each(|record| parts[2].push(record));
+
+        let bytes = encode_records(parts.iter());
+
+        assert_eq!(bytes, encode(&RecordBatch { records: records.clone() }));
+        assert_eq!(decode::<RecordBatch>(&bytes), Ok(RecordBatch { records }));
+    }
+}

@@ -21,6 +21,12 @@ pub fn cell_of(position: Position) -> (u32, u32) {
     (row, column)
 }
 
+/// The latitudes between which a row lies.
+pub fn row_edges_e7(row: u32) -> (f64, f64) {
+    let bottom = f64::from(row) * f64::from(1 << ROW_SHIFT) - 900_000_000.0;
+    (bottom, bottom + f64::from(1 << ROW_SHIFT))
+}
+
 /// The nearest place on one road.
 #[derive(Clone, Copy)]
 struct Hit {

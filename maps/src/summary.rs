@@ -18,8 +18,8 @@ pub struct Summary {
     pub restrictions: u32,
     /// Turn restrictions that could not be kept: members missing, or a kind that is not known here.
     pub restrictions_left_out: u32,
-    /// Whether the router's order was cut short by its time bound.
-    pub is_order_simple: bool,
+    /// Whether the router's order was not found in time.
+    pub is_order_missing: bool,
 }
 
 #[derive(SchemaWrite, SchemaRead)]
@@ -28,7 +28,7 @@ struct Stored {
     country: String,
     restrictions: u32,
     restrictions_left_out: u32,
-    is_order_simple: bool,
+    is_order_missing: bool,
 }
 
 impl Summary {
@@ -40,7 +40,7 @@ impl Summary {
             country: stored.country,
             restrictions: stored.restrictions,
             restrictions_left_out: stored.restrictions_left_out,
-            is_order_simple: stored.is_order_simple,
+            is_order_missing: stored.is_order_missing,
         })
     }
 
@@ -50,7 +50,7 @@ impl Summary {
             country: self.country.clone(),
             restrictions: self.restrictions,
             restrictions_left_out: self.restrictions_left_out,
-            is_order_simple: self.is_order_simple,
+            is_order_missing: self.is_order_missing,
         };
         wincode::serialize(&stored).expect("a summary is far smaller than wincode's limit")
     }

@@ -1,0 +1,335 @@
+//! From ways and nodes to the graph's records: ways are cut where roads meet, junctions are numbered along a Hilbert
+//! curve, roads and edges after them. Nothing here depends on the order in which anything was decoded.
+
+use protocol::Position;
+
+use super::harvest::{Harvest, Nodes, WayKind};
+use super::ids::Ids;
+use super::tags::{DirectionTags, RoadTags};
+use crate::class::RoadClass;
+use crate::geo;
+use crate::record::{BACKWARD, EdgeRecord, NONE, PointRecord, RoadRecord, WayRecord};
+
+/// The graph's tables, before they are written.
+#[derive(Default)]
+pub struct Tables {
+    pub edges: Vec<EdgeRecord>,
+    pub out_first: Vec<u32>,
+    pub in_first: Vec<u32>,
+    pub in_edges: Vec<u32>,
+    /// One more than roads.
+    pub roads: Vec<RoadRecord>,
+    pub ways: Vec<WayRecord>,
+    pub points: Vec<PointRecord>,
+    pub text: Text,
+    /// For every place within the ids, the junction there, or NONE.
+    pub junction_of_place: Vec<u32>,
+    /// For every road, the number of its way within the harvest.
+    pub draft_way_of_road: Vec<u32>,
+    /// Points of ways that the extract does not hold.
+    pub nodes_missing: u64,
+    pub length_cm: u64,
+}
+
+/// Names, each once.
+#[derive(Default)]
+pub struct Text {
+    pub bytes: String,
+    known: std::collections::HashMap<String, u32>, // only looked up, never walked
+}
+
+impl Text {
+    /// Where the text begins and how long it is.
+    pub fn add(&mut self, text: &str) -> (u32, u32) {
+        if text.is_empty() {
+            return (0, 0);
+        }
+        if let Some(first) = self.known.get(text) {
+            return (*first, text.len() as u32);
+        }
+        let first = self.bytes.len() as u32;
+        self.bytes.push_str(text);
+        self.known.insert(text.to_owned(), first);
+        (first, text.len() as u32)
+    }
+}
+
+/// A stretch between two junctions.
+struct DraftRoad {
+    way: u32,
+    /// Its points, within `Cut::places`.
+    first: usize,
+    count: usize,
+}
+
+struct Cut {
+    roads: Vec<DraftRoad>,
+    places: Vec<u32>,
+    nodes_missing: u64,
+}
+
+pub fn tables(harvest: &Harvest, nodes: &Nodes, ids: &Ids) -> Tables {
+    let cut = cut_ways(harvest, nodes, ids);
+    let ends: Vec<(u32, u32)> = cut.roads.iter().map(|road| cut.ends(road)).collect();
+    let (junction_of_place, junctions) = number_junctions(&ends, nodes);
+    let mut order: Vec<u32> = (0..cut.roads.len() as u32).collect();
+    order.sort_by_key(|road| {
+        let (from, to) = ends[*road as usize];
+        let (a, b) = (junction_of_place[from as usize], junction_of_place[to as usize]);
+        (a.min(b), a.max(b), *road)
+    });
+    let mut tables = Tables { junction_of_place, nodes_missing: cut.nodes_missing, ..Tables::default() };
+    let mut way_numbers = vec![NONE; harvest.ways.len()];
+    let mut drafts = Vec::with_capacity(cut.roads.len() * 2);
+    for draft in &order {
+        let road = &cut.roads[*draft as usize];
+        tables.add_road(harvest, nodes, &cut, road, &mut way_numbers, &mut drafts);
+    }
+    tables.roads.push(RoadRecord { first_point: tables.points.len() as u32, way: 0, forward: NONE, backward: NONE });
+    tables.number_edges(drafts, junctions);
+    tables
+}
+
+impl Cut {
+    fn points(&self, road: &DraftRoad) -> &[u32] {
+        &self.places[road.first..road.first + road.count]
+    }
+
+    fn ends(&self, road: &DraftRoad) -> (u32, u32) {
+        (self.places[road.first], self.places[road.first + road.count - 1])
+    }
+}
+
+fn cut_ways(harvest: &Harvest, nodes: &Nodes, ids: &Ids) -> Cut {
+    let mut uses = vec![0_u8; ids.len()];
+    let mut cut = Cut { roads: Vec::new(), places: Vec::new(), nodes_missing: 0 };
+    let mut pieces = Vec::new(); // (way, first place, number of places): stretches without a missing point
+    let mut places = Vec::new();
+    for (number, way) in harvest.ways.iter().enumerate() {
+        if !matches!(way.kind, WayKind::Road(_)) {
+            continue;
+        }
+        let mut first = places.len();
+        for id in &harvest.refs[way.first_ref..way.first_ref + way.refs] {
+            let place = ids.place(*id).filter(|place| nodes.positions[*place as usize].is_some());
+            match place {
+                Some(place) if places[first..].last() == Some(&place) => {} // the same point twice in a row
+                Some(place) => places.push(place),
+                None => {
+                    cut.nodes_missing += 1;
+                    close_piece(&mut pieces, &mut places, &mut uses, number, &mut first);
+                }
+            }
+        }
+        close_piece(&mut pieces, &mut places, &mut uses, number, &mut first);
+    }
+    for (place, _) in &nodes.barriers {
+        uses[*place as usize] = 2; // nobody can be stopped in the middle of an edge
+    }
+    for (way, first, count) in pieces {
+        cut.cut_piece(way, &places[first..first + count], &uses);
+    }
+    cut
+}
+
+fn close_piece(
+    pieces: &mut Vec<(u32, usize, usize)>,
+    places: &mut Vec<u32>,
+    uses: &mut [u8],
+    way: usize,
+    first: &mut usize,
+) {
+    let count = places.len() - *first;
+    if count < 2 {
+        places.truncate(*first);
+        return;
+    }
+    for place in &places[*first..] {
+        uses[*place as usize] = uses[*place as usize].saturating_add(1);
+    }
+    pieces.push((way as u32, *first, count));
+    *first = places.len();
+}
+
+impl Cut {
+    fn cut_piece(&mut self, way: u32, piece: &[u32], uses: &[u8]) {
+        let mut start = 0;
+        for i in 1..piece.len() {
+            let is_end = i + 1 == piece.len() || uses[piece[i] as usize] > 1 || i - start >= ROAD_POINTS_MAX;
+            // A loop that comes back to where it began is cut in the middle: two edges between one pair of junctions
+            // can be told apart by their middle, an edge from a junction to itself is no way to anywhere.
+            let is_loop = is_end && piece[i] == piece[start] && i - start >= 2;
+            if is_loop {
+                let middle = start + (i - start) / 2;
+                self.push(way, &piece[start..=middle]);
+                self.push(way, &piece[middle..=i]);
+            } else if is_end {
+                self.push(way, &piece[start..=i]);
+            }
+            if is_end {
+                start = i;
+            }
+        }
+    }
+
+    fn push(&mut self, way: u32, points: &[u32]) {
+        self.roads.push(DraftRoad { way, first: self.places.len(), count: points.len() });
+        self.places.extend_from_slice(points);
+    }
+}
+
+/// Numbers the ends of roads along a Hilbert curve.
+fn number_junctions(ends: &[(u32, u32)], nodes: &Nodes) -> (Vec<u32>, usize) {
+    let mut junctions: Vec<(u64, u32)> = Vec::with_capacity(ends.len() * 2);
+    let mut junction_of_place = vec![NONE; nodes.positions.len()];
+    for place in ends.iter().flat_map(|(from, to)| [*from, *to]) {
+        if junction_of_place[place as usize] == NONE {
+            junction_of_place[place as usize] = 0;
+            junctions.push((hilbert(nodes.positions[place as usize].unwrap_or_default()), place));
+        }
+    }
+    junctions.sort_unstable();
+    for (number, (_, place)) in junctions.iter().enumerate() {
+        junction_of_place[*place as usize] = number as u32;
+    }
+    (junction_of_place, junctions.len())
+}
+
+/// Where a position lies on a Hilbert curve through the whole world.
+pub fn hilbert(position: Position) -> u64 {
+    let mut x = (i64::from(position.lon_e7) + 1_800_000_000) as u64;
+    let mut y = (i64::from(position.lat_e7) + 900_000_000) as u64;
+    let mut along = 0;
+    let side = 1_u64 << 32;
+    let mut s = side >> 1;
+    while s > 0 {
+        let (rx, ry) = (u64::from(x & s > 0), u64::from(y & s > 0));
+        along += s * s * ((3 * rx) ^ ry);
+        if ry == 0 {
+            if rx == 1 {
+                x = (side - 1) - x;
+                y = (side - 1) - y;
+            }
+            std::mem::swap(&mut x, &mut y);
+        }
+        s >>= 1;
+    }
+    along
+}
+
+impl Tables {
+    fn add_road(
+        &mut self,
+        harvest: &Harvest,
+        nodes: &Nodes,
+        cut: &Cut,
+        road: &DraftRoad,
+        way_numbers: &mut [u32],
+        drafts: &mut Vec<EdgeRecord>,
+    ) {
+        let draft_way = &harvest.ways[road.way as usize];
+        let WayKind::Road(tags) = draft_way.kind else {
+            return;
+        };
+        let number = self.roads.len() as u32;
+        let first_point = self.points.len() as u32;
+        let length_cm = self.add_points(cut.points(road), nodes);
+        self.length_cm += u64::from(length_cm);
+        let way = &mut way_numbers[road.way as usize];
+        if *way == NONE {
+            *way = self.ways.len() as u32;
+            let (name, name_len) = self.text.add(&draft_way.name);
+            self.ways.push(WayRecord { osm_id: draft_way.id, name, name_len });
+        }
+        self.roads.push(RoadRecord { first_point, way: *way, forward: NONE, backward: NONE });
+        self.draft_way_of_road.push(road.way);
+        let (from, to) = cut.ends(road);
+        let (from, to) = (self.junction_of_place[from as usize], self.junction_of_place[to as usize]);
+        let edge = |from, to, direction: &DirectionTags, road| EdgeRecord {
+            from,
+            to,
+            length_cm,
+            road,
+            reverse: NONE,
+            car_cm_s: ferry_cm_s(&tags, length_cm).unwrap_or(direction.car_cm_s),
+            bicycle_cm_s: direction.bicycle_cm_s,
+            flags: tags.flags.0,
+            class: tags.class.number(),
+            access: direction.access,
+            surface: tags.surface.number(),
+            limit_km_h: direction.limit_km_h,
+            reserved: 0,
+        };
+        if tags.forward.access != 0 {
+            drafts.push(edge(from, to, &tags.forward, number));
+        }
+        if tags.backward.access != 0 {
+            drafts.push(edge(to, from, &tags.backward, number | BACKWARD));
+        }
+    }
+
+    /// Adds a road's line and gives its length.
+    fn add_points(&mut self, places: &[u32], nodes: &Nodes) -> u32 {
+        let mut along = 0.0;
+        let mut before: Option<Position> = None;
+        let mut last_cm = 0;
+        for (i, place) in places.iter().enumerate() {
+            let position = nodes.positions[*place as usize].unwrap_or_default(); // cut_ways kept only those there
+            along += before.map_or(0.0, |before| geo::distance_cm(before, position));
+            before = Some(position);
+            last_cm = f64::round(along) as u32;
+            if i + 1 == places.len() {
+                last_cm = last_cm.max(1); // no edge is without length
+            }
+            self.points.push(PointRecord { lat_e7: position.lat_e7, lon_e7: position.lon_e7, along_cm: last_cm });
+        }
+        last_cm
+    }
+
+    /// Sorts edges by the junction that they leave, and links them with roads, junctions and each other.
+    fn number_edges(&mut self, mut drafts: Vec<EdgeRecord>, junctions: usize) {
+        drafts.sort_by_key(|edge| edge.from); // stable: then by road
+        self.edges = drafts;
+        for (number, edge) in self.edges.iter().enumerate() {
+            let road = &mut self.roads[(edge.road & !BACKWARD) as usize];
+            let slot = if edge.road & BACKWARD == 0 { &mut road.forward } else { &mut road.backward };
+            *slot = number as u32;
+        }
+        for edge in &mut self.edges {
+            let road = self.roads[(edge.road & !BACKWARD) as usize];
+            edge.reverse = if edge.road & BACKWARD == 0 { road.backward } else { road.forward };
+        }
+        self.out_first = count_up(junctions, self.edges.iter().map(|edge| edge.from));
+        self.in_first = count_up(junctions, self.edges.iter().map(|edge| edge.to));
+        let mut next = self.in_first.clone();
+        self.in_edges = vec![0; self.edges.len()];
+        for (number, edge) in self.edges.iter().enumerate() {
+            let slot = &mut next[edge.to as usize];
+            self.in_edges[*slot as usize] = number as u32;
+            *slot += 1;
+        }
+    }
+}
+
+/// A ferry's speed from the time it takes: its way is one stretch nearly always, and the length of the stretch is then
+/// that of the crossing.
+fn ferry_cm_s(tags: &RoadTags, length_cm: u32) -> Option<u16> {
+    let cm_s = (tags.class == RoadClass::Ferry && tags.ferry_s > 0).then(|| length_cm / tags.ferry_s)?;
+    Some(cm_s.clamp(1, FERRY_CM_S_MAX) as u16)
+}
+
+/// Where the list of each of `count` owners begins, if the items' owners are these; one more closes the last.
+pub fn count_up(count: usize, owners: impl Iterator<Item = u32>) -> Vec<u32> {
+    let mut first = vec![0; count + 1];
+    for owner in owners {
+        first[owner as usize + 1] += 1;
+    }
+    for i in 0..count {
+        first[i + 1] += first[i];
+    }
+    first
+}
+
+/// The index counts a road's points in 16 bits.
+const ROAD_POINTS_MAX: usize = 60_000;
+const FERRY_CM_S_MAX: u32 = 2_000; // 72 km/h, a fast catamaran

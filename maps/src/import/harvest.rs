@@ -1,0 +1,457 @@
+//! The two passes over an extract. The first takes ways and relations and passes over blocks of nodes; the second
+//! takes the nodes that were asked for and passes over the rest. So any order of objects is fine: an extract whose
+//! ways come before its nodes reads like a sorted one. Blocks are worked on in parallel and put together in the order
+//! of the file, so that the outcome does not depend on who was faster.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use osmpbfreader::osmformat::relation::MemberType;
+use osmpbfreader::osmformat::{DenseNodes, Node, PrimitiveBlock, Relation, Way};
+use protocol::Position;
+use rayon::prelude::*;
+
+use super::extract::{BlobPlace, Extract, content, decode};
+use super::ids::Ids;
+use super::limits::CountryLimits;
+use super::tags::{self, RoadTags, Tags};
+use super::{ImportError, ImportOptions, Progress, Stage};
+use crate::tiles::feature::{self, FeatureKind};
+
+/// What a way is to us.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum WayKind {
+    Road(RoadTags),
+    Feature(FeatureKind),
+    /// Says nothing itself, but may be the edge of an area that a relation describes.
+    Outline,
+}
+
+#[derive(Clone, Debug)]
+pub struct DraftWay {
+    pub id: i64,
+    pub kind: WayKind,
+    pub name: String,
+    /// Its nodes, within `Harvest::refs`.
+    pub first_ref: usize,
+    pub refs: usize,
+}
+
+/// A turn restriction as its relation says it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DraftTurn {
+    pub is_only: bool,
+    pub profiles: u8,
+    pub from: Vec<i64>,
+    pub via_nodes: Vec<i64>,
+    pub via_ways: Vec<i64>,
+    pub to: Vec<i64>,
+}
+
+/// An area with holes.
+#[derive(Clone, Debug)]
+pub struct DraftArea {
+    pub kind: FeatureKind,
+    pub name: String,
+    pub outer: Vec<i64>,
+    pub inner: Vec<i64>,
+}
+
+#[derive(Default)]
+pub struct Harvest {
+    pub ways: Vec<DraftWay>,
+    pub refs: Vec<i64>,
+    pub turns: Vec<DraftTurn>,
+    /// Relations that were meant as restrictions, but in a way that is not known here.
+    pub turns_left_out: u32,
+    pub areas: Vec<DraftArea>,
+    /// The blobs that hold nodes.
+    pub node_blobs: Vec<BlobPlace>,
+    pub ways_read: u64,
+}
+
+/// The nodes that were asked for.
+#[derive(Default)]
+pub struct Nodes {
+    /// By place within the ids; None where the extract does not hold the node.
+    pub positions: Vec<Option<Position>>,
+    /// Places of nodes that stop somebody, and whom.
+    pub barriers: Vec<(u32, u8)>,
+    pub places: Vec<DraftPlace>,
+    pub nodes_read: u64,
+}
+
+/// A town or another place with a name.
+#[derive(Clone, Debug)]
+pub struct DraftPlace {
+    pub kind: FeatureKind,
+    pub name: String,
+    pub position: Position,
+    pub population: u32,
+}
+
+/// Reads ways and relations.
+pub fn ways(
+    extract: &Extract,
+    options: &ImportOptions,
+    progress: &(dyn Fn(Progress) + Sync),
+) -> Result<Harvest, ImportError> {
+    let limits = CountryLimits::of(&options.country);
+    let done = AtomicU64::new(0);
+    let parts: Vec<Harvest> = extract
+        .blobs()
+        .par_iter()
+        .map(|place| {
+            let part = ways_of_blob(extract, *place, limits, options)?;
+            let done = done.fetch_add(place.len(), Ordering::Relaxed) + place.len();
+            progress(Progress { stage: Stage::Ways, done, total: extract.len() });
+            Ok(part)
+        })
+        .collect::<Result<_, ImportError>>()?;
+    let mut whole = Harvest::default();
+    for part in parts {
+        let refs_before = whole.refs.len();
+        whole.refs.extend_from_slice(&part.refs);
+        whole.ways.extend(part.ways.into_iter().map(|way| DraftWay { first_ref: way.first_ref + refs_before, ..way }));
+        whole.turns.extend(part.turns);
+        whole.turns_left_out += part.turns_left_out;
+        whole.areas.extend(part.areas);
+        whole.node_blobs.extend(part.node_blobs);
+        whole.ways_read += part.ways_read;
+    }
+    Ok(whole)
+}
+
+fn ways_of_blob(
+    extract: &Extract,
+    place: BlobPlace,
+    limits: &CountryLimits,
+    options: &ImportOptions,
+) -> Result<Harvest, ImportError> {
+    let raw = extract.unpack(place)?;
+    let kinds = content(place.at, &raw)?;
+    let mut harvest = Harvest::default();
+    if kinds.has_nodes {
+        harvest.node_blobs.push(place);
+    }
+    if !kinds.has_ways_or_relations {
+        return Ok(harvest);
+    }
+    let block = decode(place.at, &raw)?;
+    let strings = Strings::of(&block);
+    let mut tags = Vec::new();
+    for group in &block.primitivegroup {
+        for way in &group.ways {
+            harvest.ways_read += 1;
+            strings.tags(place.at, &way.keys, &way.vals, &mut tags)?;
+            take_way(way, Tags(&tags), limits, options, &mut harvest);
+        }
+        for relation in &group.relations {
+            strings.tags(place.at, &relation.keys, &relation.vals, &mut tags)?;
+            take_relation(place.at, relation, Tags(&tags), &strings, options, &mut harvest)?;
+        }
+    }
+    Ok(harvest)
+}
+
+fn take_way(way: &Way, tags: Tags<'_>, limits: &CountryLimits, options: &ImportOptions, harvest: &mut Harvest) {
+    let kind = match tags::road(tags, limits) {
+        Some(road) => WayKind::Road(road),
+        None => match feature::of_way(tags).filter(|kind| options.wants(*kind)) {
+            Some(kind) => WayKind::Feature(kind),
+            None if feature::may_be_outline(tags) => WayKind::Outline,
+            None => return,
+        },
+    };
+    let name = match kind {
+        WayKind::Road(_) => tags.value("name").or(tags.value("ref")),
+        WayKind::Feature(_) => tags.value("name"),
+        WayKind::Outline => None,
+    };
+    let first_ref = harvest.refs.len();
+    let mut id = 0_i64;
+    harvest.refs.extend(way.refs.iter().map(|delta| {
+        id = id.wrapping_add(*delta);
+        id
+    }));
+    let refs = harvest.refs.len() - first_ref;
+    harvest.ways.push(DraftWay { id: way.id(), kind, name: shortened(name), first_ref, refs });
+}
+
+fn take_relation(
+    at: u64,
+    relation: &Relation,
+    tags: Tags<'_>,
+    strings: &Strings<'_>,
+    options: &ImportOptions,
+    harvest: &mut Harvest,
+) -> Result<(), ImportError> {
+    let members = || Members { at, relation, strings };
+    match tags.value("type") {
+        Some("restriction") => match restriction(tags) {
+            Some((is_only, profiles)) if profiles != 0 => harvest.turns.push(DraftTurn {
+                is_only,
+                profiles,
+                from: members().of(MemberType::WAY, &["from"])?,
+                via_nodes: members().of(MemberType::NODE, &["via"])?,
+                via_ways: members().of(MemberType::WAY, &["via"])?,
+                to: members().of(MemberType::WAY, &["to"])?,
+            }),
+            Some(_) => {} // for lorries or buses only
+            None => harvest.turns_left_out += 1,
+        },
+        Some("multipolygon") => {
+            if let Some(kind) = feature::of_area(tags).filter(|kind| options.wants(*kind)) {
+                harvest.areas.push(DraftArea {
+                    kind,
+                    name: shortened(tags.value("name")),
+                    outer: members().of(MemberType::WAY, &["outer", ""])?,
+                    inner: members().of(MemberType::WAY, &["inner"])?,
+                });
+            }
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// Whether a restriction names the only way on, and whom it binds.
+fn restriction(tags: Tags<'_>) -> Option<(bool, u8)> {
+    use crate::class::Profile;
+    let (car, moped, bicycle) = (Profile::Car.bit(), Profile::Moped.bit(), Profile::Bicycle.bit());
+    let keys: [(&str, u8); 7] = [
+        ("restriction", car | moped | bicycle),
+        ("restriction:vehicle", car | moped | bicycle),
+        ("restriction:motor_vehicle", car | moped),
+        ("restriction:motorcar", car),
+        ("restriction:moped", moped),
+        ("restriction:bicycle", bicycle),
+        ("restriction:hgv", 0),
+    ];
+    let (value, mut profiles) = keys.iter().find_map(|(key, profiles)| Some((tags.value(key)?, *profiles)))?;
+    for exception in tags.value("except").unwrap_or("").split(';') {
+        profiles &= match exception.trim() {
+            "motorcar" => !car,
+            "moped" | "mofa" => !moped,
+            "motor_vehicle" => !(car | moped),
+            "bicycle" => !bicycle,
+            "vehicle" => 0,
+            _ => u8::MAX,
+        };
+    }
+    if value.starts_with("no_") {
+        Some((false, profiles))
+    } else if value.starts_with("only_") {
+        Some((true, profiles))
+    } else {
+        None
+    }
+}
+
+struct Members<'a> {
+    at: u64,
+    relation: &'a Relation,
+    strings: &'a Strings<'a>,
+}
+
+impl Members<'_> {
+    /// The ids of members of one kind in one of some roles.
+    fn of(&self, kind: MemberType, roles: &[&str]) -> Result<Vec<i64>, ImportError> {
+        let relation = self.relation;
+        let mut ids = Vec::new();
+        let mut id = 0_i64;
+        for ((delta, member_kind), role) in relation.memids.iter().zip(&relation.types).zip(&relation.roles_sid) {
+            id = id.wrapping_add(*delta);
+            if member_kind.enum_value() == Ok(kind) && roles.contains(&self.strings.text(self.at, *role as usize)?) {
+                ids.push(id);
+            }
+        }
+        Ok(ids)
+    }
+}
+
+/// Reads the nodes that are in `wanted`, and the places with names.
+pub fn nodes(
+    extract: &Extract,
+    blobs: &[BlobPlace],
+    wanted: &Ids,
+    progress: &(dyn Fn(Progress) + Sync),
+) -> Result<Nodes, ImportError> {
+    let total: u64 = blobs.iter().map(|place| place.len()).sum();
+    let done = AtomicU64::new(0);
+    let parts: Vec<NodesOfBlob> = blobs
+        .par_iter()
+        .map(|place| {
+            let part = nodes_of_blob(extract, *place, wanted)?;
+            let done = done.fetch_add(place.len(), Ordering::Relaxed) + place.len();
+            progress(Progress { stage: Stage::Nodes, done, total });
+            Ok(part)
+        })
+        .collect::<Result<_, ImportError>>()?;
+    let mut whole = Nodes { positions: vec![None; wanted.len()], ..Nodes::default() };
+    for part in parts {
+        for (place, position) in part.positions {
+            whole.positions[place as usize] = Some(position);
+        }
+        whole.barriers.extend(part.barriers);
+        whole.places.extend(part.places);
+        whole.nodes_read += part.nodes_read;
+    }
+    Ok(whole)
+}
+
+#[derive(Default)]
+struct NodesOfBlob {
+    positions: Vec<(u32, Position)>,
+    barriers: Vec<(u32, u8)>,
+    places: Vec<DraftPlace>,
+    nodes_read: u64,
+}
+
+fn nodes_of_blob(extract: &Extract, place: BlobPlace, wanted: &Ids) -> Result<NodesOfBlob, ImportError> {
+    let raw = extract.unpack(place)?;
+    let block = decode(place.at, &raw)?;
+    let strings = Strings::of(&block);
+    let mut found = NodesOfBlob::default();
+    for group in &block.primitivegroup {
+        if let Some(dense) = group.dense.as_ref() {
+            dense_nodes(place.at, &block, dense, &strings, wanted, &mut found)?;
+        }
+        for node in &group.nodes {
+            plain_node(place.at, &block, node, &strings, wanted, &mut found)?;
+        }
+    }
+    Ok(found)
+}
+
+fn dense_nodes(
+    at: u64,
+    block: &PrimitiveBlock,
+    dense: &DenseNodes,
+    strings: &Strings<'_>,
+    wanted: &Ids,
+    found: &mut NodesOfBlob,
+) -> Result<(), ImportError> {
+    if dense.id.len() != dense.lat.len() || dense.id.len() != dense.lon.len() {
+        return Err(ImportError::Damaged { at, what: "nodes without a position" });
+    }
+    let (mut id, mut lat, mut lon) = (0_i64, 0_i64, 0_i64);
+    let mut keys_vals = dense.keys_vals.iter();
+    let mut tags = Vec::new();
+    for ((id_delta, lat_delta), lon_delta) in dense.id.iter().zip(&dense.lat).zip(&dense.lon) {
+        id = id.wrapping_add(*id_delta);
+        lat = lat.wrapping_add(*lat_delta);
+        lon = lon.wrapping_add(*lon_delta);
+        tags.clear();
+        while let Some(key) = keys_vals.next().filter(|key| **key != 0) {
+            if let Some(value) = keys_vals.next()
+                && strings.is_of_use(*key as usize)
+            {
+                tags.push((strings.text(at, *key as usize)?, strings.text(at, *value as usize)?));
+            }
+        }
+        take_node(id, position(block, lat, lon), Tags(&tags), wanted, found);
+    }
+    Ok(())
+}
+
+fn plain_node(
+    at: u64,
+    block: &PrimitiveBlock,
+    node: &Node,
+    strings: &Strings<'_>,
+    wanted: &Ids,
+    found: &mut NodesOfBlob,
+) -> Result<(), ImportError> {
+    let mut tags = Vec::new();
+    strings.tags(at, &node.keys, &node.vals, &mut tags)?;
+    take_node(node.id(), position(block, node.lat(), node.lon()), Tags(&tags), wanted, found);
+    Ok(())
+}
+
+fn take_node(id: i64, position: Option<Position>, tags: Tags<'_>, wanted: &Ids, found: &mut NodesOfBlob) {
+    found.nodes_read += 1;
+    let Some(position) = position else {
+        return; // not on Earth: as if it were not in the extract
+    };
+    if let Some(place) = wanted.place(id) {
+        found.positions.push((place, position));
+        let stopped = if tags.0.is_empty() { 0 } else { tags::barrier(tags) };
+        if stopped != 0 {
+            found.barriers.push((place, stopped));
+        }
+    }
+    if let (Some(kind), Some(name)) = (feature::of_node(tags), tags.value("name")) {
+        let population = tags.value("population").and_then(|text| text.parse().ok()).unwrap_or(0);
+        found.places.push(DraftPlace { kind, name: shortened(Some(name)), position, population });
+    }
+}
+
+fn position(block: &PrimitiveBlock, lat: i64, lon: i64) -> Option<Position> {
+    let e7 = |offset: i64, value: i64| {
+        let nano = value.checked_mul(i64::from(block.granularity()))?.checked_add(offset)?;
+        i32::try_from(nano / 100).ok()
+    };
+    let position = Position { lat_e7: e7(block.lat_offset(), lat)?, lon_e7: e7(block.lon_offset(), lon)? };
+    position.is_on_earth().then_some(position)
+}
+
+/// The string table of a block; what is not UTF-8 reads as empty.
+struct Strings<'a> {
+    texts: Vec<&'a str>,
+    /// Which keys of nodes matter to us.
+    of_use: Vec<bool>,
+}
+
+impl<'a> Strings<'a> {
+    fn of(block: &'a PrimitiveBlock) -> Strings<'a> {
+        let texts: Vec<&str> =
+            block.stringtable.s.iter().map(|bytes| std::str::from_utf8(bytes).unwrap_or("")).collect();
+        let of_use = texts.iter().map(|text| NODE_KEYS.contains(text)).collect();
+        Strings { texts, of_use }
+    }
+
+    fn text(&self, at: u64, number: usize) -> Result<&'a str, ImportError> {
+        let text = self.texts.get(number).copied();
+        text.ok_or(ImportError::Damaged { at, what: "a text that is not in its block" })
+    }
+
+    fn is_of_use(&self, number: usize) -> bool {
+        self.of_use.get(number).copied().unwrap_or(true) // `text` then says what is wrong
+    }
+
+    fn tags(
+        &self,
+        at: u64,
+        keys: &[u32],
+        values: &[u32],
+        tags: &mut Vec<(&'a str, &'a str)>,
+    ) -> Result<(), ImportError> {
+        tags.clear();
+        for (key, value) in keys.iter().zip(values) {
+            tags.push((self.text(at, *key as usize)?, self.text(at, *value as usize)?));
+        }
+        Ok(())
+    }
+}
+
+/// At most as many bytes as we keep of a name, cut between letters.
+fn shortened(name: Option<&str>) -> String {
+    let name = name.unwrap_or("");
+    name[..name.floor_char_boundary(NAME_BYTES_MAX)].to_owned()
+}
+
+const NAME_BYTES_MAX: usize = 200;
+const NODE_KEYS: &[&str] = &[
+    "barrier",
+    "bollard",
+    "access",
+    "vehicle",
+    "motor_vehicle",
+    "motorcar",
+    "moped",
+    "bicycle",
+    "foot",
+    "place",
+    "name",
+    "population",
+];

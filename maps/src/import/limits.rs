@@ -1,0 +1,170 @@
+//! Speed limits as they are written in the tags of a way: numbers with or without a unit, a country's rule by name
+//! (`DE:urban`), or nothing, and then the country's default for that kind of road.
+
+use crate::class::RoadClass;
+
+/// A country's limits in km/h: in town, outside, on motorways, in living streets.
+#[derive(Clone, Copy, Debug)]
+pub struct CountryLimits {
+    code: &'static str,
+    urban: u8,
+    rural: u8,
+    motorway: u8,
+    living: u8,
+}
+
+impl CountryLimits {
+    /// The limits of a country by its ISO 3166-1 code; the world's usual ones for a country that is not listed.
+    pub fn of(code: &str) -> &'static CountryLimits {
+        COUNTRIES.iter().find(|c| c.code.eq_ignore_ascii_case(code)).unwrap_or(&WORLD)
+    }
+
+    /// What a way without a sign allows; None where the kind of road decides alone.
+    pub fn default_km_h(&self, class: RoadClass) -> Option<u8> {
+        match class {
+            RoadClass::Motorway | RoadClass::MotorwayLink => Some(self.motorway),
+            RoadClass::LivingStreet => Some(self.living),
+            RoadClass::Trunk | RoadClass::TrunkLink => Some(self.rural),
+            RoadClass::Primary
+            | RoadClass::PrimaryLink
+            | RoadClass::Secondary
+            | RoadClass::SecondaryLink
+            | RoadClass::Tertiary
+            | RoadClass::TertiaryLink
+            | RoadClass::Unclassified
+            | RoadClass::Residential => Some(self.urban),
+            RoadClass::Service
+            | RoadClass::Pedestrian
+            | RoadClass::Track
+            | RoadClass::Cycleway
+            | RoadClass::Footway
+            | RoadClass::Path
+            | RoadClass::Steps
+            | RoadClass::Ferry => None,
+        }
+    }
+
+    fn by_rule(&self, rule: &str) -> Option<u8> {
+        match rule {
+            "urban" => Some(self.urban),
+            "rural" | "nsl_single" | "nsl_dual" | "trunk" => Some(self.rural),
+            "motorway" => Some(self.motorway),
+            "living_street" | "bicycle_road" => Some(self.living),
+            zone => zone.strip_prefix("zone").and_then(|n| n.trim_start_matches(':').parse().ok()),
+        }
+    }
+}
+
+/// A `maxspeed` in km/h; None for what says nothing, and for what cannot be a limit.
+pub fn parse_km_h(text: &str) -> Option<u8> {
+    let text = text.split(';').next()?.trim();
+    if let Some((country, rule)) = text.split_once(':') {
+        return CountryLimits::of(country).by_rule(rule).filter(|km_h| *km_h > 0);
+    }
+    match text {
+        "walk" => return Some(WALK_KM_H),
+        "none" => return Some(NO_LIMIT_KM_H),
+        _ => {}
+    }
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let number: f64 = text[..digits].parse().ok()?;
+    let km_h = match text[digits..].trim() {
+        "" | "km/h" | "kmh" | "kph" => number,
+        "mph" => number * 1.609_344,
+        "knots" => number * 1.852,
+        _ => return None,
+    };
+    (1.0..=f64::from(NO_LIMIT_KM_H)).contains(&km_h.round()).then(|| km_h.round() as u8)
+}
+
+const WALK_KM_H: u8 = 7;
+const NO_LIMIT_KM_H: u8 = 150;
+
+const fn limits(code: &'static str, urban: u8, rural: u8, motorway: u8, living: u8) -> CountryLimits {
+    CountryLimits { code, urban, rural, motorway, living }
+}
+
+const WORLD: CountryLimits = limits("", 50, 90, 120, 20);
+
+/// From the OpenStreetMap wiki's table of default speed limits, rounded to whole km/h.
+const COUNTRIES: &[CountryLimits] = &[
+    limits("AR", 40, 110, 130, 20),
+    limits("AT", 50, 100, 130, 20),
+    limits("AU", 50, 100, 110, 10),
+    limits("BE", 50, 70, 120, 20),
+    limits("BG", 50, 90, 140, 20),
+    limits("BR", 60, 100, 110, 20),
+    limits("CA", 50, 80, 100, 20),
+    limits("CH", 50, 80, 120, 20),
+    limits("CN", 50, 70, 120, 20),
+    limits("CZ", 50, 90, 130, 20),
+    limits("DE", 50, 100, 130, 7),
+    limits("DK", 50, 80, 130, 15),
+    limits("EE", 50, 90, 110, 20),
+    limits("ES", 50, 90, 120, 20),
+    limits("FI", 50, 80, 120, 20),
+    limits("FR", 50, 80, 130, 20),
+    limits("GB", 48, 97, 113, 20),
+    limits("GR", 50, 90, 130, 20),
+    limits("HR", 50, 90, 130, 10),
+    limits("HU", 50, 90, 130, 20),
+    limits("IE", 50, 80, 120, 20),
+    limits("IN", 50, 80, 100, 20),
+    limits("IT", 50, 90, 130, 20),
+    limits("JP", 40, 60, 100, 20),
+    limits("LT", 50, 90, 130, 20),
+    limits("LU", 50, 90, 130, 20),
+    limits("LV", 50, 90, 110, 20),
+    limits("MC", 50, 50, 50, 20),
+    limits("MT", 50, 80, 80, 20),
+    limits("MX", 40, 80, 110, 20),
+    limits("NL", 50, 80, 100, 15),
+    limits("NO", 50, 80, 110, 10),
+    limits("NZ", 50, 100, 100, 10),
+    limits("PL", 50, 90, 140, 20),
+    limits("PT", 50, 90, 120, 20),
+    limits("RO", 50, 90, 130, 20),
+    limits("RS", 50, 80, 130, 10),
+    limits("RU", 60, 90, 110, 20),
+    limits("SE", 50, 70, 110, 7),
+    limits("SI", 50, 90, 130, 10),
+    limits("SK", 50, 90, 130, 20),
+    limits("TR", 50, 90, 120, 20),
+    limits("UA", 50, 90, 130, 20),
+    limits("US", 40, 89, 105, 24),
+    limits("ZA", 60, 100, 120, 20),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_is_read_in_every_unit_and_by_rule() {
+        let cases: &[(&str, Option<u8>)] = &[
+            ("50", Some(50)),
+            ("30 mph", Some(48)),
+            ("30mph", Some(48)),
+            ("10 knots", Some(19)),
+            ("80;60", Some(80)),
+            ("PT:urban", Some(50)),
+            ("RU:urban", Some(60)),
+            ("DE:zone:30", Some(30)),
+            ("DE:zone30", Some(30)),
+            ("DE:motorway", Some(130)),
+            ("none", Some(150)),
+            ("walk", Some(7)),
+            ("signals", None),
+            ("", None),
+            ("0", None),
+            ("-5", None),
+            ("9999999999999999999999", None),
+            ("50 furlongs", None),
+            ("é", None),
+        ];
+
+        for (text, km_h) in cases {
+            assert_eq!(parse_km_h(text), *km_h, "{text}");
+        }
+    }
+}

@@ -1,0 +1,2 @@
+//! Vector tiles.
+pub mod feature;

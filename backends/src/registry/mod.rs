@@ -2,7 +2,12 @@
 //!
 //! **Contract:** a device number is given once and a revoked one never returns; each device's session starts strictly
 //! rise and its `numbers_from` lie `NUMBERS_STEP` above the last given, both durable before they are answered; secrets
-//! are 128 bits of randomness or more and only their hashes are kept; every look-up is within a tenant.
+//! are 128 bits of randomness or more and only their hashes are kept; every look-up is within a tenant; a `Lead` record
+//! is in the outbox in the transaction that changed the leading device, and only if it changed.
+
+#[cfg(test)]
+mod conformance;
+pub mod embedded;
 
 use async_trait::async_trait;
 use protocol::{DeliveryKey, DeliveryPolicy, DeviceKey, DriverId, FixNumber, TenantId, Time};
@@ -55,6 +60,8 @@ pub enum RegistryError {
     ExternalIdTaken { external_id: String },
     #[error("no number is left for another {what}")]
     Exhausted { what: &'static str },
+    #[error("{reason}")]
+    Invalid { reason: &'static str },
     #[error("the registry cannot be reached: {reason}")]
     Unavailable { reason: String },
     #[error("the registry is damaged: {reason}")]
@@ -99,6 +106,9 @@ pub trait Registry: Send + Sync + 'static {
     /// Kills the device number for good; edges learn it from `control`.
     async fn revoke(&self, device: DeviceKey, now: Time) -> Result<(), RegistryError>;
 
+    /// Every device that was ever revoked: what `control` must say of it.
+    async fn revoked(&self) -> Result<Vec<DeviceKey>, RegistryError>;
+
     /// Makes a token for watching one delivery, `wfl_…`.
     async fn create_delivery_token(&self, key: DeliveryKey, now: Time) -> Result<String, RegistryError>;
 
@@ -114,9 +124,10 @@ pub trait Registry: Send + Sync + 'static {
     /// The oldest unsettled records on their way to the log, as of the ledger's outbox.
     async fn outbox(&self, limit: u32) -> Result<Vec<crate::ledger::OutboxRow>, RegistryError>;
     async fn outbox_settled(&self, through: u64) -> Result<(), RegistryError>;
-    /// Resolves when a row may have been added since it was last called. Cancellation safe.
+    /// Resolves when a row may have been added since it was last called; at once at the first call. For one relay at a
+    /// time. Cancellation safe.
     async fn outbox_changed(&self);
 }
 
 /// How far above the last a new session's fix numbers begin.
-pub const NUMBERS_STEP: u64 = 32_768;
+pub const NUMBERS_STEP: u64 = protocol::session::grant::NUMBERS_PER_SESSION;

@@ -2,7 +2,11 @@
 //!
 //! **Contract:** unique on a fix's identity (tenant, driver, device, measured time, position): the first writer wins,
 //! a second is passed by. The offset up to which the trail topic was taken is committed in the same transaction as the
-//! breadcrumbs, so that a restart takes none twice and misses none.
+//! breadcrumbs, so that a restart takes none twice and misses none. Days are dropped as a whole, cheaply.
+
+#[cfg(test)]
+mod conformance;
+pub mod embedded;
 
 use async_trait::async_trait;
 use protocol::{Breadcrumb, DeliveryKey, DriverKey, Offset, PartitionId, Time};
@@ -21,7 +25,8 @@ impl TrailStoreError {
     }
 }
 
-/// What part of a trail is wanted: measured from `from` (inclusive) to `until` (exclusive), oldest first.
+/// What part of a trail is wanted: measured from `from` (inclusive) to `until` (exclusive), oldest first, at most
+/// `TRAIL_MAX` whatever limit it names.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TrailQuery {
     pub from: Time,
@@ -46,6 +51,10 @@ pub trait TrailStore: Send + Sync + 'static {
 
     async fn delivery_trail(&self, key: DeliveryKey, query: TrailQuery) -> Result<Vec<Breadcrumb>, TrailStoreError>;
 
-    /// Drops what was measured before `before`; answers how many.
+    /// Drops the days, by UTC, that had ended at `before`; answers how many breadcrumbs. A fix counts to the day it was
+    /// measured on, or received on where a phone's clock is out of all reason.
     async fn expire(&self, before: Time) -> Result<u64, TrailStoreError>;
 }
+
+/// A day of one driver at one fix a second.
+pub const TRAIL_MAX: u32 = 86_400;

@@ -1,0 +1,1 @@
+//! What every one must keep.

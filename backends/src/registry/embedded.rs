@@ -1,0 +1,446 @@
+//! The registry in one SQLite file. Numbers come from counters that only rise, so that none is ever given twice;
+//! tokens are looked up by their hash alone, device credentials first checked by their seal.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use aws_lc_rs::digest::{SHA256, digest};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use parking_lot::RwLock;
+use protocol::{
+    DeliveryId, DeliveryKey, DeliveryPolicy, DeviceKey, DeviceNumber, DriverId, FixNumber, Record, TENANT_MAX,
+    TenantId, Time,
+};
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use tokio::sync::Notify;
+
+use super::{Driver, NUMBERS_STEP, Registry, RegistryError, Scope, SessionStart, Tenant};
+use crate::control::credential::{self, TokenKeys};
+use crate::control::secret::random_bytes;
+use crate::ledger::{LIST_MAX, OutboxRow, TEXT_BYTES_MAX};
+use crate::outbox;
+use crate::sqlite::{Schema, Sqlite, from_sqlite};
+
+pub struct EmbeddedRegistry {
+    db: Sqlite,
+    committed: Arc<Notify>,
+    token_keys: RwLock<TokenKeys>,
+}
+
+impl EmbeddedRegistry {
+    /// Opens or makes the file. Blocks. Credentials are issued and checked with these keys.
+    pub fn open(path: &Path, token_keys: TokenKeys) -> Result<Self, RegistryError> {
+        let committed = Arc::new(Notify::new());
+        committed.notify_one();
+        let notify = committed.clone();
+        let db = Sqlite::open(path, SCHEMA, move || notify.notify_one())?;
+        Ok(EmbeddedRegistry { db, committed, token_keys: RwLock::new(token_keys) })
+    }
+
+    /// From now on with these keys.
+    pub fn change_token_keys(&self, token_keys: TokenKeys) {
+        *self.token_keys.write() = token_keys;
+    }
+}
+
+from_sqlite!(RegistryError);
+
+#[async_trait]
+impl Registry for EmbeddedRegistry {
+    async fn create_tenant(
+        &self,
+        name: &str,
+        policy: DeliveryPolicy,
+        now: Time,
+    ) -> Result<(Tenant, String), RegistryError> {
+        check_text(name)?;
+        let name = name.to_string();
+        let token = random_token(TENANT_PREFIX);
+        let hash = hash_of(&token);
+        let tenant = self
+            .db
+            .write(move |connection| {
+                let tenant = insert_tenant(connection, name, policy, now)?;
+                insert_token(connection, &hash, tenant.id, None, now)?;
+                Ok::<_, RegistryError>(tenant)
+            })
+            .await?;
+        Ok((tenant, token))
+    }
+
+    async fn tenant(&self, id: TenantId) -> Result<Tenant, RegistryError> {
+        self.db.read(move |connection| tenant(connection, id)).await
+    }
+
+    async fn tenants(&self) -> Result<Vec<Tenant>, RegistryError> {
+        self.db
+            .read(|connection| {
+                let mut statement = connection.prepare_cached("SELECT tenant, name, policy FROM tenants")?;
+                let rows = statement.query_map([], tenant_columns)?.collect::<Result<Vec<_>, _>>()?;
+                rows.into_iter().map(tenant_of).collect()
+            })
+            .await
+    }
+
+    async fn create_driver(
+        &self,
+        tenant: TenantId,
+        name: &str,
+        external_id: &str,
+        now: Time,
+    ) -> Result<Driver, RegistryError> {
+        check_text(name)?;
+        check_text(external_id)?;
+        let (name, external_id) = (name.to_string(), external_id.to_string());
+        self.db.write(move |connection| create_driver(connection, tenant, name, external_id, now)).await
+    }
+
+    async fn driver(&self, tenant: TenantId, driver: DriverId) -> Result<Driver, RegistryError> {
+        self.db
+            .read(move |connection| {
+                connection
+                    .prepare_cached("SELECT driver, name, external_id FROM drivers WHERE tenant = ?1 AND driver = ?2")?
+                    .query_row([tenant.0, driver.0], driver_columns)
+                    .optional()?
+                    .ok_or(RegistryError::NoDriver { driver })
+            })
+            .await
+    }
+
+    async fn drivers(&self, tenant: TenantId, after: DriverId, limit: u32) -> Result<Vec<Driver>, RegistryError> {
+        self.db
+            .read(move |connection| {
+                let mut statement = connection.prepare_cached(
+                    "SELECT driver, name, external_id FROM drivers WHERE tenant = ?1 AND driver > ?2
+                     ORDER BY driver LIMIT ?3",
+                )?;
+                let rows = statement.query_map([tenant.0, after.0, limit.min(LIST_MAX)], driver_columns)?;
+                Ok(rows.collect::<Result<_, _>>()?)
+            })
+            .await
+    }
+
+    async fn enrol(&self, tenant: TenantId, driver: DriverId, now: Time) -> Result<(DeviceKey, String), RegistryError> {
+        let device = self.db.write(move |connection| insert_device(connection, tenant, driver, now)).await?;
+        let credential = credential::issue(device, &self.token_keys.read());
+        let credential = credential.map_err(|error| RegistryError::Unavailable { reason: error.to_string() })?;
+        Ok((device, credential))
+    }
+
+    async fn revoke(&self, device: DeviceKey, now: Time) -> Result<(), RegistryError> {
+        self.db
+            .write(move |connection| {
+                let mut statement = connection.prepare_cached(
+                    "UPDATE devices SET revoked_ms = coalesce(revoked_ms, ?4)
+                     WHERE tenant = ?1 AND driver = ?2 AND device = ?3",
+                )?;
+                let changed = statement.execute(params![device.tenant.0, device.driver.0, device.device.0, now.0])?;
+                if changed == 1 { Ok(()) } else { Err(RegistryError::NoDevice) }
+            })
+            .await
+    }
+
+    async fn revoked(&self) -> Result<Vec<DeviceKey>, RegistryError> {
+        self.db
+            .read(|connection| {
+                let mut statement = connection.prepare_cached(
+                    "SELECT tenant, driver, device FROM devices WHERE revoked_ms IS NOT NULL
+                     ORDER BY tenant, driver, device",
+                )?;
+                let rows = statement.query_map([], |row| {
+                    Ok(DeviceKey {
+                        tenant: TenantId(row.get(0)?),
+                        driver: DriverId(row.get(1)?),
+                        device: DeviceNumber(row.get(2)?),
+                    })
+                })?;
+                Ok(rows.collect::<Result<_, _>>()?)
+            })
+            .await
+    }
+
+    async fn create_delivery_token(&self, key: DeliveryKey, now: Time) -> Result<String, RegistryError> {
+        let token = random_token(DELIVERY_PREFIX);
+        let hash = hash_of(&token);
+        self.db
+            .write(move |connection| {
+                tenant(connection, key.tenant)?;
+                insert_token(connection, &hash, key.tenant, Some(key.delivery), now)
+            })
+            .await?;
+        Ok(token)
+    }
+
+    async fn scope_of(&self, token: &str) -> Result<Option<Scope>, RegistryError> {
+        if token.starts_with(TENANT_PREFIX) || token.starts_with(DELIVERY_PREFIX) {
+            let hash = hash_of(token);
+            return self.db.read(move |connection| scope_of_hash(connection, &hash)).await;
+        }
+        let checked = credential::check(token, &self.token_keys.read(), &Default::default());
+        let Ok(device) = checked else { return Ok(None) };
+        self.db.read(move |connection| Ok(is_enrolled(connection, device)?.then_some(Scope::Device(device)))).await
+    }
+
+    async fn start_session(&self, device: DeviceKey, now: Time) -> Result<SessionStart, RegistryError> {
+        self.db.write(move |connection| start_session(connection, device, now)).await
+    }
+
+    async fn lead(&self, device: DeviceKey, now: Time) -> Result<(), RegistryError> {
+        self.db
+            .write(move |connection| {
+                if !is_enrolled(connection, device)? {
+                    return Err(RegistryError::NoDevice);
+                }
+                let changed = connection
+                    .prepare_cached(
+                        "UPDATE drivers SET lead = ?3 WHERE tenant = ?1 AND driver = ?2 AND lead IS NOT ?3",
+                    )?
+                    .execute(params![device.tenant.0, device.driver.0, device.device.0])?;
+                if changed == 1 {
+                    outbox::insert(connection, Record::Lead { device, at: now })?;
+                }
+                Ok(())
+            })
+            .await
+    }
+
+    async fn outbox(&self, limit: u32) -> Result<Vec<OutboxRow>, RegistryError> {
+        self.db.read(move |connection| Ok(outbox::oldest(connection, limit)?)).await
+    }
+
+    async fn outbox_settled(&self, through: u64) -> Result<(), RegistryError> {
+        self.db.write(move |connection| Ok(outbox::settle(connection, through)?)).await
+    }
+
+    async fn outbox_changed(&self) {
+        self.committed.notified().await;
+    }
+}
+
+fn insert_tenant(
+    connection: &Connection,
+    name: String,
+    policy: DeliveryPolicy,
+    now: Time,
+) -> Result<Tenant, RegistryError> {
+    let policy_text = serde_json::to_string(&policy).map_err(|error| damaged(error.to_string()))?;
+    connection
+        .prepare_cached("INSERT INTO tenants (name, policy, created_ms) VALUES (?1, ?2, ?3)")?
+        .execute(params![name, policy_text, now.0])?;
+    let id = u32::try_from(connection.last_insert_rowid()).ok().filter(|id| *id <= TENANT_MAX);
+    let id = id.ok_or(RegistryError::Exhausted { what: "tenant" })?;
+    Ok(Tenant { id: TenantId(id), name, policy })
+}
+
+fn tenant(connection: &Connection, id: TenantId) -> Result<Tenant, RegistryError> {
+    let found = connection
+        .prepare_cached("SELECT tenant, name, policy FROM tenants WHERE tenant = ?1")?
+        .query_row([id.0], tenant_columns)
+        .optional()?;
+    tenant_of(found.ok_or(RegistryError::NoTenant { tenant: id })?)
+}
+
+fn create_driver(
+    connection: &Connection,
+    tenant_id: TenantId,
+    name: String,
+    external_id: String,
+    now: Time,
+) -> Result<Driver, RegistryError> {
+    tenant(connection, tenant_id)?;
+    let is_taken = connection
+        .prepare_cached("SELECT 1 FROM drivers WHERE tenant = ?1 AND external_id = ?2 AND external_id != ''")?
+        .exists(params![tenant_id.0, external_id])?;
+    if is_taken {
+        return Err(RegistryError::ExternalIdTaken { external_id });
+    }
+    let number: i64 = connection
+        .prepare_cached(
+            "UPDATE tenants SET drivers_given = drivers_given + 1 WHERE tenant = ?1 RETURNING drivers_given",
+        )?
+        .query_row([tenant_id.0], |row| row.get(0))?;
+    let id = u32::try_from(number).map_err(|_| RegistryError::Exhausted { what: "driver" })?;
+    connection
+        .prepare_cached(
+            "INSERT INTO drivers (tenant, driver, name, external_id, created_ms) VALUES (?1, ?2, ?3, ?4, ?5)",
+        )?
+        .execute(params![tenant_id.0, id, name, external_id, now.0])?;
+    Ok(Driver { id: DriverId(id), name, external_id })
+}
+
+fn insert_device(
+    connection: &Connection,
+    tenant_id: TenantId,
+    driver: DriverId,
+    now: Time,
+) -> Result<DeviceKey, RegistryError> {
+    tenant(connection, tenant_id)?;
+    let number: Option<i64> = connection
+        .prepare_cached(
+            "UPDATE drivers SET devices_given = devices_given + 1 WHERE tenant = ?1 AND driver = ?2
+             RETURNING devices_given",
+        )?
+        .query_row([tenant_id.0, driver.0], |row| row.get(0))
+        .optional()?;
+    let number = number.ok_or(RegistryError::NoDriver { driver })?;
+    let number = u16::try_from(number).map_err(|_| RegistryError::Exhausted { what: "device" })?;
+    connection
+        .prepare_cached("INSERT INTO devices (tenant, driver, device, created_ms) VALUES (?1, ?2, ?3, ?4)")?
+        .execute(params![tenant_id.0, driver.0, number, now.0])?;
+    Ok(DeviceKey { tenant: tenant_id, driver, device: DeviceNumber(number) })
+}
+
+fn is_enrolled(connection: &Connection, device: DeviceKey) -> Result<bool, RegistryError> {
+    let mut statement = connection.prepare_cached(
+        "SELECT 1 FROM devices WHERE tenant = ?1 AND driver = ?2 AND device = ?3 AND revoked_ms IS NULL",
+    )?;
+    Ok(statement.exists(params![device.tenant.0, device.driver.0, device.device.0])?)
+}
+
+fn start_session(connection: &Connection, device: DeviceKey, now: Time) -> Result<SessionStart, RegistryError> {
+    let key = params![device.tenant.0, device.driver.0, device.device.0];
+    let found: Option<(i64, i64)> = connection
+        .prepare_cached(
+            "SELECT session_start_s, numbers_next FROM devices
+             WHERE tenant = ?1 AND driver = ?2 AND device = ?3 AND revoked_ms IS NULL",
+        )?
+        .query_row(key, |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    let (last_start_s, numbers_from) = found.ok_or(RegistryError::NoDevice)?;
+    // A clock that went back must not give a device the same start, and so the same nonces, twice.
+    let start_s = u32::try_from(now.as_secs().max(last_start_s + 1));
+    let start_s = start_s.map_err(|_| RegistryError::Exhausted { what: "session of this device" })?;
+    let numbers_next = numbers_from.checked_add(NUMBERS_STEP as i64);
+    let numbers_next = numbers_next.ok_or(RegistryError::Exhausted { what: "fix of this device" })?;
+    connection
+        .prepare_cached(
+            "UPDATE devices SET session_start_s = ?4, numbers_next = ?5
+             WHERE tenant = ?1 AND driver = ?2 AND device = ?3",
+        )?
+        .execute(params![device.tenant.0, device.driver.0, device.device.0, start_s, numbers_next])?;
+    Ok(SessionStart { device, start_s, numbers_from: FixNumber(numbers_from as u64) })
+}
+
+fn insert_token(
+    connection: &Connection,
+    hash: &Hash,
+    tenant: TenantId,
+    delivery: Option<DeliveryId>,
+    now: Time,
+) -> Result<(), RegistryError> {
+    let delivery = delivery.map(|delivery| i64::try_from(delivery.0)).transpose();
+    let delivery = delivery.map_err(|_| RegistryError::Invalid { reason: "there is no delivery of this number" })?;
+    connection
+        .prepare_cached("INSERT INTO tokens VALUES (?1, ?2, ?3, ?4)")?
+        .execute(params![hash, tenant.0, delivery, now.0])?;
+    Ok(())
+}
+
+fn scope_of_hash(connection: &Connection, hash: &Hash) -> Result<Option<Scope>, RegistryError> {
+    let found: Option<(u32, Option<i64>)> = connection
+        .prepare_cached("SELECT tenant, delivery FROM tokens WHERE hash = ?1")?
+        .query_row([hash], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    Ok(found.map(|(tenant, delivery)| {
+        let tenant = TenantId(tenant);
+        match delivery {
+            None => Scope::Tenant(tenant),
+            Some(delivery) => Scope::Delivery(DeliveryKey { tenant, delivery: DeliveryId(delivery as u64) }),
+        }
+    }))
+}
+
+fn tenant_columns(row: &Row) -> rusqlite::Result<(u32, String, String)> {
+    Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+}
+
+fn tenant_of((id, name, policy): (u32, String, String)) -> Result<Tenant, RegistryError> {
+    let policy = serde_json::from_str(&policy).map_err(|error| damaged(error.to_string()))?;
+    Ok(Tenant { id: TenantId(id), name, policy })
+}
+
+fn driver_columns(row: &Row) -> rusqlite::Result<Driver> {
+    Ok(Driver { id: DriverId(row.get(0)?), name: row.get(1)?, external_id: row.get(2)? })
+}
+
+fn check_text(text: &str) -> Result<(), RegistryError> {
+    if text.len() <= TEXT_BYTES_MAX {
+        return Ok(());
+    }
+    Err(RegistryError::Invalid { reason: "a name has at most 1024 bytes" })
+}
+
+fn damaged(reason: String) -> RegistryError {
+    RegistryError::Damaged { reason }
+}
+
+fn random_token(prefix: &str) -> String {
+    let mut token = prefix.to_string();
+    URL_SAFE_NO_PAD.encode_string(random_bytes::<TOKEN_BYTES>(), &mut token);
+    token
+}
+
+/// Of the whole token, its prefix too: a token never opens what another kind opens.
+fn hash_of(token: &str) -> Hash {
+    let mut hash = [0; 32];
+    hash.copy_from_slice(digest(&SHA256, token.as_bytes()).as_ref());
+    hash
+}
+
+type Hash = [u8; 32];
+
+const TENANT_PREFIX: &str = "wft_";
+const DELIVERY_PREFIX: &str = "wfl_";
+/// 192 bits, which base64 shows without a rest.
+const TOKEN_BYTES: usize = 24;
+
+const SCHEMA: Schema = Schema {
+    name: "registry",
+    application_id: 0x5746_5231, // "WFR1"
+    steps: &[
+        "
+        CREATE TABLE tenants (
+            tenant INTEGER PRIMARY KEY AUTOINCREMENT,
+            name TEXT NOT NULL,
+            policy TEXT NOT NULL,
+            drivers_given INTEGER NOT NULL DEFAULT 0,
+            created_ms INTEGER NOT NULL
+        ) STRICT;
+
+        CREATE TABLE drivers (
+            tenant INTEGER NOT NULL REFERENCES tenants,
+            driver INTEGER NOT NULL,
+            name TEXT NOT NULL,
+            external_id TEXT NOT NULL,
+            lead INTEGER,
+            devices_given INTEGER NOT NULL DEFAULT 0,
+            created_ms INTEGER NOT NULL,
+            PRIMARY KEY (tenant, driver)
+        ) STRICT, WITHOUT ROWID;
+        CREATE UNIQUE INDEX drivers_external_id ON drivers (tenant, external_id) WHERE external_id != '';
+
+        CREATE TABLE devices (
+            tenant INTEGER NOT NULL,
+            driver INTEGER NOT NULL,
+            device INTEGER NOT NULL,
+            session_start_s INTEGER NOT NULL DEFAULT 0,
+            numbers_next INTEGER NOT NULL DEFAULT 1,
+            revoked_ms INTEGER,
+            created_ms INTEGER NOT NULL,
+            PRIMARY KEY (tenant, driver, device),
+            FOREIGN KEY (tenant, driver) REFERENCES drivers
+        ) STRICT, WITHOUT ROWID;
+        CREATE INDEX devices_revoked ON devices (tenant, driver, device) WHERE revoked_ms IS NOT NULL;
+
+        CREATE TABLE tokens (
+            hash BLOB PRIMARY KEY CHECK (length(hash) = 32),
+            tenant INTEGER NOT NULL REFERENCES tenants,
+            delivery INTEGER,
+            created_ms INTEGER NOT NULL
+        ) STRICT, WITHOUT ROWID;
+        ",
+        outbox::TABLE,
+    ],
+};

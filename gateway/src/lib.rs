@@ -1,1 +1,3 @@
 //! The fleet that streams live views to customers and serves the API.
+
+pub mod hub;

@@ -14,6 +14,7 @@ mod project;
 mod search;
 mod step;
 mod trellis;
+pub mod trip;
 mod weights;
 
 #[cfg(test)]

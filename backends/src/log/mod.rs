@@ -10,6 +10,9 @@
 //! - Once `append` has failed, its entries may or may not be there: appending again may write them twice, never out of
 //!   order among themselves.
 
+pub mod conformance;
+pub mod embedded;
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 

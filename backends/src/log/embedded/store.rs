@@ -1,0 +1,376 @@
+//! The files: a fjall database opened, written in synced batches and read by range. Everything here blocks; the writer
+//! thread and blocking tasks call it.
+//!
+//! **Invariant:** `write` returns only when the batch is on disk. Its two steps are told apart, because a write that
+//! failed can be repeated after opening again, but after a failed sync nobody knows what is on disk.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fjall::{AbstractTree, Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode, Slice};
+use parking_lot::Mutex;
+use protocol::{Offset, Time};
+use tracing::warn;
+
+use super::layout::{self, Layout, Slot};
+use crate::log::{LogError, ReadLimit, StoredEntry};
+
+/// What a test may do between the steps of a write.
+pub trait WriteProbe: Send + Sync + 'static {
+    /// The batch is about to be written.
+    fn before_write(&self) -> std::io::Result<()> {
+        Ok(())
+    }
+    /// The batch is written, and would be lost by a crash of the machine.
+    fn before_sync(&self) -> std::io::Result<()> {
+        Ok(())
+    }
+    /// The batch is on disk, and nobody has been told.
+    fn after_sync(&self) {}
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    #[error("the batch could not be written: {0}")]
+    Write(#[source] fjall::Error),
+    #[error("the batch could not be synced: {0}")]
+    Sync(#[source] fjall::Error),
+}
+
+pub struct Store {
+    database: Database,
+    meta: Keyspace,
+    partitions: Vec<Keyspace>,
+    acknowledged: Mutex<File>,
+    number: std::sync::atomic::AtomicU64,
+    probe: Option<Arc<dyn WriteProbe>>,
+}
+
+/// One change of the store; all changes of a batch come true together.
+pub enum Change {
+    Entry { slot: Slot, offset: Offset, bytes: Vec<u8> },
+    Remove { slot: Slot, offset: Offset },
+    Meta { key: Vec<u8>, value: Vec<u8> },
+}
+
+impl Store {
+    /// Opens what lies at `path`, or begins there.
+    pub fn open(path: &Path, layout: &Layout, probe: Option<Arc<dyn WriteProbe>>) -> Result<Self, LogError> {
+        std::fs::create_dir_all(path).map_err(|error| unavailable(path, &error))?;
+        let database = Database::builder(path.join(DATABASE_FOLDER))
+            .cache_size(CACHE_BYTES)
+            .max_journaling_size(JOURNALS_BYTES_MAX)
+            .worker_threads(WORKER_THREADS)
+            .open()
+            .map_err(|error| open_error(path, error))?;
+        let meta = database
+            .keyspace(layout::META_KEYSPACE, KeyspaceCreateOptions::default)
+            .map_err(|error| open_error(path, error))?;
+        check_format(&meta, layout)?;
+        let mut partitions = Vec::with_capacity(layout.len());
+        for (_, topic, partition) in layout.slots() {
+            let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES_MAX);
+            let name = layout::keyspace_name(topic, partition);
+            partitions.push(database.keyspace(&name, options).map_err(|error| open_error(path, error))?);
+        }
+        let number = read_u64(&meta, layout::COMMIT_NUMBER_KEY)?.unwrap_or(0);
+        let acknowledged = open_acknowledged(&path.join(ACKNOWLEDGED_FILE), number)?;
+        let store =
+            Store { database, meta, partitions, acknowledged: Mutex::new(acknowledged), number: number.into(), probe };
+        store.begin(layout)?;
+        Ok(store)
+    }
+
+    /// Records at creation what must never change after it.
+    fn begin(&self, layout: &Layout) -> Result<(), LogError> {
+        if self.meta.get(layout::FORMAT_KEY).map_err(|error| read_error(&error))?.is_some() {
+            return Ok(());
+        }
+        let word = |key: &[u8], value: u32| Change::Meta { key: key.to_vec(), value: value.to_be_bytes().to_vec() };
+        let changes = vec![
+            word(layout::FORMAT_KEY, layout::FORMAT),
+            word(layout::PARTITIONS_KEY, layout.partition_count(crate::log::Topic::Records)),
+            word(layout::INCARNATION_KEY, 1),
+        ];
+        self.write(changes).map_err(|error| LogError::Unavailable { reason: error.to_string() })
+    }
+
+    /// Writes all changes and syncs them.
+    pub fn write(&self, changes: Vec<Change>) -> Result<(), WriteError> {
+        self.wait_for_flushes(&changes).map_err(WriteError::Write)?;
+        let number = self.number.load(std::sync::atomic::Ordering::Relaxed) + 1;
+        let mut batch = OwnedWriteBatch::with_capacity(self.database.clone(), changes.len() + 1)
+            .durability(Some(PersistMode::Buffer));
+        for change in changes {
+            match change {
+                Change::Entry { slot, offset, bytes } => {
+                    batch.insert(&self.partitions[slot.0], layout::offset_key(offset), bytes);
+                }
+                Change::Remove { slot, offset } => batch.remove(&self.partitions[slot.0], layout::offset_key(offset)),
+                Change::Meta { key, value } => batch.insert(&self.meta, key, value),
+            }
+        }
+        batch.insert(&self.meta, layout::COMMIT_NUMBER_KEY, number.to_be_bytes());
+        self.probe(|probe| probe.before_write()).map_err(WriteError::Write)?;
+        batch.commit().map_err(WriteError::Write)?;
+        self.probe(|probe| probe.before_sync()).map_err(WriteError::Sync)?;
+        match self.database.persist(PersistMode::SyncData) {
+            Ok(()) => {}
+            // A worker failed meanwhile; the journal itself has not.
+            Err(error @ fjall::Error::Poisoned) => return Err(WriteError::Write(error)),
+            Err(error) => return Err(WriteError::Sync(error)),
+        }
+        self.number.store(number, std::sync::atomic::Ordering::Relaxed);
+        if let Err(error) = write_acknowledged(&mut self.acknowledged.lock(), number) {
+            warn!(%error, "the acknowledged number was not noted, damage to the journal would be noticed less surely");
+        }
+        if let Some(probe) = &self.probe {
+            probe.after_sync();
+        }
+        Ok(())
+    }
+
+    /// Waits while memtables queue to be flushed. fjall waits by itself from four on, but for ever if its workers died
+    /// of a full disk meanwhile; here their death ends the wait.
+    fn wait_for_flushes(&self, changes: &[Change]) -> Result<(), fjall::Error> {
+        let mut slots: Vec<usize> = changes
+            .iter()
+            .filter_map(|change| match change {
+                Change::Entry { slot, .. } | Change::Remove { slot, .. } => Some(slot.0),
+                Change::Meta { .. } => None,
+            })
+            .collect();
+        slots.sort_unstable();
+        slots.dedup();
+        for slot in slots {
+            while self.partitions[slot].sealed_memtable_count() >= SEALED_MEMTABLES_MAX {
+                self.database.persist(PersistMode::Buffer)?;
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        }
+        Ok(())
+    }
+
+    fn probe(&self, step: impl Fn(&dyn WriteProbe) -> std::io::Result<()>) -> Result<(), fjall::Error> {
+        match &self.probe {
+            Some(probe) => step(probe.as_ref()).map_err(fjall::Error::Io),
+            None => Ok(()),
+        }
+    }
+
+    /// Entries from `from` to before `until`.
+    pub fn read(
+        &self,
+        slot: Slot,
+        from: Offset,
+        until: Offset,
+        limit: ReadLimit,
+    ) -> Result<Vec<StoredEntry>, LogError> {
+        let mut entries = Vec::new();
+        let mut bytes = 0;
+        for item in self.partitions[slot.0].range(layout::offset_key(from)..layout::offset_key(until)) {
+            let (key, value) = item.into_inner().map_err(|error| read_error(&error))?;
+            let entry = layout::offset_of(&key)
+                .and_then(|offset| layout::decode_entry(offset, &value))
+                .ok_or_else(|| damaged("an entry does not decode"))?;
+            bytes += entry.key.len() + entry.value.len();
+            let is_over = bytes > limit.bytes_max && !entries.is_empty();
+            if is_over {
+                break;
+            }
+            entries.push(entry);
+            if entries.len() >= limit.entries_max {
+                break;
+            }
+        }
+        Ok(entries)
+    }
+
+    /// The first entry of `from` to before `until` that was appended at or after `at`; `until` if there is none.
+    ///
+    /// **Invariant:** times never go back within a partition, so that halving finds it.
+    pub fn offset_at(&self, slot: Slot, from: Offset, until: Offset, at: Time) -> Result<Offset, LogError> {
+        let (mut low, mut high, mut found) = (from.0, until.0, until.0);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            match self.first_of(slot, Offset(middle), Offset(high))? {
+                None => high = middle,
+                Some((offset, appended)) if appended < at => low = offset.0 + 1,
+                Some((offset, _)) => (high, found) = (middle, offset.0),
+            }
+        }
+        Ok(Offset(found))
+    }
+
+    fn first_of(&self, slot: Slot, from: Offset, until: Offset) -> Result<Option<(Offset, Time)>, LogError> {
+        let mut range = self.partitions[slot.0].range(layout::offset_key(from)..layout::offset_key(until));
+        range.next().map(|item| offset_and_time(item.into_inner())).transpose()
+    }
+
+    /// The newest entry's offset and time.
+    pub fn last(&self, slot: Slot) -> Result<Option<(Offset, Time)>, LogError> {
+        self.partitions[slot.0].last_key_value().map(|item| offset_and_time(item.into_inner())).transpose()
+    }
+
+    /// Gives the space of entries before `before` back, as far as they fill whole tables.
+    pub fn drop_before(&self, slot: Slot, before: Offset) -> Result<(), LogError> {
+        let tree = &self.partitions[slot.0].tree;
+        tree.drop_range(..layout::offset_key(before)).map_err(|error| read_error(&fjall::Error::from(error)))
+    }
+
+    /// Flushes the largest memtables until what waits in memory, and would be replayed at the next start, is bounded.
+    pub fn bound_memory(&self) -> Result<(), LogError> {
+        let mut excess = self.database.write_buffer_size().saturating_sub(MEMTABLES_BYTES_MAX);
+        let mut sizes: Vec<(u64, &Keyspace)> =
+            self.partitions.iter().map(|keyspace| (keyspace.tree.active_memtable().size(), keyspace)).collect();
+        sizes.sort_by_key(|(size, _)| std::cmp::Reverse(*size));
+        for (size, keyspace) in sizes {
+            if excess == 0 || size == 0 {
+                break;
+            }
+            keyspace.rotate_memtable().map_err(|error| read_error(&error))?;
+            excess = excess.saturating_sub(size);
+        }
+        Ok(())
+    }
+
+    pub fn meta(&self, key: &[u8]) -> Result<Option<u64>, LogError> {
+        read_u64(&self.meta, key)
+    }
+
+    pub fn incarnation(&self) -> Result<u32, LogError> {
+        read_u32(&self.meta, layout::INCARNATION_KEY)?.ok_or_else(|| damaged("the incarnation is not recorded"))
+    }
+
+    /// All committed offsets, by their key.
+    pub fn commits(&self) -> Result<Vec<(Vec<u8>, Offset)>, LogError> {
+        let mut commits = Vec::new();
+        for item in self.meta.prefix(layout::COMMIT_PREFIX) {
+            let (key, value) = item.into_inner().map_err(|error| read_error(&error))?;
+            let offset = layout::offset_of(&value).ok_or_else(|| damaged("a committed offset does not decode"))?;
+            commits.push((key.to_vec(), offset));
+        }
+        Ok(commits)
+    }
+}
+
+fn offset_and_time(pair: fjall::Result<(Slice, Slice)>) -> Result<(Offset, Time), LogError> {
+    let (key, value) = pair.map_err(|error| read_error(&error))?;
+    let (Some(offset), Some(time)) = (layout::offset_of(&key), layout::appended_of(&value)) else {
+        return Err(damaged("an entry does not decode"));
+    };
+    Ok((offset, time))
+}
+
+fn check_format(meta: &Keyspace, layout: &Layout) -> Result<(), LogError> {
+    let Some(format) = read_u32(meta, layout::FORMAT_KEY)? else {
+        return Ok(());
+    };
+    if format != layout::FORMAT {
+        return Err(damaged(&format!("format {format} is not known here, only {}", layout::FORMAT)));
+    }
+    let expected = read_u32(meta, layout::PARTITIONS_KEY)?.ok_or_else(|| damaged("the partition count is missing"))?;
+    let topic = crate::log::Topic::Records;
+    let found = layout.partition_count(topic);
+    if expected != found {
+        return Err(LogError::PartitionCount { topic: topic.name(), expected, found });
+    }
+    Ok(())
+}
+
+fn read_u32(meta: &Keyspace, key: &[u8]) -> Result<Option<u32>, LogError> {
+    let Some(value) = meta.get(key).map_err(|error| read_error(&error))? else {
+        return Ok(None);
+    };
+    let bytes = value.as_ref().try_into().map_err(|_| damaged("a number does not decode"))?;
+    Ok(Some(u32::from_be_bytes(bytes)))
+}
+
+fn read_u64(meta: &Keyspace, key: &[u8]) -> Result<Option<u64>, LogError> {
+    let Some(value) = meta.get(key).map_err(|error| read_error(&error))? else {
+        return Ok(None);
+    };
+    let bytes = value.as_ref().try_into().map_err(|_| damaged("a number does not decode"))?;
+    Ok(Some(u64::from_be_bytes(bytes)))
+}
+
+/// The number of the last commit that anybody was told of lies in a file of its own, so that a journal that was cut or
+/// damaged since is noticed. It is not synced: an older number notices less and never accuses wrongly.
+fn open_acknowledged(path: &Path, recovered: u64) -> Result<File, LogError> {
+    let mut file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)
+        .map_err(|error| unavailable(path, &error))?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).map_err(|error| unavailable(path, &error))?;
+    let noted = bytes.first_chunk::<16>().and_then(|bytes| {
+        let [number, check] = [&bytes[..8], &bytes[8..]].map(|half| half.try_into().map(u64::from_be_bytes));
+        let (number, check) = (number.ok()?, check.ok()?);
+        (number == !check).then_some(number)
+    });
+    match noted {
+        Some(noted) if noted > recovered => {
+            Err(damaged(&format!("its journal ends at commit {recovered}, but commit {noted} was acknowledged")))
+        }
+        Some(_) => Ok(file),
+        None => {
+            write_acknowledged(&mut file, recovered).map_err(|error| unavailable(path, &error))?;
+            Ok(file)
+        }
+    }
+}
+
+fn write_acknowledged(file: &mut File, number: u64) -> std::io::Result<()> {
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&number.to_be_bytes());
+    bytes[8..].copy_from_slice(&(!number).to_be_bytes());
+    file.seek(SeekFrom::Start(0))?;
+    file.write_all(&bytes)
+}
+
+fn open_error(path: &Path, error: fjall::Error) -> LogError {
+    let path = path.display();
+    match error {
+        fjall::Error::Locked => {
+            LogError::Unavailable { reason: format!("{path} is open already, in this process or another") }
+        }
+        fjall::Error::Io(error) => LogError::Unavailable { reason: format!("{path}: {error}") },
+        error => LogError::Damaged { reason: format!("{path}: {error}") },
+    }
+}
+
+fn unavailable(path: &Path, error: &std::io::Error) -> LogError {
+    LogError::Unavailable { reason: format!("{}: {error}", path.display()) }
+}
+
+fn read_error(error: &fjall::Error) -> LogError {
+    match error {
+        fjall::Error::Io(error) => LogError::Unavailable { reason: error.to_string() },
+        fjall::Error::Poisoned => LogError::Unavailable { reason: error.to_string() },
+        error => damaged(&error.to_string()),
+    }
+}
+
+pub fn damaged(reason: &str) -> LogError {
+    LogError::Damaged { reason: reason.to_string() }
+}
+
+const DATABASE_FOLDER: &str = "entries";
+const ACKNOWLEDGED_FILE: &str = "acknowledged";
+const CACHE_BYTES: u64 = 32 << 20;
+/// Journals hold what is in memtables only; beyond this the memtables that hold back the oldest journal are flushed.
+const JOURNALS_BYTES_MAX: u64 = 512 << 20;
+/// Large, so that busy partitions make few and large tables.
+const MEMTABLE_BYTES_MAX: u64 = 16 << 20;
+/// Over all partitions.
+const MEMTABLES_BYTES_MAX: u64 = 128 << 20;
+/// One for flushing and one for compaction.
+const WORKER_THREADS: usize = 2;
+/// fjall itself stops writers at four.
+const SEALED_MEMTABLES_MAX: usize = 2;

@@ -8,9 +8,7 @@ use crate::position::Position;
 use crate::time::MeasuredTime;
 
 /// One measurement by a phone.
-#[derive(
-    Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, SchemaWrite, SchemaRead,
-)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, SchemaWrite, SchemaRead)]
 pub struct Fix {
     pub measured: MeasuredTime,
     pub position: Position,
@@ -55,19 +53,7 @@ pub fn heading_255(degrees: f64) -> u8 {
 }
 
 /// What the phone says of itself, as bits.
-#[derive(
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    Hash,
-    Debug,
-    Default,
-    Serialize,
-    Deserialize,
-    SchemaWrite,
-    SchemaRead,
-)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize, SchemaWrite, SchemaRead)]
 #[serde(transparent)]
 pub struct PhoneState(pub u8);
 
@@ -85,9 +71,7 @@ impl PhoneState {
 }
 
 /// What was decided about a fix. A rejected fix is recorded too, marked.
-#[derive(
-    Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, SchemaWrite, SchemaRead,
-)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, SchemaWrite, SchemaRead)]
 #[wincode(tag_encoding = "u8")]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
@@ -103,20 +87,7 @@ impl Verdict {
 
 /// The closed list of reasons. The first group is judged at the edge from the fix alone, the second by the tracker
 /// from its neighbours.
-#[derive(
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    Debug,
-    Serialize,
-    Deserialize,
-    SchemaWrite,
-    SchemaRead,
-)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize, SchemaWrite, SchemaRead)]
 #[wincode(tag_encoding = "u8")]
 #[serde(rename_all = "snake_case")]
 pub enum RejectReason {

@@ -79,60 +79,21 @@ id!(
 pub const TENANT_MAX: u32 = (1 << 24) - 1;
 
 /// One driver of one tenant.
-#[derive(
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    Debug,
-    Serialize,
-    Deserialize,
-    SchemaWrite,
-    SchemaRead,
-)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize, SchemaWrite, SchemaRead)]
 pub struct DriverKey {
     pub tenant: TenantId,
     pub driver: DriverId,
 }
 
 /// One delivery of one tenant.
-#[derive(
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    Debug,
-    Serialize,
-    Deserialize,
-    SchemaWrite,
-    SchemaRead,
-)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize, SchemaWrite, SchemaRead)]
 pub struct DeliveryKey {
     pub tenant: TenantId,
     pub delivery: DeliveryId,
 }
 
 /// One enrolment of one driver's phone.
-#[derive(
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    Debug,
-    Serialize,
-    Deserialize,
-    SchemaWrite,
-    SchemaRead,
-)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize, SchemaWrite, SchemaRead)]
 pub struct DeviceKey {
     pub tenant: TenantId,
     pub driver: DriverId,
@@ -146,20 +107,7 @@ impl DeviceKey {
 }
 
 /// Whose tracker a record belongs to: a driver's, or that of a delivery which has no driver.
-#[derive(
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    Debug,
-    Serialize,
-    Deserialize,
-    SchemaWrite,
-    SchemaRead,
-)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize, SchemaWrite, SchemaRead)]
 pub enum TrackerKey {
     Driver(DriverKey),
     Delivery(DeliveryKey),

@@ -42,20 +42,14 @@ mod tests {
         assert_eq!(murmur2(b"foobar") as i32, -790_332_482);
         assert_eq!(murmur2(b"a-little-bit-long-string") as i32, -985_981_536);
         assert_eq!(murmur2(b"a-little-bit-longer-string") as i32, -1_486_304_829);
-        assert_eq!(
-            murmur2(b"lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8") as i32,
-            -58_897_971
-        );
+        assert_eq!(murmur2(b"lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8") as i32, -58_897_971);
         assert_eq!(murmur2(b"abc") as i32, 479_470_107);
     }
 
     #[test]
     fn key_bytes_are_pinned() {
         let driver = TrackerKey::Driver(DriverKey { tenant: TenantId(7), driver: DriverId(258) });
-        let delivery = TrackerKey::Delivery(DeliveryKey {
-            tenant: TenantId(7),
-            delivery: DeliveryId(1 << 40),
-        });
+        let delivery = TrackerKey::Delivery(DeliveryKey { tenant: TenantId(7), delivery: DeliveryId(1 << 40) });
 
         assert_eq!(&*driver.key_bytes(), b"D\0\0\0\x07\0\0\x01\x02");
         assert_eq!(&*delivery.key_bytes(), b"O\0\0\0\x07\0\0\x01\0\0\0\0\0");

@@ -5,19 +5,7 @@ use wincode::{SchemaRead, SchemaWrite};
 
 /// WGS 84, in units of 10⁻⁷ degree.
 #[derive(
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    Debug,
-    Default,
-    Serialize,
-    Deserialize,
-    SchemaWrite,
-    SchemaRead,
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize, SchemaWrite, SchemaRead,
 )]
 pub struct Position {
     pub lat_e7: i32,
@@ -28,10 +16,7 @@ impl Position {
     /// None if it is not a place on Earth.
     pub fn from_degrees(lat: f64, lon: f64) -> Option<Self> {
         let inside = (-90.0..=90.0).contains(&lat) && (-180.0..=180.0).contains(&lon);
-        inside.then(|| Position {
-            lat_e7: (lat * 1e7).round() as i32,
-            lon_e7: (lon * 1e7).round() as i32,
-        })
+        inside.then(|| Position { lat_e7: (lat * 1e7).round() as i32, lon_e7: (lon * 1e7).round() as i32 })
     }
 
     pub fn lat(self) -> f64 {

@@ -10,19 +10,7 @@ use wincode::{SchemaRead, SchemaWrite};
 
 /// A server's time, in milliseconds since the Unix epoch.
 #[derive(
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    Debug,
-    Default,
-    Serialize,
-    Deserialize,
-    SchemaWrite,
-    SchemaRead,
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize, SchemaWrite, SchemaRead,
 )]
 #[serde(transparent)]
 pub struct Time(pub i64);
@@ -70,19 +58,7 @@ impl fmt::Display for Time {
 /// When a phone says it measured a fix, in tenths of a second since the Unix epoch. Part of a fix's identity, exactly
 /// as the phone said it; the only order among a device's fixes.
 #[derive(
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    Debug,
-    Default,
-    Serialize,
-    Deserialize,
-    SchemaWrite,
-    SchemaRead,
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize, SchemaWrite, SchemaRead,
 )]
 #[serde(transparent)]
 pub struct MeasuredTime(pub i64);

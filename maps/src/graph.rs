@@ -320,6 +320,24 @@ impl Graph {
         (position, if is_backward { (heading + 18_000) % 36_000 } else { heading })
     }
 
+    /// The line of a stretch of an edge: its ends, and the points between them.
+    pub fn stretch(&self, e: EdgeId, from_cm: u32, to_cm: u32) -> Vec<Position> {
+        let length_cm = self.length_cm(e);
+        let (from_cm, to_cm) = (from_cm.min(length_cm), to_cm.min(length_cm));
+        let is_backward = self.is_backward(e);
+        let along = |p: &PointRecord| if is_backward { length_cm.saturating_sub(p.along_cm) } else { p.along_cm };
+        let inner = |p: &&PointRecord| (from_cm + 1..to_cm).contains(&along(p));
+        let mut line = vec![self.position_at(e, from_cm)];
+        let points = self.points(e).iter();
+        if is_backward {
+            line.extend(points.rev().filter(inner).map(PointRecord::position));
+        } else {
+            line.extend(points.filter(inner).map(PointRecord::position));
+        }
+        line.push(self.position_at(e, to_cm));
+        line
+    }
+
     /// The best place on each directed edge that a profile may use, within a radius; nearest first, ties by edge.
     /// `out` is emptied first.
     pub fn candidates(&self, position: Position, radius_m: f64, profile: Profile, out: &mut Vec<Candidate>) {

@@ -1,0 +1,271 @@
+//! The fast router: a customizable contraction hierarchy (crate `cch`) over junctions. A junction where some turn is
+//! forbidden is split into one node for each edge that arrives, so that which turns are open is part of the graph; all
+//! others stay one node, which keeps the hierarchy small.
+//!
+//! New weights make a new metric beside the old one; the two are exchanged in one step.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use cch::{Cch, Metric};
+
+use super::endpoint::{Endpoint, Start};
+use super::query::{self, Seed};
+use super::{NO_WAY, Part, Reach, Route, Router, Weights, assemble, dijkstra};
+use crate::class::Profile;
+use crate::graph::{EdgeId, Graph, NodeId};
+use crate::record::NONE;
+
+pub struct Hierarchy {
+    graph: Arc<Graph>,
+    profile: Profile,
+    pub(super) cch: Cch,
+    /// The edge that each input arc stands for.
+    pub(super) arc_edge: Vec<u32>,
+    /// The node that one is at after an edge; NONE for edges that the profile may not use.
+    head_node: Vec<u32>,
+    /// The node of a junction that is not split; NONE for the others.
+    plain_node: Vec<u32>,
+    state: ArcSwap<State>,
+}
+
+/// What changes with the weights.
+pub struct State {
+    pub weights: Weights,
+    pub metric: Metric,
+}
+
+impl Hierarchy {
+    /// None if the map has no order. Takes a moment: some hundred milliseconds for a city.
+    pub fn new(graph: Arc<Graph>, weights: Weights) -> Option<Hierarchy> {
+        assert_eq!(weights.edge_count(), graph.edge_count(), "weights are of another graph");
+        if graph.view().order.is_empty() {
+            return None;
+        }
+        let profile = weights.profile();
+        let nodes = SplitNodes::of(&graph, profile);
+        let (cch, arc_edge) = build(&graph, profile, &nodes);
+        let metric = cch.customize(&arc_weights(&arc_edge, &weights));
+        let state = ArcSwap::from_pointee(State { weights, metric });
+        let SplitNodes { head_node, plain_node, .. } = nodes;
+        Some(Hierarchy { graph, profile, cch, arc_edge, head_node, plain_node, state })
+    }
+
+    /// Nodes and arcs of the hierarchy.
+    pub fn size(&self) -> (usize, usize) {
+        (self.cch.node_count(), self.cch.cch_arc_count())
+    }
+
+    /// Memory of structure and metric.
+    pub fn bytes(&self) -> usize {
+        let cch = &self.cch;
+        let structure = [
+            &cch.rank,
+            &cch.order,
+            &cch.elimination_tree_parent,
+            &cch.up_first_out,
+            &cch.up_head,
+            &cch.up_tail,
+            &cch.down_first_out,
+            &cch.down_head,
+            &cch.down_to_up,
+            &cch.input_arc_to_cch_arc,
+            &cch.forward_input_arc_of_cch,
+            &cch.backward_input_arc_of_cch,
+            &cch.first_extra_forward_input_arc_of_cch,
+            &cch.extra_forward_input_arc_of_cch,
+            &cch.first_extra_backward_input_arc_of_cch,
+            &cch.extra_backward_input_arc_of_cch,
+            &self.arc_edge,
+            &self.head_node,
+            &self.plain_node,
+        ];
+        structure.iter().map(|v| v.len() * 4).sum::<usize>() + cch.cch_arc_count() * 8
+    }
+
+    fn find(&self, state: &State, from: &Endpoint, to: &Endpoint) -> Option<Route> {
+        let mut found = Vec::new();
+        let starts = from.starts(&self.graph, self.profile, &mut found);
+        let ends = to.starts(&self.graph, self.profile, &mut found);
+        let mut best: Option<(u32, Start, Start)> = None; // a route along one edge
+        for start in starts.iter().flatten() {
+            for end in ends.iter().flatten().filter(|end| end.edge == start.edge && end.along_cm >= start.along_cm) {
+                let length_cm = self.graph.length_cm(start.edge);
+                let part = Part { length_cm, from_cm: start.along_cm, to_cm: end.along_cm };
+                let cost = part.of(state.weights.cost_ms(start.edge));
+                if cost < NO_WAY && best.is_none_or(|best| cost < best.0) {
+                    best = Some((cost, *start, *end));
+                }
+            }
+        }
+        let sources = self.sources(state, starts.iter().flatten());
+        let targets = self.targets(state, ends.iter().flatten());
+        let limit = best.map_or(NO_WAY, |best| best.0);
+        match query::path(self, &state.metric, &state.weights, &sources, &targets, limit) {
+            Some(path) => {
+                let (start, end) = (starts[path.source]?, ends[path.target]?);
+                let mut edges = Vec::with_capacity(path.edges.len() + 2);
+                edges.push(start.edge);
+                edges.extend(path.edges);
+                edges.push(end.edge);
+                Some(assemble(&self.graph, &state.weights, edges, start.along_cm, end.along_cm))
+            }
+            None => {
+                let (_, start, end) = best?;
+                Some(assemble(&self.graph, &state.weights, vec![start.edge], start.along_cm, end.along_cm))
+            }
+        }
+    }
+
+    fn sources<'a>(&self, state: &State, starts: impl Iterator<Item = &'a Start>) -> Vec<Seed> {
+        let seed = |(origin, start): (usize, &Start)| {
+            let length_cm = self.graph.length_cm(start.edge);
+            let part = Part { length_cm, from_cm: start.along_cm, to_cm: length_cm };
+            let cost = part.of(state.weights.cost_ms(start.edge));
+            let node = self.head_node[start.edge.index()];
+            (node != NONE && cost < NO_WAY).then(|| Seed { rank: self.cch.rank[node as usize], cost, origin })
+        };
+        starts.enumerate().filter_map(seed).collect()
+    }
+
+    /// An edge that leaves a split junction is reached from those nodes from which the turn into it is open.
+    fn targets<'a>(&self, state: &State, ends: impl Iterator<Item = &'a Start>) -> Vec<Seed> {
+        let mut seeds = Vec::new();
+        for (origin, end) in ends.enumerate() {
+            let part = Part { length_cm: self.graph.length_cm(end.edge), from_cm: 0, to_cm: end.along_cm };
+            let cost = part.of(state.weights.cost_ms(end.edge));
+            if cost >= NO_WAY {
+                continue;
+            }
+            for_each_tail(&self.graph, self.profile, &self.plain_node, &self.head_node, end.edge, |node| {
+                seeds.push(Seed { rank: self.cch.rank[node as usize], cost, origin });
+            });
+        }
+        seeds
+    }
+}
+
+impl Router for Hierarchy {
+    fn route(&self, from: &Endpoint, to: &Endpoint) -> Option<Route> {
+        self.find(&self.state.load(), from, to)
+    }
+
+    fn one_to_many(&self, from: &Endpoint, to: &[Endpoint]) -> Vec<Option<Reach>> {
+        let state = self.state.load();
+        to.iter().map(|to| self.find(&state, from, to).map(|route| route.reach())).collect()
+    }
+
+    fn route_avoiding(&self, from: &Endpoint, to: &Endpoint, avoid: &[EdgeId], cost_factor_max: f64) -> Option<Route> {
+        let state = self.state.load();
+        let best = self.find(&state, from, to)?;
+        let inner = best.edges.get(1..best.edges.len().saturating_sub(1)).unwrap_or(&[]);
+        if !inner.iter().any(|edge| avoid.contains(edge)) {
+            return Some(best);
+        }
+        let cost_max = dijkstra::cost_limit(best.cost_ms, cost_factor_max);
+        dijkstra::route(&self.graph, &state.weights, from, to, avoid, cost_max)
+    }
+
+    fn reweight(&self, weights: Weights) {
+        assert_eq!(weights.edge_count(), self.graph.edge_count(), "weights are of another graph");
+        assert_eq!(weights.profile(), self.profile, "weights are of another profile");
+        let metric = self.cch.customize(&arc_weights(&self.arc_edge, &weights));
+        self.state.store(Arc::new(State { weights, metric }));
+    }
+}
+
+fn arc_weights(arc_edge: &[u32], weights: &Weights) -> Vec<u32> {
+    arc_edge.iter().map(|edge| weights.cost_ms(EdgeId(*edge))).collect()
+}
+
+/// How junctions become nodes of the hierarchy.
+struct SplitNodes {
+    head_node: Vec<u32>,
+    plain_node: Vec<u32>,
+    /// All nodes in the order of contraction.
+    order: Vec<u32>,
+}
+
+impl SplitNodes {
+    fn of(graph: &Graph, profile: Profile) -> SplitNodes {
+        let view = graph.view();
+        let mut is_split = vec![false; graph.node_count()];
+        for turn in view.turns.iter().filter(|turn| turn.profiles & u32::from(profile.bit()) != 0) {
+            is_split[graph.to(EdgeId(turn.from)).index()] = true;
+        }
+        let mut nodes = SplitNodes {
+            head_node: vec![NONE; graph.edge_count()],
+            plain_node: vec![NONE; graph.node_count()],
+            order: Vec::with_capacity(graph.node_count()),
+        };
+        // Nodes are numbered in the order in which they are contracted, so that rank and number are the same.
+        let mut next = 0;
+        for junction in view.order.iter().map(|junction| NodeId(*junction)) {
+            let arriving = graph.in_edges(junction).filter(|edge| graph.allows(*edge, profile));
+            if is_split[junction.index()] {
+                for edge in arriving {
+                    nodes.head_node[edge.index()] = next;
+                    next += 1;
+                }
+                continue;
+            }
+            let leaves = graph.out_edges(junction).any(|edge| graph.allows(edge, profile));
+            let mut arrives = false;
+            for edge in arriving {
+                nodes.head_node[edge.index()] = next;
+                arrives = true;
+            }
+            if leaves || arrives {
+                nodes.plain_node[junction.index()] = next;
+                next += 1;
+            }
+        }
+        nodes.order.extend(0..next);
+        nodes
+    }
+}
+
+/// Calls for every node from which an edge can be entered.
+fn for_each_tail(
+    graph: &Graph,
+    profile: Profile,
+    plain_node: &[u32],
+    head_node: &[u32],
+    edge: EdgeId,
+    mut visit: impl FnMut(u32),
+) {
+    let junction = graph.from(edge);
+    let plain = plain_node[junction.index()];
+    if plain != NONE {
+        visit(plain);
+        return;
+    }
+    for before in graph.in_edges(junction) {
+        let node = head_node[before.index()];
+        if node != NONE && graph.is_turn_allowed(before, edge, profile) {
+            visit(node);
+        }
+    }
+}
+
+fn build(graph: &Graph, profile: Profile, nodes: &SplitNodes) -> (Cch, Vec<u32>) {
+    let mut arcs: Vec<(u32, u32, u32)> = Vec::with_capacity(graph.edge_count()); // tail, head, edge
+    for edge in graph.edges().filter(|edge| graph.allows(*edge, profile)) {
+        let head = nodes.head_node[edge.index()];
+        for_each_tail(graph, profile, &nodes.plain_node, &nodes.head_node, edge, |tail| {
+            arcs.push((tail, head, edge.0));
+        });
+    }
+    arcs.sort_unstable();
+    let mut first_out = vec![0; nodes.order.len() + 1];
+    for (tail, _, _) in &arcs {
+        first_out[*tail as usize + 1] += 1;
+    }
+    for i in 0..nodes.order.len() {
+        first_out[i + 1] += first_out[i];
+    }
+    let head = arcs.iter().map(|arc| arc.1).collect();
+    let arc_edge = arcs.iter().map(|arc| arc.2).collect();
+    let graph = cch::graph::Graph { first_out, head, weight: vec![1; arcs.len()] };
+    (Cch::build(&graph, &nodes.order), arc_edge)
+}

@@ -3,6 +3,8 @@
 
 pub mod blob_store;
 pub mod control;
+#[cfg(test)]
+mod crash;
 pub mod ledger;
 pub mod live_store;
 pub mod log;

@@ -305,6 +305,11 @@ mod tests {
         steps: &["CREATE TABLE numbers (number INTEGER PRIMARY KEY) STRICT;"],
     };
 
+    const NEWER_SCHEMA: Schema = Schema {
+        steps: &[SCHEMA.steps[0], "ALTER TABLE numbers ADD COLUMN name TEXT NOT NULL DEFAULT 'one';"],
+        ..SCHEMA
+    };
+
     fn open(path: &Path, schema: Schema) -> Result<Sqlite, Fault> {
         Sqlite::open(path, schema, || ())
     }
@@ -396,8 +401,7 @@ mod tests {
         db.write(|connection| insert(connection, 1)).await.unwrap();
         drop(db);
 
-        let steps = &[SCHEMA.steps[0], "ALTER TABLE numbers ADD COLUMN name TEXT NOT NULL DEFAULT 'one';"];
-        let db = open(&path, Schema { steps, ..SCHEMA }).unwrap();
+        let db = open(&path, NEWER_SCHEMA).unwrap();
 
         let name = db
             .read(|connection| {

@@ -305,3 +305,60 @@ fn check_text(text: &str) -> Result<(), LedgerError> {
     }
     Err(LedgerError::Invalid { reason: "a text of a delivery has at most 1024 bytes" })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crash;
+    use crate::ledger::conformance::{self, Opened, ledger_conformance};
+
+    struct Fixture(tempfile::TempDir);
+
+    impl Fixture {
+        fn new() -> Self {
+            Fixture(tempfile::tempdir().unwrap())
+        }
+
+        async fn open(&self) -> Opened {
+            open(self.0.path())
+        }
+    }
+
+    fn open(folder: &Path) -> Opened {
+        Arc::new(EmbeddedLedger::open(&folder.join("ledger.db")).unwrap())
+    }
+
+    ledger_conformance!(Fixture::new());
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn nothing_acknowledged_is_lost_by_kill_9() {
+        if let Some(folder) = crash::folder_of_child() {
+            return conformance::write_until_killed(open(&folder)).await;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let test = "ledger::embedded::tests::nothing_acknowledged_is_lost_by_kill_9";
+
+        for count in [30, 100, 250] {
+            let said = crash::kill_in_the_middle(test, folder.path(), count);
+            conformance::nothing_acknowledged_is_lost(open(folder.path()), &said).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn an_event_once_written_can_be_neither_changed_nor_deleted() {
+        let fixture = Fixture::new();
+        conformance::all_is_there_after_opening_again(async || fixture.open().await).await;
+        let file = Connection::open(fixture.0.path().join("ledger.db")).unwrap();
+
+        let changed = file.execute("UPDATE delivery_events SET at_ms = 0", []);
+        let deleted = file.execute("DELETE FROM delivery_events", []);
+        let replaced = file.execute(
+            "INSERT OR REPLACE INTO delivery_events SELECT tenant, delivery, number, 0, event FROM delivery_events",
+            [],
+        );
+
+        for outcome in [&changed, &deleted, &replaced] {
+            assert!(outcome.is_err(), "{outcome:?}");
+        }
+    }
+}

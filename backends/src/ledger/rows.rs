@@ -51,6 +51,10 @@ pub(super) const SCHEMA: Schema = Schema {
             PRIMARY KEY (tenant, delivery, number),
             FOREIGN KEY (tenant, delivery) REFERENCES deliveries
         ) STRICT, WITHOUT ROWID;
+        CREATE TRIGGER delivery_events_follow BEFORE INSERT ON delivery_events
+            WHEN NEW.number != 1 + (SELECT coalesce(max(number), 0) FROM delivery_events
+                                    WHERE tenant = NEW.tenant AND delivery = NEW.delivery)
+            BEGIN SELECT RAISE(ABORT, 'delivery events are numbered without gaps'); END;
         CREATE TRIGGER delivery_events_stay BEFORE UPDATE ON delivery_events
             BEGIN SELECT RAISE(ABORT, 'delivery events are never changed'); END;
         CREATE TRIGGER delivery_events_remain BEFORE DELETE ON delivery_events

@@ -444,3 +444,92 @@ const SCHEMA: Schema = Schema {
         outbox::TABLE,
     ],
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crash;
+    use crate::registry::conformance::{self, Opened, registry_conformance, token_keys};
+
+    struct Fixture(tempfile::TempDir);
+
+    impl Fixture {
+        fn new() -> Self {
+            Fixture(tempfile::tempdir().unwrap())
+        }
+
+        async fn open(&self) -> Opened {
+            open(self.0.path())
+        }
+    }
+
+    fn open(folder: &Path) -> Opened {
+        Arc::new(EmbeddedRegistry::open(&folder.join("registry.db"), token_keys()).unwrap())
+    }
+
+    registry_conformance!(Fixture::new());
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn nothing_acknowledged_is_given_again_after_kill_9() {
+        if let Some(folder) = crash::folder_of_child() {
+            return conformance::write_until_killed(open(&folder)).await;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let test = "registry::embedded::tests::nothing_acknowledged_is_given_again_after_kill_9";
+
+        for count in [20, 60, 150] {
+            let said = crash::kill_in_the_middle(test, folder.path(), count);
+            conformance::nothing_acknowledged_is_given_again(open(folder.path()), &said).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn the_last_number_of_each_kind_is_given_and_none_beyond() {
+        let fixture = Fixture::new();
+        drop(fixture.open().await);
+        let file = Connection::open(fixture.0.path().join("registry.db")).unwrap();
+        let policy = serde_json::to_string(&DeliveryPolicy::default()).unwrap();
+        file.execute("INSERT INTO tenants VALUES (?1, '', ?2, 0, 0)", params![TENANT_MAX - 1, policy]).unwrap();
+        drop(file);
+        let registry = fixture.open().await;
+        let new_tenant = || registry.create_tenant("", DeliveryPolicy::default(), Time(0));
+        let set = |sql: &str| Connection::open(fixture.0.path().join("registry.db")).unwrap().execute(sql, []).unwrap();
+
+        let tenant = new_tenant().await.unwrap().0.id;
+        let no_tenant = new_tenant().await.err();
+        set(&format!("UPDATE tenants SET drivers_given = {}", u32::MAX - 1));
+        let driver = registry.create_driver(tenant, "", "", Time(0)).await.unwrap().id;
+        let no_driver = registry.create_driver(tenant, "", "", Time(0)).await.err();
+        set(&format!("UPDATE drivers SET devices_given = {}", u16::MAX - 1));
+        let device = registry.enrol(tenant, driver, Time(0)).await.unwrap().0;
+        let no_device = registry.enrol(tenant, driver, Time(0)).await.err();
+
+        assert_eq!((tenant.0, driver.0, device.device.0), (TENANT_MAX, u32::MAX, u16::MAX));
+        for error in [no_tenant, no_driver, no_device] {
+            assert!(matches!(error, Some(RegistryError::Exhausted { .. })), "{error:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn no_secret_is_in_the_file() {
+        let fixture = Fixture::new();
+        let registry = fixture.open().await;
+        let (tenant, api_key) = registry.create_tenant("a", DeliveryPolicy::default(), Time(0)).await.unwrap();
+        let driver = registry.create_driver(tenant.id, "Ana", "", Time(0)).await.unwrap();
+        let (_, credential) = registry.enrol(tenant.id, driver.id, Time(0)).await.unwrap();
+        let key = DeliveryKey { tenant: tenant.id, delivery: DeliveryId(1) };
+        let token = registry.create_delivery_token(key, Time(0)).await.unwrap();
+        drop(registry);
+
+        let bytes = std::fs::read(fixture.0.path().join("registry.db")).unwrap();
+
+        assert!(find(&bytes, b"CREATE TABLE tokens"));
+        for secret in [api_key, credential, token] {
+            assert!(!find(&bytes, &secret.as_bytes()[4..20]), "{secret}");
+        }
+    }
+
+    fn find(bytes: &[u8], wanted: &[u8]) -> bool {
+        bytes.windows(wanted.len()).any(|window| window == wanted)
+    }
+}

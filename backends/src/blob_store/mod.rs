@@ -3,6 +3,11 @@
 //! **Contract:** a body is durable before `put` answers, and so before any record names it; `get` checks the hash;
 //! putting the same body again changes nothing; bodies are at most `BLOB_BYTES_MAX`.
 
+pub mod conformance;
+pub mod embedded;
+
+pub use embedded::hash_of;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use protocol::record::BlobHash;

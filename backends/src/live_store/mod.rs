@@ -3,6 +3,9 @@
 //! **Contract:** an older update never replaces a newer one; entries expire `LIVE_TTL` after they were last put; it may
 //! be empty at any time and is whole again within 60 s, because every live view gets a keyframe that often.
 
+pub mod conformance;
+pub mod embedded;
+
 use std::time::Duration;
 
 use async_trait::async_trait;

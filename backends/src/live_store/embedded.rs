@@ -1,0 +1,209 @@
+//! The live store in memory: sharded maps, bounded, gone with the process and whole again within 60 s, because every
+//! live view gets a keyframe that often.
+//!
+//! At its bound a shard lets go of what was put longest ago: a view that nobody renews is the one that nobody misses.
+
+use std::collections::{BTreeSet, HashMap};
+use std::hash::{BuildHasher, Hash, RandomState};
+
+use async_trait::async_trait;
+use daemon::Meter;
+use metrics::Counter;
+use parking_lot::Mutex;
+use protocol::{DeliveryKey, DriverId, DriverKey, LiveView, TenantId, Time};
+
+use super::{LIVE_TTL, LiveDriver, LiveEntry, LiveStore, LiveStoreError};
+
+pub struct MemoryLiveStore {
+    deliveries: Shelf<DeliveryKey, LiveView>,
+    drivers: Shelf<DriverKey, LiveDriver>,
+}
+
+impl MemoryLiveStore {
+    /// Holds so many deliveries, and so many drivers, at most.
+    pub fn new(entries_max: usize, meter: &Meter) -> Self {
+        let evicted = |kind| {
+            let help = "Live views let go because the store was full.";
+            meter.counter("wayfix_live_store_views_evicted_total", help, &[("kind", kind)])
+        };
+        MemoryLiveStore {
+            deliveries: Shelf::new(entries_max, evicted("delivery")),
+            drivers: Shelf::new(entries_max, evicted("driver")),
+        }
+    }
+}
+
+impl Default for MemoryLiveStore {
+    fn default() -> Self {
+        MemoryLiveStore::new(ENTRIES_MAX, &Meter::discard())
+    }
+}
+
+#[async_trait]
+impl LiveStore for MemoryLiveStore {
+    async fn put(&self, entries: Vec<LiveEntry>, now: Time) -> Result<(), LiveStoreError> {
+        for entry in entries {
+            match entry {
+                LiveEntry::Delivery(view) => self.deliveries.put(view.view.delivery.key, *view, now, is_newer_view),
+                LiveEntry::Driver(driver) => self.drivers.put(driver.view.key, *driver, now, is_newer_driver),
+            }
+        }
+        Ok(())
+    }
+
+    async fn delivery(&self, key: DeliveryKey, now: Time) -> Result<Option<LiveView>, LiveStoreError> {
+        Ok(self.deliveries.find(&key, now))
+    }
+
+    async fn driver(&self, key: DriverKey, now: Time) -> Result<Option<LiveDriver>, LiveStoreError> {
+        Ok(self.drivers.find(&key, now))
+    }
+
+    async fn drivers(&self, tenant: TenantId, now: Time) -> Result<Vec<LiveDriver>, LiveStoreError> {
+        Ok(self.drivers.tenants_drivers(tenant, now))
+    }
+}
+
+/// Whether the second is not older than the first. The same again renews it.
+fn is_newer_view(old: &LiveView, new: &LiveView) -> bool {
+    (new.epoch, new.number) >= (old.epoch, old.number)
+}
+
+fn is_newer_driver(old: &LiveDriver, new: &LiveDriver) -> bool {
+    (new.generation, new.fold_version, new.source) >= (old.generation, old.fold_version, old.source)
+}
+
+struct Shelf<K, V> {
+    shards: Vec<Mutex<Shard<K, V>>>,
+    hasher: RandomState,
+    shard_entries_max: usize,
+    evicted: Counter,
+}
+
+struct Shard<K, V> {
+    entries: HashMap<K, Held<V>>,
+    by_age: BTreeSet<(Time, K)>,
+}
+
+struct Held<V> {
+    value: V,
+    put: Time,
+}
+
+impl<K: Copy + Ord + Hash, V: Clone> Shelf<K, V> {
+    fn new(entries_max: usize, evicted: Counter) -> Self {
+        let shard = || Mutex::new(Shard { entries: HashMap::new(), by_age: BTreeSet::new() });
+        Shelf {
+            shards: (0..SHARDS).map(|_| shard()).collect(),
+            hasher: RandomState::new(),
+            shard_entries_max: entries_max.div_ceil(SHARDS).max(1),
+            evicted,
+        }
+    }
+
+    fn shard(&self, key: &K) -> &Mutex<Shard<K, V>> {
+        &self.shards[self.hasher.hash_one(key) as usize % SHARDS]
+    }
+
+    fn put(&self, key: K, value: V, now: Time, is_newer: impl Fn(&V, &V) -> bool) {
+        let mut shard = self.shard(&key).lock();
+        shard.expire(now);
+        if let Some(held) = shard.entries.get(&key) {
+            if !is_newer(&held.value, &value) {
+                return;
+            }
+            let put = held.put;
+            shard.by_age.remove(&(put, key));
+        } else if shard.entries.len() >= self.shard_entries_max
+            && let Some((_, oldest)) = shard.by_age.pop_first()
+        {
+            shard.entries.remove(&oldest);
+            self.evicted.increment(1);
+        }
+        shard.by_age.insert((now, key));
+        shard.entries.insert(key, Held { value, put: now });
+    }
+
+    fn find(&self, key: &K, now: Time) -> Option<V> {
+        let shard = self.shard(key).lock();
+        shard.entries.get(key).filter(|held| held.is_live(now)).map(|held| held.value.clone())
+    }
+}
+
+impl Shelf<DriverKey, LiveDriver> {
+    /// Walks all drivers of all tenants: for a dispatcher's first view, not for every frame.
+    fn tenants_drivers(&self, tenant: TenantId, now: Time) -> Vec<LiveDriver> {
+        let mut found: Vec<(DriverId, LiveDriver)> = Vec::new();
+        for shard in &self.shards {
+            let shard = shard.lock();
+            let of_tenant = shard.entries.iter().filter(|(key, held)| key.tenant == tenant && held.is_live(now));
+            found.extend(of_tenant.map(|(key, held)| (key.driver, held.value.clone())));
+        }
+        found.sort_by_key(|(driver, _)| *driver);
+        found.into_iter().map(|(_, driver)| driver).collect()
+    }
+}
+
+impl<K: Copy + Ord + Hash, V> Shard<K, V> {
+    fn expire(&mut self, now: Time) {
+        while let Some((put, key)) = self.by_age.first().copied() {
+            if put + LIVE_TTL > now {
+                return;
+            }
+            self.by_age.pop_first();
+            self.entries.remove(&key);
+        }
+    }
+}
+
+impl<V> Held<V> {
+    fn is_live(&self, now: Time) -> bool {
+        now < self.put + LIVE_TTL
+    }
+}
+
+const SHARDS: usize = 64;
+/// A view is a few KB.
+const ENTRIES_MAX: usize = 500_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::live_store::conformance::{self, driver};
+
+    #[tokio::test]
+    async fn memory_keeps_the_contract() {
+        conformance::suite(|| async { Box::new(MemoryLiveStore::default()) as Box<dyn LiveStore> }).await;
+    }
+
+    #[tokio::test]
+    async fn a_full_store_stays_at_its_bound_and_keeps_the_newest() {
+        let store = MemoryLiveStore::new(64 * 4, &Meter::discard());
+
+        for n in 0..10_000 {
+            store.put(vec![driver(1, n, 1)], Time(i64::from(n))).await.unwrap();
+        }
+
+        let now = Time(10_000);
+        let drivers = store.drivers(TenantId(1), now).await.unwrap();
+        assert!(drivers.len() <= 64 * 4 && drivers.len() >= 64, "{}", drivers.len());
+        let newest = DriverKey { tenant: TenantId(1), driver: DriverId(9_999) };
+        assert!(store.driver(newest, now).await.unwrap().is_some());
+    }
+
+    #[tokio::test]
+    async fn what_expired_gives_its_memory_back() {
+        let store = MemoryLiveStore::default();
+        for n in 0..5_000 {
+            store.put(vec![driver(1, n, 1)], Time(0)).await.unwrap();
+        }
+
+        for n in 5_000..6_000 {
+            store.put(vec![driver(1, n, 1)], Time(0) + LIVE_TTL).await.unwrap();
+        }
+
+        let held: usize = store.drivers.shards.iter().map(|shard| shard.lock().entries.len()).sum();
+        let ages: usize = store.drivers.shards.iter().map(|shard| shard.lock().by_age.len()).sum();
+        assert_eq!((held, ages), (1_000, 1_000));
+    }
+}

@@ -99,6 +99,8 @@ pub enum GrantFault {
     KeyLength,
     #[error("grant has no session ids")]
     NoAliases,
+    #[error("grant has no edge with an address that can be used")]
+    NoEdges,
     #[error("lifetime is not between 15 minutes and 24 hours")]
     Lifetime,
 }

@@ -57,10 +57,43 @@ pub fn distance_cm(a: Position, b: Position) -> f64 {
 /// Compass direction from `a` to `b`, in hundredths of a degree, 0 to 35,999.
 pub fn heading_cdeg(a: Position, b: Position) -> u16 {
     let middle = ((i64::from(a.lat_e7) + i64::from(b.lat_e7)) / 2) as i32;
-    let east = (f64::from(b.lon_e7) - f64::from(a.lon_e7)) * cos_lat(middle);
+    heading_scaled_cdeg(a, b, cos_lat(middle))
+}
+
+/// The same where the cosine of the latitude is at hand.
+#[inline]
+pub(crate) fn heading_scaled_cdeg(a: Position, b: Position, cos_lat: f64) -> u16 {
+    let east = (f64::from(b.lon_e7) - f64::from(a.lon_e7)) * cos_lat;
     let north = f64::from(b.lat_e7) - f64::from(a.lat_e7);
-    let degrees = libm::atan2(east, north) * (180.0 / std::f64::consts::PI);
-    ((degrees * 100.0).round() as i32).rem_euclid(36_000) as u16
+    let (long, short) = (east.abs().max(north.abs()), east.abs().min(north.abs()));
+    let corner = if long > 0.0 { arc_tangent(short / long) } else { 0.0 };
+    let from_north = if east.abs() > north.abs() { 9_000.0 - corner } else { corner };
+    let cdeg = match (east >= 0.0, north >= 0.0) {
+        (true, true) => from_north,
+        (true, false) => 18_000.0 - from_north,
+        (false, false) => 18_000.0 + from_north,
+        (false, true) => 36_000.0 - from_north,
+    };
+    (cdeg + 0.5) as u16 % 36_000
+}
+
+/// Of a number from 0 to 1, in hundredths of a degree; wrong by less than 0.02 of one. The polynomial is Abramowitz
+/// and Stegun's 4.4.49: the exact function would take half of a search's time.
+#[inline]
+fn arc_tangent(x: f64) -> f64 {
+    const CDEG: f64 = 18_000.0 / std::f64::consts::PI;
+    let s = x * x;
+    let tail = 0.075_289_640_0 + s * (-0.042_909_613_8 + s * (0.016_165_736_7 - s * 0.002_866_225_7));
+    let sum = 1.0
+        + s * (-0.333_331_452_8 + s * (0.199_935_508_5 + s * (-0.142_088_994_4 + s * (0.106_562_639_3 - s * tail))));
+    x * sum * CDEG
+}
+
+/// To the nearest whole number, halves away from zero: what `f64::round` does, without the call that it is on
+/// processors of the oldest kind.
+#[inline]
+pub(crate) fn whole(x: f64) -> i32 {
+    (x + if x < 0.0 { -0.5 } else { 0.5 }) as i32
 }
 
 /// The smaller angle between two compass directions, in hundredths of a degree, 0 to 18,000.
@@ -104,5 +137,37 @@ impl Bbox {
             lat_e7: ((i64::from(self.south_west.lat_e7) + i64::from(self.north_east.lat_e7)) / 2) as i32,
             lon_e7: ((i64::from(self.south_west.lon_e7) + i64::from(self.north_east.lon_e7)) / 2) as i32,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_heading_is_exact_to_a_hundredth_of_a_degree() {
+        let at = |lat_e7, lon_e7| Position { lat_e7, lon_e7 };
+        for step in 0..3_600 {
+            let angle = f64::from(step) * std::f64::consts::PI / 1_800.0;
+            let (north, east) = ((angle.cos() * 1e6) as i32, (angle.sin() * 1e6) as i32);
+            let exact = f64::from(east).atan2(f64::from(north)).to_degrees().rem_euclid(360.0) * 100.0;
+
+            let heading = heading_scaled_cdeg(at(0, 0), at(north, east), 1.0);
+
+            assert!(turn_cdeg(heading, exact.round() as u16 % 36_000) <= 1, "{step}: {heading} {exact}");
+        }
+        assert_eq!(heading_cdeg(at(5, 5), at(5, 5)), 0);
+    }
+
+    #[test]
+    fn a_degree_is_as_long_as_the_earth_says() {
+        let porto = Position::from_degrees(41.15, -8.61).unwrap();
+        let north = Position::from_degrees(42.15, -8.61).unwrap();
+        let east = Position::from_degrees(41.15, -7.61).unwrap();
+
+        assert!((distance_cm(porto, north) / 100.0 - 111_195.0).abs() < 1.0);
+        assert!((distance_cm(porto, east) / 100.0 - 83_731.0).abs() < 10.0);
+        let plane = Plane::at(porto);
+        assert_eq!(plane.to_position(plane.to_cm(east)), east);
     }
 }

@@ -15,6 +15,7 @@ use crate::file::{self, MapError, MapVersion, Sections};
 use crate::geo::{self, Bbox};
 use crate::mapping::Mapping;
 use crate::record::{BACKWARD, EdgeRecord, NONE, PointRecord, RoadRecord};
+use crate::summary::Summary;
 use crate::view::View;
 
 /// A directed edge.
@@ -128,6 +129,11 @@ impl Graph {
     #[inline]
     pub(crate) fn view(&self) -> &View<'_> {
         self.mapped.borrow_dependent()
+    }
+
+    /// What the import noted.
+    pub fn summary(&self) -> &Summary {
+        &self.view().summary
     }
 
     pub fn bbox(&self) -> Bbox {
@@ -396,6 +402,6 @@ impl PointRecord {
 
 /// The position a share of the way from `a` to `b`.
 pub(crate) fn between(a: Position, b: Position, share: f64) -> Position {
-    let mix = |a: i32, b: i32| (f64::from(a) + (f64::from(b) - f64::from(a)) * share).round() as i32;
+    let mix = |a: i32, b: i32| geo::whole(f64::from(a) + (f64::from(b) - f64::from(a)) * share);
     Position { lat_e7: mix(a.lat_e7, b.lat_e7), lon_e7: mix(a.lon_e7, b.lon_e7) }
 }

@@ -48,19 +48,26 @@ pub fn candidates(graph: &Graph, position: Position, radius_m: f64, profile: Pro
     if !position.is_on_earth() || radius_cm.is_nan() {
         return;
     }
-    let view = graph.view();
+    let plane = Plane::at(position);
+    let cos_lat = plane.east_cm_per_e7() / geo::CM_PER_E7;
     HITS.with_borrow_mut(|hits| {
         hits.clear();
-        collect_hits(view, position, radius_cm, profile, hits);
+        collect_hits(graph.view(), position, plane, radius_cm, profile, hits);
         for hit in hits.iter() {
-            push_candidates(graph, profile, hit, out);
+            push_candidates(graph, profile, cos_lat, hit, out);
         }
     });
     out.sort_unstable_by_key(|c| (u64::from(c.off_cm) << 32) | u64::from(c.edge.0));
 }
 
-fn collect_hits(view: &View<'_>, position: Position, radius_cm: f64, profile: Profile, hits: &mut Vec<Hit>) {
-    let plane = Plane::at(position);
+fn collect_hits(
+    view: &View<'_>,
+    position: Position,
+    plane: Plane,
+    radius_cm: f64,
+    profile: Profile,
+    hits: &mut Vec<Hit>,
+) {
     let up = (radius_cm / geo::CM_PER_E7).ceil() as i32;
     let right = (radius_cm / plane.east_cm_per_e7()).ceil().min(1.8e9) as i32;
     let corner = |sign: i32| Position {
@@ -68,13 +75,20 @@ fn collect_hits(view: &View<'_>, position: Position, radius_cm: f64, profile: Pr
         lon_e7: position.lon_e7.saturating_add(sign * right),
     };
     let ((row_first, column_first), (row_last, column_last)) = (cell_of(corner(-1)), cell_of(corner(1)));
-    let mut search = Search { view, plane, radius_cm, radius_squared: radius_cm * radius_cm, profile, hits };
+    let mut search = Search {
+        view,
+        plane,
+        south_west: corner(-1),
+        north_east: corner(1),
+        radius_squared: radius_cm * radius_cm,
+        hits,
+    };
     for row in row_first..=row_last {
         let cells = row_cells(view, row);
         let mut at = cells.start + lower_bound(&view.index_cells[cells.clone()], column_first);
         while at < cells.end && view.index_cells[at].column <= column_last {
             let runs = view.index_cells[at].first_run as usize..view.index_cells[at + 1].first_run as usize;
-            for run in &view.index_runs[runs] {
+            for run in view.index_runs[runs].iter().filter(|run| run.access & profile.bit() != 0) {
                 search.visit(run);
             }
             at += 1;
@@ -97,9 +111,9 @@ fn lower_bound(cells: &[CellRecord], column: u32) -> usize {
 struct Search<'a, 'h> {
     view: &'a View<'a>,
     plane: Plane,
-    radius_cm: f64,
+    south_west: Position,
+    north_east: Position,
     radius_squared: f64,
-    profile: Profile,
     hits: &'h mut Vec<Hit>,
 }
 
@@ -108,33 +122,33 @@ impl Search<'_, '_> {
     fn visit(&mut self, run: &RunRecord) {
         let first = self.view.roads[run.road as usize].first_point + u32::from(run.first);
         let points = &self.view.points[first as usize..=first as usize + usize::from(run.count)];
-        let mut best = Hit { road: run.road, point: 0, off_cm_squared: f64::INFINITY, share: 0.0 };
-        let mut a = self.plane.to_cm(points[0].position());
-        for (i, point) in points[1..].iter().enumerate() {
-            let b = self.plane.to_cm(point.position());
-            if self.may_be_near(a, b) {
-                let (off_cm_squared, share) = nearest_on_segment(a, b);
-                if off_cm_squared < best.off_cm_squared {
-                    best = Hit { point: first + i as u32, off_cm_squared, share, ..best };
-                }
+        let mut best = Hit { road: run.road, point: 0, off_cm_squared: self.radius_squared, share: 0.0 };
+        let mut is_near = false;
+        let mut sides = self.sides(&points[0]);
+        for (i, pair) in points.windows(2).enumerate() {
+            let sides_before = std::mem::replace(&mut sides, self.sides(&pair[1]));
+            if sides_before & sides != 0 {
+                continue; // both ends lie beyond one side of the box
             }
-            a = b;
+            let (a, b) = (self.plane.to_cm(pair[0].position()), self.plane.to_cm(pair[1].position()));
+            let (off_cm_squared, share) = nearest_on_segment(a, b);
+            if off_cm_squared < best.off_cm_squared || (off_cm_squared == best.off_cm_squared && !is_near) {
+                best = Hit { point: first + i as u32, off_cm_squared, share, ..best };
+                is_near = true;
+            }
         }
-        if best.off_cm_squared <= self.radius_squared && self.is_open(run.road) {
+        if is_near {
             self.keep(best);
         }
     }
 
+    /// Beyond which sides of the box a point lies, as bits.
     #[inline]
-    fn may_be_near(&self, a: (f64, f64), b: (f64, f64)) -> bool {
-        let r = self.radius_cm;
-        a.0.min(b.0) <= r && a.0.max(b.0) >= -r && a.1.min(b.1) <= r && a.1.max(b.1) >= -r
-    }
-
-    fn is_open(&self, road: u32) -> bool {
-        let road = self.view.roads[road as usize];
-        let is_open = |e: u32| e != NONE && self.view.edges[e as usize].access & self.profile.bit() != 0;
-        is_open(road.forward) || is_open(road.backward)
+    fn sides(&self, point: &PointRecord) -> u8 {
+        u8::from(point.lat_e7 < self.south_west.lat_e7)
+            | u8::from(point.lat_e7 > self.north_east.lat_e7) << 1
+            | u8::from(point.lon_e7 < self.south_west.lon_e7) << 2
+            | u8::from(point.lon_e7 > self.north_east.lon_e7) << 3
     }
 
     /// A road may come from several cells; the nearest place counts, the earlier one of two that are as near.
@@ -161,11 +175,11 @@ pub fn nearest_on_segment(a: (f64, f64), b: (f64, f64)) -> (f64, f64) {
     (x * x + y * y, share)
 }
 
-fn push_candidates(graph: &Graph, profile: Profile, hit: &Hit, out: &mut Vec<Candidate>) {
+fn push_candidates(graph: &Graph, profile: Profile, cos_lat: f64, hit: &Hit, out: &mut Vec<Candidate>) {
     let view = graph.view();
     let road = view.roads[hit.road as usize];
     let (a, b) = (view.points[hit.point as usize], view.points[hit.point as usize + 1]);
-    let (forward, backward) = candidate_pair(hit, &a, &b);
+    let (forward, backward) = candidate_pair(hit, &a, &b, cos_lat);
     let mut push = |edge: u32, mut candidate: Candidate, is_backward: bool| {
         if edge == NONE || view.edges[edge as usize].access & profile.bit() == 0 {
             return;
@@ -183,14 +197,14 @@ fn push_candidates(graph: &Graph, profile: Profile, hit: &Hit, out: &mut Vec<Can
 }
 
 /// The place seen in both directions, both with the distance along the road's points.
-fn candidate_pair(hit: &Hit, a: &PointRecord, b: &PointRecord) -> (Candidate, Candidate) {
+fn candidate_pair(hit: &Hit, a: &PointRecord, b: &PointRecord, cos_lat: f64) -> (Candidate, Candidate) {
     let span = f64::from(b.along_cm.saturating_sub(a.along_cm));
     let forward = Candidate {
         edge: EdgeId(0),
-        along_cm: a.along_cm + (span * hit.share).round() as u32,
-        off_cm: hit.off_cm_squared.sqrt().round() as u32,
+        along_cm: a.along_cm + geo::whole(span * hit.share) as u32,
+        off_cm: geo::whole(hit.off_cm_squared.sqrt()) as u32,
         position: between(a.position(), b.position(), hit.share),
-        heading_cdeg: geo::heading_cdeg(a.position(), b.position()),
+        heading_cdeg: geo::heading_scaled_cdeg(a.position(), b.position(), cos_lat),
     };
     let backward = Candidate { heading_cdeg: (forward.heading_cdeg + 18_000) % 36_000, ..forward };
     (forward, backward)

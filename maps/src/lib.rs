@@ -15,6 +15,7 @@ pub mod router;
 pub mod speeds;
 pub mod summary;
 pub mod tiles;
+pub mod town;
 pub mod traces;
 mod view;
 

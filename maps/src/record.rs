@@ -86,7 +86,9 @@ pub struct RunRecord {
     /// Counted from the road's first point.
     pub first: u16,
     /// How many segments, at least one.
-    pub count: u16,
+    pub count: u8,
+    /// The profiles that may use the road in some direction: others need not look at it.
+    pub access: u8,
 }
 
 /// In place of a number that is not there.

@@ -4,7 +4,7 @@ use protocol::Position;
 use rayon::prelude::*;
 
 use crate::index::cell_of;
-use crate::record::{CellRecord, PointRecord, RoadRecord, RunRecord};
+use crate::record::{CellRecord, EdgeRecord, NONE, PointRecord, RoadRecord, RunRecord};
 
 #[derive(Default)]
 pub struct Grid {
@@ -14,10 +14,11 @@ pub struct Grid {
 }
 
 /// A run before it is sorted: row and column, road, first segment and count.
-type DraftRun = ((u32, u32), u32, u16, u16);
+type DraftRun = ((u32, u32), u32, u16, u8);
 
 /// `roads` has one more than roads.
-pub fn grid(roads: &[RoadRecord], points: &[PointRecord]) -> Grid {
+pub fn grid(edges: &[EdgeRecord], roads: &[RoadRecord], points: &[PointRecord]) -> Grid {
+    let access_of = |edge: u32| if edge == NONE { 0 } else { edges[edge as usize].access & 0x0f };
     let mut drafts: Vec<DraftRun> = (0..roads.len().saturating_sub(1))
         .into_par_iter()
         .fold(Vec::new, |mut drafts, road| {
@@ -40,7 +41,9 @@ pub fn grid(roads: &[RoadRecord], points: &[PointRecord]) -> Grid {
             grid.cells.push(CellRecord { column: cell.1, first_run: grid.runs.len() as u32 });
             cell_before = Some(cell);
         }
-        grid.runs.push(RunRecord { road, first, count });
+        let record = roads[road as usize];
+        let access = access_of(record.forward) | access_of(record.backward);
+        grid.runs.push(RunRecord { road, first, count, access });
     }
     grid.rows.push(grid.cells.len() as u32);
     grid.cells.push(CellRecord { column: u32::MAX, first_run: grid.runs.len() as u32 });
@@ -54,7 +57,7 @@ fn add_road(road: u32, points: &[PointRecord], drafts: &mut Vec<DraftRun>) {
             let own = &mut drafts[before..];
             let open = own.iter_mut().rev().take(OPEN_RUNS).find(|run| run.0 == cell);
             match open {
-                Some(run) if usize::from(run.2) + usize::from(run.3) == segment => run.3 += 1,
+                Some(run) if usize::from(run.2) + usize::from(run.3) == segment && run.3 < u8::MAX => run.3 += 1,
                 Some(run) if usize::from(run.2) + usize::from(run.3) > segment => {}
                 _ => drafts.push((cell, road, segment as u16, 1)),
             }

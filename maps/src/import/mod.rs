@@ -208,7 +208,7 @@ fn to_map(
     components::mark(&mut tables.edges, &tables.out_first);
     let features = features::features(&harvest, &nodes, &ids, &mut tables.text);
     progress(Progress { stage: Stage::Index, done: 0, total: 1 });
-    let grid = grid::grid(&tables.roads, &tables.points);
+    let grid = grid::grid(&tables.edges, &tables.roads, &tables.points);
 
     let mut imported = Imported {
         version: String::new(),

@@ -169,9 +169,10 @@ fn read_truth_lines(reader: impl BufRead) -> Result<Vec<Trace>, TraceError> {
             id => id.to_string(),
         };
         let truth = trip.truth.into_iter().map(|part| part.into_iter().map(place).collect());
-        let fixes = trip.fixes.into_iter().map(|[seconds, lon, lat]| {
-            Ok(Fix::at(MeasuredTime((seconds * 10.0).round() as i64), place([lon, lat])?))
-        });
+        let fixes = trip
+            .fixes
+            .into_iter()
+            .map(|[seconds, lon, lat]| Ok(Fix::at(MeasuredTime((seconds * 10.0).round() as i64), place([lon, lat])?)));
         traces.push(Trace {
             id,
             truth: truth.collect::<Result<_, TraceError>>()?,

@@ -261,10 +261,10 @@ impl Matcher {
     /// Decides what would have waited too long if it waited for a fix of this time.
     fn decide_overdue(&mut self, measured: MeasuredTime) {
         let horizon = measured.0.saturating_sub(LOOK_AHEAD_MAX_DS);
-        let overdue = self.held.iter().rev().find(|h| h.measured.0 < horizon && h.role != Role::Lost);
+        let overdue = self.held.iter().rev().find(|h| h.measured.0 < horizon && h.role == Role::Used);
         if let Some(held) = overdue {
-            let needed = self.index_of(held) + usize::from(held.role == Role::Between);
-            self.trellis.decide(needed.min(self.trellis.len() - 1));
+            let k = self.index_of(held);
+            self.trellis.decide(k);
         }
     }
 
@@ -294,7 +294,8 @@ impl Matcher {
             scratch.begin_chain();
             return (Role::Used, self.add_column(scratch, fix, true));
         };
-        if geo::distance_cm(last.position, fix.position) < f64::from(scratch.weights.skip_m) * 100.0 {
+        let seconds = fix.measured.seconds_since(last.measured) as f32;
+        if geo::distance_cm(last.position, fix.position) < f64::from(scratch.weights.skip_cm(seconds)) {
             self.is_suspect = false;
             return (Role::Between, self.beside_last(graph, fix));
         }
@@ -370,14 +371,13 @@ impl Matcher {
         Some((snapped_at(graph, place, off_cm, column.confidence_percent), route, !is_connected))
     }
 
-    /// The final place of a fix between two columns: the nearest on the way between them.
+    /// The final place of a fix between two columns: the nearest on the way between them. Where that way is not decided
+    /// yet, no further than the edge that is: a fix that tells nothing must not force a decision.
     fn finish_between(&mut self, graph: &Graph, scratch: &mut Scratch, held: &Held) -> Option<Finished> {
         let before = self.place_last?;
         let k = self.index_of(held);
-        let after = (k + 1 < self.trellis.len() && !self.trellis.column(k + 1).is_break).then(|| {
-            self.trellis.decide(k + 1);
-            self.trellis.chosen(k + 1).filter(|s| !s.is_off_road()).copied()
-        });
+        let after = (k + 1 < self.trellis.len() && !self.trellis.column(k + 1).is_break)
+            .then(|| self.trellis.chosen(k + 1).filter(|s| !s.is_off_road()).copied());
         let Scratch { search, route, way, weights, .. } = scratch;
         way.clear();
         way.push(before.edge);

@@ -361,14 +361,17 @@ fn for_each_turn(graph: &Graph, profile: Profile, weights: &Weights, edge: EdgeI
     let is_restricted = EdgeFlags(record.flags).has(EdgeFlags::TURN_FROM);
     let to = graph.to(edge);
     for next in graph.out_edges(to) {
-        if !graph.allows(next, profile) || is_restricted && !graph.is_turn_allowed(edge, next, profile) {
+        if !graph.allows(next, profile) {
             continue;
         }
-        let price_m = match next.0 == record.reverse {
+        let mut price_m = match next.0 == record.reverse {
             false => 0.0,
             true if graph.is_dead_end(to, profile) => weights.u_turn_dead_end_m,
             true => weights.u_turn_m,
         };
+        if is_restricted && !graph.is_turn_allowed(edge, next, profile) {
+            price_m += weights.forbidden_turn_m;
+        }
         f(next, (price_m * 100.0) as u32);
     }
 }

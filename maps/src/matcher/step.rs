@@ -74,6 +74,9 @@ impl Scratch {
                 let turn = f32::from(geo::turn_cdeg(heading_cdeg, candidate.heading_cdeg)) / 18_000.0;
                 emission += self.weights.heading * turn * turn;
             }
+            if graph.flags(candidate.edge).is_service() {
+                emission += self.weights.service;
+            }
             let place = Place { edge: candidate.edge, along_cm: candidate.along_cm };
             self.targets.push(Target::new(place, emission));
         }

@@ -17,8 +17,11 @@ pub struct Weights {
     /// … and more for every second between them.
     pub beta_m_per_s: f32,
     pub beta_max_m: f32,
-    /// A fix closer than this to the last used one is not used.
+    /// A fix closer than this to the last used one is not used …
     pub skip_m: f32,
+    /// … nor one so much less close for every second since: who is that slow stands, and the noise wanders.
+    pub skip_m_per_s: f32,
+    pub skip_max_m: f32,
     /// A place so far behind on the same edge is taken for jitter, not for a drive around the block.
     pub backward_max_m: f32,
     /// What a metre of it costs, in metres, beside what a metre forward would.
@@ -26,6 +29,10 @@ pub struct Weights {
     /// What turning round costs, as metres.
     pub u_turn_m: f32,
     pub u_turn_dead_end_m: f32,
+    /// What a turn costs that a sign forbids, as metres: signs change, and are broken.
+    pub forbidden_turn_m: f32,
+    /// Cost of a used fix being on a service road: there are many, and few drive them.
+    pub service: f32,
     /// Cost of a heading that is straight against the road's.
     pub heading: f32,
     /// Cost of being off all roads, per used fix; and of leaving or entering them.
@@ -46,10 +53,14 @@ impl Weights {
         beta_m_per_s: 0.2,
         beta_max_m: 10.0,
         skip_m: 12.0,
+        skip_m_per_s: 0.4,
+        skip_max_m: 20.0,
         backward_max_m: 80.0,
         backward_price: 0.4,
         u_turn_m: 60.0,
-        u_turn_dead_end_m: 10.0,
+        u_turn_dead_end_m: 40.0,
+        forbidden_turn_m: 60.0,
+        service: 0.5,
         heading: 4.0,
         off_road: 15.0,
         off_road_change: 15.0,
@@ -68,6 +79,10 @@ impl Weights {
             "beta_m_per_s" => &mut self.beta_m_per_s,
             "beta_max_m" => &mut self.beta_max_m,
             "skip_m" => &mut self.skip_m,
+            "skip_m_per_s" => &mut self.skip_m_per_s,
+            "skip_max_m" => &mut self.skip_max_m,
+            "forbidden_turn_m" => &mut self.forbidden_turn_m,
+            "service" => &mut self.service,
             "backward_max_m" => &mut self.backward_max_m,
             "backward_price" => &mut self.backward_price,
             "u_turn_m" => &mut self.u_turn_m,
@@ -86,6 +101,11 @@ impl Weights {
             Some(accuracy) => (f32::from(accuracy) * self.sigma_per_accuracy).clamp(self.sigma_min_m, self.sigma_max_m),
             None => self.sigma_unknown_m,
         }
+    }
+
+    /// A fix closer than this to one used so many seconds before tells nothing new, in centimetres.
+    pub(super) fn skip_cm(&self, seconds: f32) -> f32 {
+        100.0 * (self.skip_m + self.skip_m_per_s * seconds).min(self.skip_max_m.max(self.skip_m))
     }
 
     /// Cost of a fix so far beside a road.

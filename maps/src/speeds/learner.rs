@@ -62,12 +62,7 @@ impl Traversals {
         let free_s: f64 = parts.clone().map(|(e, cm)| free_seconds(graph, e, cm)).sum();
         for (edge, length_cm) in parts.filter(|(_, cm)| *cm > 0) {
             let share = free_seconds(graph, edge, length_cm) / free_s;
-            out.push(Traversal {
-                edge,
-                length_cm,
-                seconds: (seconds * share) as f32,
-                at: matched.measured.to_time(),
-            });
+            out.push(Traversal { edge, length_cm, seconds: (seconds * share) as f32, at: matched.measured.to_time() });
         }
     }
 }

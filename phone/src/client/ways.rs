@@ -229,7 +229,7 @@ mod tests {
     fn an_edge_without_udp_is_used_by_https_and_one_with_neither_not_at_all() {
         let mut ways = Ways::default();
         let neither = EdgeAddress { udp: "not an address".into(), https: String::new(), pin: None };
-        assert!(!ways.set_edges(&[neither.clone()], Time(0)));
+        assert!(!ways.set_edges(std::slice::from_ref(&neither), Time(0)));
 
         let only_https = EdgeAddress { udp: String::new(), ..address(3) };
         assert!(ways.set_edges(&[neither, only_https], Time(0)));

@@ -10,11 +10,13 @@ pub mod fleet_key;
 pub mod grant;
 pub mod phone;
 pub mod record;
+pub mod sealer;
 pub mod warm;
 pub mod window;
 
-pub use edge::{AnswerSealer, AnswerTo, EdgeConfig, EdgeSessions, Opened, OpenedDatagram, RefuseReason, SessionRef};
+pub use edge::{AnswerTo, EdgeConfig, EdgeSessions, Opened, OpenedDatagram, RefuseReason, SessionRef};
 pub use fleet_key::{FLEET_KEY_LEN, FleetKey, FleetKeys, SessionKeys};
 pub use grant::{EdgeAddress, GrantFault, SessionGrant, SessionTerms, issue};
 pub use phone::{AnswerFault, PhoneSession, SealFault, Sealed};
 pub use record::{Lifetime, SessionRecord};
+pub use sealer::{AnswerSealer, SealedAnswer};

@@ -129,3 +129,230 @@ fn entries_of(rows: Vec<OutboxRow>, partition_count: u32) -> Vec<Append> {
 /// How many rows one round carries. A delivery is at most some 100 KiB (16 stops, 64 journal entries, texts of 1 KiB),
 /// so that even these together stay below what one entry may hold.
 const ROWS_MAX: u32 = 32;
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use protocol::{
+        DeliveryPolicy, DeliveryState, DriverId, Offset, Position, Record, Stop, StopKind, TenantId, Time, TrackerKey,
+    };
+
+    use super::*;
+    use crate::control::Secret;
+    use crate::control::credential::{TokenKeyId, TokenKeys};
+    use crate::ledger::NewDelivery;
+    use crate::ledger::embedded::EmbeddedLedger;
+    use crate::log::embedded::{EmbeddedLog, EmbeddedLogConfig};
+    use crate::log::{Membership, OffsetRange, ReadLimit, StoredEntry};
+    use crate::registry::embedded::EmbeddedRegistry;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn every_record_comes_to_its_trackers_partition_in_order() {
+        let world = World::open(tempfile::tempdir().unwrap());
+        let drain = world.start(world.log.clone());
+        let mut expected: BTreeMap<Vec<u8>, Vec<Record>> = BTreeMap::new();
+
+        let key = world.ledger.create(order(), None, NOW).await.unwrap().key;
+        for driver in [5, 6, 5, 7] {
+            world.ledger.assign(key, Some(DriverId(driver)), None, NOW).await.unwrap();
+        }
+        let last = world.ledger.transition(key, DeliveryState::Failed, None, None, NOW).await.unwrap();
+        world.eventually(|records| records.iter().any(|r| is_ledger_event(r, last.last_number()))).await;
+        drain.stop(PATIENCE).await;
+
+        for record in world.ledger_records() {
+            expected.entry(record.key().unwrap().key_bytes().to_vec()).or_default().push(record);
+        }
+        for (key_bytes, of_key) in expected {
+            let partition = partition_of(&key_bytes, world.log.partition_count(Topic::Records));
+            let found = records_in(&*world.log, partition).await;
+            let found: Vec<_> = found.into_iter().filter(|r| *r.key().unwrap().key_bytes() == key_bytes[..]).collect();
+            assert_eq!(found, of_key);
+        }
+        assert_eq!(world.ledger.outbox(100).await.unwrap(), []);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_the_registry_says_is_carried_too() {
+        let world = World::open(tempfile::tempdir().unwrap());
+        let drain = world.start(world.log.clone());
+        let tenant = world.registry.create_tenant("a", DeliveryPolicy::default(), NOW).await.unwrap().0.id;
+        let driver = world.registry.create_driver(tenant, "Ana", "", NOW).await.unwrap().id;
+        let (device, _) = world.registry.enrol(tenant, driver, NOW).await.unwrap();
+
+        world.registry.lead(device, NOW).await.unwrap();
+
+        world.eventually(|records| records.contains(&Record::Lead { device, at: NOW })).await;
+        drain.stop(PATIENCE).await;
+        assert_eq!(drain.failure(), None);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_log_that_fails_for_a_while_delays_records_and_loses_none() {
+        let world = World::open(tempfile::tempdir().unwrap());
+        let flaky = Arc::new(Flaky { log: world.log.clone(), failures: 3.into() });
+        let mut made = Vec::new();
+        for _ in 0..100 {
+            made.push(TrackerKey::from(world.ledger.create(order(), None, NOW).await.unwrap().key));
+        }
+
+        let drain = world.start(flaky);
+        world.eventually(|records| made.iter().all(|key| records.iter().any(|r| r.key() == Some(*key)))).await;
+        drain.stop(PATIENCE).await;
+
+        assert_eq!(drain.failure(), None);
+        assert_eq!(world.ledger.outbox(100).await.unwrap(), []);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_log_that_fails_for_good_stops_the_process_with_the_rows_kept() {
+        let world = World::open(tempfile::tempdir().unwrap());
+        world.log.close();
+        world.ledger.create(order(), None, NOW).await.unwrap();
+
+        let drain = world.start(world.log.clone());
+        tokio::time::timeout(PATIENCE, drain.token().cancelled()).await.unwrap();
+
+        assert!(drain.failure().is_some_and(|reason| reason.contains("relay of the ledger")));
+        assert_eq!(world.ledger.outbox(100).await.unwrap().len(), 1);
+    }
+
+    struct World {
+        log: Arc<EmbeddedLog>,
+        ledger: Arc<EmbeddedLedger>,
+        registry: Arc<EmbeddedRegistry>,
+        folder: tempfile::TempDir,
+    }
+
+    impl World {
+        fn open(folder: tempfile::TempDir) -> Self {
+            let keys = TokenKeys::new([(TokenKeyId(1), Secret::random())]);
+            let at = |name| folder.path().join(name);
+            World {
+                log: Arc::new(EmbeddedLog::open(at("log"), EmbeddedLogConfig::default()).unwrap()),
+                ledger: Arc::new(EmbeddedLedger::open(&at("ledger.db")).unwrap()),
+                registry: Arc::new(EmbeddedRegistry::open(&at("registry.db"), keys).unwrap()),
+                folder,
+            }
+        }
+
+        fn start(&self, log: Arc<dyn Log>) -> Drain {
+            let drain = Drain::default();
+            start(log, self.ledger.clone(), self.registry.clone(), &drain);
+            drain
+        }
+
+        async fn eventually(&self, holds: impl Fn(&[Record]) -> bool) {
+            let wait = async {
+                loop {
+                    let mut records = Vec::new();
+                    for partition in 0..self.log.partition_count(Topic::Records) {
+                        records.extend(records_in(&*self.log, PartitionId(partition)).await);
+                    }
+                    if holds(&records) {
+                        return;
+                    }
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            };
+            tokio::time::timeout(PATIENCE, wait).await.expect("the records did not come");
+        }
+
+        /// What the outbox held: the same once more in a second ledger, whose rows nobody settles.
+        fn ledger_records(&self) -> Vec<Record> {
+            let path = self.folder.path().join("replayed.db");
+            let replayed = EmbeddedLedger::open(&path).unwrap();
+            let work = async {
+                let key = replayed.create(order(), None, NOW).await.unwrap().key;
+                for driver in [5, 6, 5, 7] {
+                    replayed.assign(key, Some(DriverId(driver)), None, NOW).await.unwrap();
+                }
+                replayed.transition(key, DeliveryState::Failed, None, None, NOW).await.unwrap();
+                replayed.outbox(100).await.unwrap()
+            };
+            let rows = tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(work));
+            rows.into_iter().map(|row| row.record).collect()
+        }
+    }
+
+    fn is_ledger_event(record: &Record, number: protocol::JournalNumber) -> bool {
+        matches!(record, Record::Ledger { entry, .. } if entry.number == number)
+    }
+
+    async fn records_in(log: &dyn Log, partition: PartitionId) -> Vec<Record> {
+        let limit = ReadLimit { entries_max: 10_000, bytes_max: 64 << 20 };
+        let entries = log.read(Topic::Records, partition, Offset(0), limit, Duration::ZERO).await.unwrap();
+        entries.iter().flat_map(|entry| envelope::decode::<RecordBatch>(&entry.value).unwrap().records).collect()
+    }
+
+    fn order() -> NewDelivery {
+        let stop = |kind| Stop {
+            kind,
+            position: Position::from_degrees(41.15, -8.61).unwrap(),
+            radius_m: 60,
+            label: String::new(),
+        };
+        NewDelivery {
+            tenant: TenantId(7),
+            id: None,
+            stops: vec![stop(StopKind::Pickup), stop(StopKind::DropOff)],
+            policy: DeliveryPolicy::default(),
+            reference: String::new(),
+            driver: None,
+        }
+    }
+
+    /// A log whose first appends fail.
+    struct Flaky {
+        log: Arc<EmbeddedLog>,
+        failures: std::sync::atomic::AtomicI32,
+    }
+
+    #[async_trait]
+    impl Log for Flaky {
+        fn partition_count(&self, topic: Topic) -> u32 {
+            self.log.partition_count(topic)
+        }
+        fn incarnation(&self) -> u32 {
+            self.log.incarnation()
+        }
+        async fn append(&self, entries: Vec<Append>) -> Result<Vec<Offset>, LogError> {
+            if self.failures.fetch_sub(1, std::sync::atomic::Ordering::Relaxed) > 0 {
+                return Err(LogError::Unavailable { reason: "away".to_string() });
+            }
+            self.log.append(entries).await
+        }
+        async fn read(
+            &self,
+            topic: Topic,
+            partition: PartitionId,
+            from: Offset,
+            limit: ReadLimit,
+            wait: Duration,
+        ) -> Result<Vec<StoredEntry>, LogError> {
+            self.log.read(topic, partition, from, limit, wait).await
+        }
+        async fn range(&self, topic: Topic, partition: PartitionId) -> Result<OffsetRange, LogError> {
+            self.log.range(topic, partition).await
+        }
+        async fn offset_at(&self, topic: Topic, partition: PartitionId, at: Time) -> Result<Offset, LogError> {
+            self.log.offset_at(topic, partition, at).await
+        }
+        async fn newest(&self, topic: Topic) -> Result<Vec<StoredEntry>, LogError> {
+            self.log.newest(topic).await
+        }
+        async fn join(&self, group: &str, topic: Topic) -> Result<Box<dyn Membership>, LogError> {
+            self.log.join(group, topic).await
+        }
+        async fn commit(&self, group: &str, topic: Topic, at: PartitionId, next: Offset) -> Result<(), LogError> {
+            self.log.commit(group, topic, at, next).await
+        }
+        async fn committed(&self, group: &str, topic: Topic, at: PartitionId) -> Result<Option<Offset>, LogError> {
+            self.log.committed(group, topic, at).await
+        }
+    }
+
+    const NOW: Time = Time(1_700_000_000_000);
+    const PATIENCE: Duration = Duration::from_secs(20);
+}

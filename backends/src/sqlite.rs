@@ -198,6 +198,8 @@ fn connect(path: &Path) -> Result<Connection, Fault> {
     connection.pragma_update(None, "foreign_keys", true)?;
     connection.pragma_update(None, "trusted_schema", false)?;
     connection.pragma_update(None, "journal_size_limit", WAL_BYTES_KEPT)?;
+    connection.pragma_update(None, "wal_autocheckpoint", WAL_PAGES_MAX)?;
+    connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
     Ok(connection)
 }
@@ -293,6 +295,10 @@ const READER_COUNT: usize = 2;
 /// Only another process can hold the file's lock that long.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 const WAL_BYTES_KEPT: i64 = 64 << 20;
+/// A page that changes many times before the checkpoint is written back once: 32 MiB of pages of 4 KiB.
+const WAL_PAGES_MAX: i64 = 8192;
+/// For each connection, taken only as it is needed: the pages that a batch of history changes.
+const CACHE_KIB: i64 = 32 << 10;
 const STATEMENTS_KEPT: usize = 64;
 
 #[cfg(test)]

@@ -282,7 +282,7 @@ pub struct UpdateBatch {
 }
 
 /// A fix kept for history, once its snapping is final.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, SchemaWrite, SchemaRead)]
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize, SchemaWrite, SchemaRead)]
 pub struct Breadcrumb {
     pub record: FixRecord,
     /// The tracker's word where it differs from the edge's.

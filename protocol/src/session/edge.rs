@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use super::fleet_key::{FleetKey, FleetKeys, SessionKeys};
 use super::record::{RECORD_LEN, SessionRecord};
-use super::sealer::{AnswerSealer, SealedAnswer};
+use super::sealer::AnswerSealer;
 use super::warm::{FRESH_S, SessionIdentity, SlotNumber, WarmSession, WarmSessions};
 use crate::datagram::answer::{Answer, AnswerSays, Control};
 use crate::datagram::payload::{self, FIXES_PER_DATAGRAM_MAX, Ping};
@@ -19,6 +19,8 @@ use crate::datagram::{
 use crate::fix::Fix;
 use crate::id::{DeviceKey, FixNumber};
 use crate::time::Time;
+
+pub use super::sealer::SealedAnswer;
 
 /// Bounds of one thread's sessions.
 #[derive(Clone, Copy, Debug)]

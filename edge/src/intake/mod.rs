@@ -345,6 +345,7 @@ impl<A> Intake<A> {
         let mut receipts = self.spare_receipts.pop().unwrap_or_default();
         std::mem::swap(&mut receipts, &mut self.open_receipts);
         receipts.sequence = self.next_sequence;
+        receipts.since = self.open_since.unwrap_or(self.now);
         // Two before this one on their way: the log is slower than the linger.
         match self.unsettled.len() {
             0 | 1 => self.linger.handle_quick_log(),

@@ -56,6 +56,8 @@ pub enum ParcelOutcome {
 #[derive(Debug)]
 pub struct Receipts<A> {
     pub(super) sequence: u64,
+    /// When the first of them came.
+    pub since: Time,
     /// Numbers that no answer of their own will name: the session's next ack does.
     pub runs: Vec<(SessionRef, NumberRun)>,
     /// Datagrams that want an answer, in order of arrival.
@@ -75,7 +77,7 @@ pub struct Waiting<A> {
 
 impl<A> Default for Receipts<A> {
     fn default() -> Self {
-        Receipts { sequence: 0, runs: Vec::new(), answers: Vec::new(), submissions: Vec::new() }
+        Receipts { sequence: 0, since: Time(i64::MIN), runs: Vec::new(), answers: Vec::new(), submissions: Vec::new() }
     }
 }
 

@@ -1,0 +1,150 @@
+//! What comes in: bodies, queries, ids in paths. Bodies are JSON, bounded in size and time; a field that is not known
+//! is refused by name, because it is most likely one that was misspelled. Unknown query parameters are passed by:
+//! proxies and browsers add them.
+
+use std::time::Duration;
+
+use axum::body::{Body, to_bytes};
+use axum::extract::{FromRequest, FromRequestParts, Path, Query};
+use backends::ledger::Idempotency;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use http::request::Parts;
+use http::{HeaderMap, Request};
+use protocol::{DeliveryId, DeviceNumber, DriverId};
+use serde::de::DeserializeOwned;
+use sha2::{Digest, Sha256};
+
+use super::Api;
+use super::problem::{Problem, ProblemKind};
+
+/// A JSON body and, if the client gave one, the key under which it may be repeated.
+#[derive(Debug)]
+pub(crate) struct Input<T> {
+    pub value: T,
+    pub idempotency: Option<Idempotency>,
+}
+
+impl<T: DeserializeOwned> FromRequest<Api> for Input<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request<Body>, api: &Api) -> Result<Self, Problem> {
+        let (parts, body) = request.into_parts();
+        if parts.headers.get(CONTENT_TYPE).is_some_and(|value| !is_json(value)) {
+            return Err(Problem::new(ProblemKind::MediaType, "content-type must be application/json"));
+        }
+        let key = idempotency_key(&parts.headers)?;
+        let too_large = || {
+            let bytes_max = api.config.body_bytes_max;
+            Problem::new(ProblemKind::TooLarge, format!("a body may have {bytes_max} bytes"))
+        };
+        let announced = parts.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+        if announced.is_some_and(|bytes| bytes > api.config.body_bytes_max as u64) {
+            return Err(too_large());
+        }
+        let reading = tokio::time::timeout(BODY_TIMEOUT, to_bytes(body, api.config.body_bytes_max));
+        let bytes = match reading.await {
+            Ok(Ok(bytes)) => bytes,
+            Ok(Err(_)) => return Err(too_large()),
+            Err(_) => return Err(Problem::new(ProblemKind::TooSlow, "the body did not end in time")),
+        };
+        let json: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
+        let value = serde_json::from_slice(json)
+            .map_err(|error| Problem::new(ProblemKind::BadRequest, format!("the body: {error}")))?;
+        let idempotency = key.map(|key| Idempotency { key, request: digest(&parts, &bytes) });
+        Ok(Input { value, idempotency })
+    }
+}
+
+fn is_json(value: &http::HeaderValue) -> bool {
+    let essence = value.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim();
+    essence.eq_ignore_ascii_case("application/json") || essence.to_ascii_lowercase().ends_with("+json")
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
+    let key = value.to_str().ok().filter(|key| (1..=IDEMPOTENCY_CHARS_MAX).contains(&key.len()));
+    let problem = || Problem::new(ProblemKind::BadRequest, "idempotency-key must be 1 to 255 printable characters");
+    key.map(|key| Some(key.to_string())).ok_or_else(problem)
+}
+
+fn digest(parts: &Parts, body: &[u8]) -> [u8; 32] {
+    let mut sha = Sha256::new();
+    for part in [parts.method.as_str().as_bytes(), b" ", parts.uri.path().as_bytes(), b"\n", body] {
+        sha.update(part);
+    }
+    sha.finalize().into()
+}
+
+/// A query string.
+#[derive(Debug)]
+pub(crate) struct Params<T>(pub T);
+
+impl<T: DeserializeOwned> FromRequestParts<Api> for Params<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _api: &Api) -> Result<Self, Problem> {
+        match Query::<T>::try_from_uri(&parts.uri) {
+            Ok(Query(value)) => Ok(Params(value)),
+            Err(error) => Err(Problem::new(ProblemKind::BadRequest, format!("the query: {}", error.body_text()))),
+        }
+    }
+}
+
+/// `{id}` in the path of a delivery. What is no number is no delivery.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DeliveryPath(pub DeliveryId);
+
+impl FromRequestParts<Api> for DeliveryPath {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Problem> {
+        let Path(text) = Path::<String>::from_request_parts(parts, api).await.map_err(|_| Problem::no_delivery())?;
+        let id = text.parse().ok().filter(|id| i64::try_from(*id).is_ok()).ok_or_else(Problem::no_delivery)?;
+        Ok(DeliveryPath(DeliveryId(id)))
+    }
+}
+
+/// `{id}` in the path of a driver.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DriverPath(pub DriverId);
+
+impl FromRequestParts<Api> for DriverPath {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Problem> {
+        let Path(text) = Path::<String>::from_request_parts(parts, api).await.map_err(|_| Problem::no_driver())?;
+        Ok(DriverPath(DriverId(text.parse().map_err(|_| Problem::no_driver())?)))
+    }
+}
+
+/// `{driver}/{device}` in the path of a device.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DevicePath(pub DriverId, pub DeviceNumber);
+
+impl FromRequestParts<Api> for DevicePath {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Problem> {
+        let none = || Problem::new(ProblemKind::NotFound, "no such device is known under this token");
+        let path = Path::<(String, String)>::from_request_parts(parts, api).await;
+        let Path((driver, device)) = path.map_err(|_| none())?;
+        Ok(DevicePath(DriverId(driver.parse().map_err(|_| none())?), DeviceNumber(device.parse().map_err(|_| none())?)))
+    }
+}
+
+/// Text that people wrote: bounded, without control characters.
+pub(crate) fn checked_text(name: &str, text: String, chars_max: usize) -> Result<String, Problem> {
+    let is_fine = text.chars().count() <= chars_max && !text.chars().any(char::is_control);
+    if is_fine {
+        return Ok(text);
+    }
+    let detail = format!("{name} may have {chars_max} characters and no control characters");
+    Err(Problem::new(ProblemKind::Unprocessable, detail))
+}
+
+pub(crate) fn impossible(detail: impl Into<String>) -> Problem {
+    Problem::new(ProblemKind::Unprocessable, detail)
+}
+
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+const IDEMPOTENCY_CHARS_MAX: usize = 255;

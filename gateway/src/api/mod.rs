@@ -1,0 +1,196 @@
+//! The API: everything under `/api/v1`, and the contracts that describe it. Handlers say who may ask by the extractor
+//! they take (`auth`), and what may come in by another (`input`); the rest is the business of the parts behind.
+
+mod auth;
+mod contract;
+mod deliveries;
+mod input;
+pub mod links;
+mod map;
+mod problem;
+mod sessions;
+mod tenants;
+#[cfg(test)]
+mod tests;
+mod tracking;
+mod trail;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::middleware::{self, Next};
+use axum::response::Response;
+use axum::routing::{MethodRouter, delete, get, post};
+use backends::control::{ControlReader, ControlWriter};
+use backends::ledger::DeliveryLedger;
+use backends::live_store::LiveStore;
+use backends::registry::Registry;
+use backends::trail_store::TrailStore;
+use daemon::{Backoff, Clock, Drain, retry};
+use http::HeaderValue;
+use http::header::X_CONTENT_TYPE_OPTIONS;
+use protocol::session::EdgeAddress;
+use protocol::{DeliveryPolicy, TenantId, Time};
+use tokio_util::sync::CancellationToken;
+use tower_http::cors::{Any, CorsLayer};
+
+use crate::metrics::{GatewayMetrics, StreamKind};
+use crate::settings::{AllowedOrigins, GatewayConfig};
+use crate::shards::Shards;
+use crate::stream::customer::Views;
+use crate::stream::socket::SocketTimes;
+use crate::stream::{Place, Places};
+use crate::tiles::Tiles;
+
+use problem::{Problem, ProblemKind};
+
+/// What handlers work with. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Api(Arc<ApiParts>);
+
+pub(crate) struct ApiParts {
+    pub config: GatewayConfig,
+    pub ledger: Arc<dyn DeliveryLedger>,
+    pub live_store: Arc<dyn LiveStore>,
+    pub trail_store: Arc<dyn TrailStore>,
+    pub registry: Arc<dyn Registry>,
+    pub control: ControlReader,
+    pub control_writer: ControlWriter,
+    pub edges: Vec<EdgeAddress>,
+    pub tiles: Option<Tiles>,
+    pub shards: Arc<Shards>,
+    pub views: Views,
+    pub places: Arc<Places>,
+    pub metrics: Arc<GatewayMetrics>,
+    pub clock: Clock,
+    pub drain: Drain,
+    pub stop: CancellationToken,
+}
+
+impl std::ops::Deref for Api {
+    type Target = ApiParts;
+    fn deref(&self) -> &ApiParts {
+        &self.0
+    }
+}
+
+impl Api {
+    pub fn new(parts: ApiParts) -> Self {
+        Api(Arc::new(parts))
+    }
+
+    pub fn now(&self) -> Time {
+        Time(self.clock.now_ms())
+    }
+
+    fn place(&self, kind: StreamKind) -> Result<Place, Problem> {
+        Place::take(&self.places, &self.metrics, kind).ok_or_else(Problem::no_room)
+    }
+
+    fn socket_times(&self) -> SocketTimes {
+        SocketTimes { ping_every: self.config.ping_every, stall: self.config.stall }
+    }
+
+    /// Tells the edges of a tenant's policy. The registry has it already, so this may take its time.
+    fn publish_policy(&self, tenant: TenantId, policy: DeliveryPolicy) {
+        let api = self.clone();
+        self.drain.spawn("gateway publish policy", async move {
+            let put = || api.control_writer.put_policy(tenant, policy);
+            let is_transient = backends::log::LogError::is_transient;
+            if let Err(error) = retry("publish a policy", Backoff::default(), &api.stop, is_transient, put).await {
+                tracing::warn!(%error, tenant = tenant.0, "a tenant's policy could not be published");
+            }
+            Ok(())
+        });
+    }
+}
+
+/// One route, as the contract writes its path.
+pub(crate) struct Route {
+    pub method: &'static str,
+    pub path: &'static str,
+    handler: MethodRouter<Api>,
+}
+
+/// All routes. The contract is held to this list by a test.
+pub(crate) fn routes() -> Vec<Route> {
+    let get = |path, handler| Route { method: "get", path, handler };
+    let post = |path, handler| Route { method: "post", path, handler };
+    let delete_ = |path, handler| Route { method: "delete", path, handler };
+    vec![
+        post("/api/v1/tenants", self::post(tenants::create_tenant)),
+        get("/api/v1/drivers", self::get(tenants::list_drivers)),
+        post("/api/v1/drivers", self::post(tenants::create_driver)),
+        get("/api/v1/drivers/{driver}", self::get(tenants::driver)),
+        get("/api/v1/drivers/{driver}/trail", self::get(trail::of_driver)),
+        post("/api/v1/devices", self::post(tenants::enrol)),
+        delete_("/api/v1/devices/{driver}/{device}", delete(tenants::revoke)),
+        post("/api/v1/sessions", self::post(sessions::start)),
+        get("/api/v1/deliveries", self::get(deliveries::list)),
+        post("/api/v1/deliveries", self::post(deliveries::create)),
+        get("/api/v1/deliveries/{delivery}", self::get(deliveries::show)),
+        post("/api/v1/deliveries/{delivery}/assign", self::post(deliveries::assign)),
+        post("/api/v1/deliveries/{delivery}/status", self::post(deliveries::change_status)),
+        post("/api/v1/deliveries/{delivery}/cancel", self::post(deliveries::cancel)),
+        post("/api/v1/deliveries/{delivery}/token", self::post(deliveries::create_token)),
+        get("/api/v1/deliveries/{delivery}/trail", self::get(trail::of_delivery)),
+        get("/api/v1/tracking/link", self::get(tracking::link)),
+        get("/api/v1/tracking/{delivery}/connect", self::get(tracking::connect)),
+        get("/api/v1/tracking/{delivery}/events", self::get(tracking::by_events)),
+        get("/api/v1/tracking/{delivery}/status", self::get(tracking::status)),
+        get("/api/v1/map/connect", self::get(map::connect)),
+        get("/api/v1/map/events", self::get(map::by_events)),
+        get("/api/v1/map/status", self::get(map::status)),
+        get("/api/v1/map/tiles.json", self::get(map::tilejson)),
+        get("/api/v1/map/tiles/{z}/{x}/{y}.mvt", self::get(map::tile)),
+        get("/openapi.json", self::get(contract::openapi)),
+        get("/asyncapi.json", self::get(contract::asyncapi)),
+    ]
+}
+
+/// The routes, and the pages for all that is none of them.
+pub(crate) fn router(api: Api, pages: Router) -> Router {
+    let cors = cors(&api.config.allowed_origins);
+    // The pattern of a path segment cannot end in text: the tile's handler takes the suffix off.
+    let served = |route: &Route| route.path.replace("{y}.mvt", "{y}");
+    let router = routes().into_iter().fold(Router::new(), |router, route| {
+        let path = served(&route);
+        router.route(&path, route.handler)
+    });
+    let router = router
+        .route("/api/{*rest}", axum::routing::any(no_route))
+        .method_not_allowed_fallback(no_method)
+        .layer(middleware::from_fn_with_state(api.clone(), measured));
+    let router = match cors {
+        Some(cors) => router.layer(cors),
+        None => router,
+    };
+    router.with_state(api).merge(pages)
+}
+
+async fn no_route() -> Problem {
+    Problem::new(ProblemKind::NotFound, "this API has no such path; /openapi.json lists what it has")
+}
+
+async fn no_method() -> Problem {
+    Problem::new(ProblemKind::MethodNotAllowed, "/openapi.json lists the methods of each path")
+}
+
+async fn measured(State(api): State<Api>, request: Request, next: Next) -> Response {
+    let begun = std::time::Instant::now();
+    let mut response = next.run(request).await;
+    api.metrics.count_request(response.status(), begun.elapsed().as_secs_f64());
+    response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+/// No cookies are used anywhere, so no origin can borrow a visitor's rights: these only open the API to others' pages.
+fn cors(origins: &AllowedOrigins) -> Option<CorsLayer> {
+    let layer = CorsLayer::new().allow_methods(Any).allow_headers(Any);
+    match origins {
+        AllowedOrigins::None => None,
+        AllowedOrigins::All => Some(layer.allow_origin(Any)),
+        AllowedOrigins::These(origins) => Some(layer.allow_origin(origins.clone())),
+    }
+}

@@ -1,0 +1,311 @@
+//! Feeds the hubs from the updates topic. A gateway is a member of one consumer group and owns the partitions that the
+//! group gives it. A new owner reads back until it has seen, for every source, what was written in the last 75 s
+//! before that source's newest update: within that time every live view had a keyframe, so then it is whole.
+//!
+//! No offset is committed: the views are made anew from the log wherever the partition goes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use backends::log::{Log, LogError, OffsetRange, ReadLimit, StoredEntry, Topic};
+use daemon::admin::{Health, Readiness};
+use daemon::{Backoff, Clock, Drain};
+use protocol::{Offset, PartitionId, Time, Update, UpdateBatch, envelope};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::hub::Handled;
+use crate::metrics::GatewayMetrics;
+use crate::shards::Shards;
+
+#[derive(Clone)]
+pub(crate) struct Feed {
+    pub log: Arc<dyn Log>,
+    pub shards: Arc<Shards>,
+    pub metrics: Arc<GatewayMetrics>,
+    pub readiness: Readiness,
+    pub clock: Clock,
+    pub drain: Drain,
+    pub group: String,
+    pub read_back: Duration,
+}
+
+impl Feed {
+    /// Takes and gives up partitions as the group says, until the drain stops.
+    pub async fn run(self) -> anyhow::Result<()> {
+        let mut failures = 0;
+        while !self.drain.token().is_cancelled() {
+            match self.run_membership().await {
+                Ok(()) => return Ok(()),
+                Err(error) if error.is_transient() => {
+                    warn!(%error, "the group of the updates topic was lost, joining again");
+                    self.readiness.set(PART, Health::Degraded(format!("updates cannot be read: {error}")));
+                    self.wait(Backoff::default().delay(failures)).await;
+                    failures = failures.saturating_add(1);
+                }
+                Err(LogError::Closed) if self.drain.token().is_cancelled() => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    async fn run_membership(&self) -> Result<(), LogError> {
+        let mut membership = self.log.join(&self.group, Topic::Updates).await?;
+        let mut owned: BTreeMap<PartitionId, CancellationToken> = BTreeMap::new();
+        let stop = self.drain.token();
+        let outcome = loop {
+            let mine = tokio::select! {
+                () = stop.cancelled() => break Ok(()),
+                mine = membership.changed() => match mine {
+                    Ok(mine) => mine,
+                    Err(error) => break Err(error),
+                },
+            };
+            info!(partitions = mine.len(), "the group gave out partitions of updates");
+            self.give_up_all_but(&mine, &mut owned);
+            for partition in mine {
+                owned.entry(partition).or_insert_with(|| self.begin(partition));
+            }
+        };
+        if outcome.is_ok() {
+            // Whoever takes over must find everybody gone from here.
+            let _left_at_a_stop = membership.leave().await;
+        } else {
+            self.give_up_all_but(&BTreeSet::new(), &mut owned);
+        }
+        outcome
+    }
+
+    fn give_up_all_but(&self, mine: &BTreeSet<PartitionId>, owned: &mut BTreeMap<PartitionId, CancellationToken>) {
+        owned.retain(|partition, token| {
+            let is_kept = mine.contains(partition);
+            if !is_kept {
+                token.cancel();
+                self.shards.give_up(*partition);
+            }
+            is_kept
+        });
+    }
+
+    fn begin(&self, partition: PartitionId) -> CancellationToken {
+        let token = self.drain.token().child_token();
+        self.shards.take(partition);
+        let feed = PartitionFeed { feed: self.clone(), partition, stop: token.clone() };
+        self.drain.spawn("gateway partition", feed.run());
+        token
+    }
+
+    async fn wait(&self, duration: Duration) {
+        tokio::select! {
+            () = self.drain.token().cancelled() => {}
+            () = tokio::time::sleep(duration) => {}
+        }
+    }
+}
+
+/// What can wake the feed of a partition.
+enum Input {
+    Entries(Result<Vec<StoredEntry>, LogError>),
+    Timer,
+    Stop,
+}
+
+struct PartitionFeed {
+    feed: Feed,
+    partition: PartitionId,
+    stop: CancellationToken,
+}
+
+impl PartitionFeed {
+    async fn run(self) -> anyhow::Result<()> {
+        let mut failures = 0;
+        let (mut next, whole_at) = loop {
+            match self.place_to_begin().await {
+                Ok(place) => break place,
+                Err(error) if !error.is_transient() && !matches!(error, LogError::Gone { .. }) => {
+                    return self.ended_by(error);
+                }
+                Err(error) => self.handle_failure(&error, &mut failures).await,
+            }
+            if self.stop.is_cancelled() {
+                return Ok(());
+            }
+        };
+        loop {
+            if next >= whole_at {
+                self.handle_whole();
+            }
+            match self.input(next).await {
+                Input::Stop => return Ok(()),
+                Input::Timer => {}
+                Input::Entries(Ok(entries)) => {
+                    if std::mem::take(&mut failures) > 0 {
+                        self.say_ready();
+                    }
+                    if let Some(last) = entries.last() {
+                        next = Offset(last.offset.0 + 1);
+                    }
+                    self.handle_entries(&entries);
+                }
+                // What is gone was older than what the log keeps: keyframes fill the views again.
+                Input::Entries(Err(LogError::Gone { first, .. })) => next = Offset(first),
+                Input::Entries(Err(error)) if error.is_transient() => self.handle_failure(&error, &mut failures).await,
+                Input::Entries(Err(error)) => return self.ended_by(error),
+            }
+            self.feed.shards.with(self.partition, |hub, now| hub.handle_timeout(now));
+        }
+    }
+
+    async fn input(&self, next: Offset) -> Input {
+        let log = &self.feed.log;
+        let read = log.read(Topic::Updates, self.partition, next, ReadLimit::default(), READ_WAIT);
+        let wake = self.feed.shards.with(self.partition, |hub, _| hub.poll_timeout()).flatten();
+        let timer = async {
+            match wake {
+                Some(at) => self.feed.clock.sleep_until_ms(at.0).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = self.stop.cancelled() => Input::Stop,
+            entries = read => Input::Entries(entries),
+            () = timer => Input::Timer,
+        }
+    }
+
+    fn handle_entries(&self, entries: &[StoredEntry]) {
+        let metrics = &self.feed.metrics;
+        for entry in entries {
+            let batch = match envelope::decode::<UpdateBatch>(&entry.value) {
+                Ok(batch) => batch,
+                Err(error) => {
+                    metrics.entries_bad.increment(1);
+                    warn!(%error, partition = self.partition.0, offset = entry.offset.0, "an entry of updates is bad");
+                    continue;
+                }
+            };
+            let mut counts = [(Handled::Taken, 0), (Handled::Dropped, 0), (Handled::Shed, 0)];
+            self.feed.shards.with(self.partition, |hub, now| {
+                for update in &batch.updates {
+                    let handled = hub.handle_update(update, now);
+                    if let Some((_, count)) = counts.iter_mut().find(|(outcome, _)| *outcome == handled) {
+                        *count += 1;
+                    }
+                }
+                if hub.is_whole()
+                    && let Some(at) = newest_of(&batch)
+                {
+                    metrics.update_age_seconds.record(now.since(at).as_secs_f64());
+                }
+            });
+            for (outcome, count) in counts {
+                metrics.count_updates(outcome, count);
+            }
+        }
+    }
+
+    fn handle_whole(&self) {
+        let was_whole = self.feed.shards.with(self.partition, |hub, _| {
+            let was_whole = hub.is_whole();
+            hub.handle_whole();
+            was_whole
+        });
+        if was_whole == Some(false) {
+            self.say_ready();
+        }
+    }
+
+    /// Once all that is owned here is whole.
+    fn say_ready(&self) {
+        let shards = &self.feed.shards;
+        let is_whole = |partition| shards.with(partition, |hub, _| hub.is_whole()).unwrap_or(true);
+        if shards.partitions().all(is_whole) {
+            self.feed.readiness.set(PART, Health::Ready);
+        }
+    }
+
+    async fn handle_failure(&self, error: &LogError, failures: &mut u32) {
+        warn!(%error, partition = self.partition.0, "updates cannot be read, trying again");
+        self.feed.readiness.set(PART, Health::Degraded(format!("updates cannot be read: {error}")));
+        self.feed.wait(Backoff::default().delay(*failures)).await;
+        *failures = failures.saturating_add(1);
+    }
+
+    fn ended_by(&self, error: LogError) -> anyhow::Result<()> {
+        if self.stop.is_cancelled() { Ok(()) } else { Err(error.into()) }
+    }
+
+    /// Where to begin reading, and up to where until the hub is whole.
+    async fn place_to_begin(&self) -> Result<(Offset, Offset), LogError> {
+        let log = &self.feed.log;
+        let range = log.range(Topic::Updates, self.partition).await?;
+        if range.first >= range.next {
+            return Ok((range.next, range.next));
+        }
+        let newest_at = Offset(range.next.0 - 1);
+        let newest = log.read(Topic::Updates, self.partition, newest_at, ReadLimit::default(), Duration::ZERO).await?;
+        let Some(newest) = newest.first().map(|entry| entry.appended) else { return Ok((range.first, range.next)) };
+        let source_count = log.partition_count(Topic::Records) as usize;
+        let mut back = self.feed.read_back + SLACK;
+        loop {
+            let from_time = newest - back;
+            let from = log.offset_at(Topic::Updates, self.partition, from_time).await?.max(range.first);
+            if from == range.first || back >= READ_BACK_MAX {
+                return Ok((from, range.next));
+            }
+            let newest_per_source = self.newest_per_source(OffsetRange { first: from, next: range.next }).await?;
+            let oldest = newest_per_source.values().min().copied().unwrap_or(newest);
+            let wanted = newest.since(oldest) + self.feed.read_back + SLACK;
+            if newest_per_source.len() >= source_count && wanted <= back {
+                return Ok((from, range.next));
+            }
+            // A source that has not been seen may have stopped long ago: look four times as far.
+            back = if newest_per_source.len() < source_count { back * 4 } else { wanted }.min(READ_BACK_MAX);
+        }
+    }
+
+    /// When each source partition last wrote here, of what lies in this range.
+    async fn newest_per_source(&self, range: OffsetRange) -> Result<BTreeMap<PartitionId, Time>, LogError> {
+        let mut newest = BTreeMap::new();
+        let mut next = range.first;
+        while next < range.next && !self.stop.is_cancelled() {
+            let limit = ReadLimit::default();
+            let entries = self.feed.log.read(Topic::Updates, self.partition, next, limit, Duration::ZERO).await?;
+            let Some(last) = entries.last() else { break };
+            next = Offset(last.offset.0 + 1);
+            for entry in &entries {
+                let Ok(batch) = envelope::decode::<UpdateBatch>(&entry.value) else { continue };
+                for update in &batch.updates {
+                    newest.insert(source_of(update), entry.appended);
+                }
+            }
+        }
+        Ok(newest)
+    }
+}
+
+fn source_of(update: &Update) -> PartitionId {
+    match update {
+        Update::Delivery(update) => update.source.partition,
+        Update::Driver(update) => update.source.partition,
+        Update::Heartbeat { source, .. } => *source,
+    }
+}
+
+fn newest_of(batch: &UpdateBatch) -> Option<Time> {
+    let at = |update: &Update| match update {
+        Update::Delivery(update) => Some(update.at),
+        Update::Driver(update) => Some(update.at),
+        Update::Heartbeat { .. } => None,
+    };
+    batch.updates.iter().filter_map(at).max()
+}
+
+const PART: &str = "gateway";
+const READ_WAIT: Duration = Duration::from_secs(5);
+/// The log's clock may lag a little behind what was written.
+const SLACK: Duration = Duration::from_secs(5);
+/// Updates are not kept for longer.
+const READ_BACK_MAX: Duration = Duration::from_secs(24 * 3600);

@@ -1,0 +1,208 @@
+//! Map tiles: drawn by whoever is handed in, off the sockets' threads, a few at a time, and kept in memory up to a
+//! bound. The oldest kept goes first: tiles are asked for in bursts around one place.
+
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+
+use crate::metrics::GatewayMetrics;
+
+/// Draws tiles. Called on a blocking thread.
+pub trait TileSource: Send + Sync + 'static {
+    /// None: there is nothing in this tile.
+    fn tile(&self, zoom: u8, x: u32, y: u32) -> Result<Option<Bytes>, String>;
+
+    fn describe(&self) -> TileSet;
+}
+
+/// What TileJSON says of a map.
+#[derive(Clone, PartialEq, Debug)]
+pub struct TileSet {
+    pub name: String,
+    /// Changes when any tile does; letters, digits, `-` and `.` only.
+    pub version: String,
+    /// As its licence asks for.
+    pub attribution: String,
+    /// West, south, east, north.
+    pub bounds: [f64; 4],
+    pub zoom_min: u8,
+    pub zoom_max: u8,
+    pub layers: Vec<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(crate) struct TileAddress {
+    zoom: u8,
+    x: u32,
+    y: u32,
+}
+
+impl fmt::Display for TileAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.zoom, self.x, self.y)
+    }
+}
+
+impl TileAddress {
+    /// None: there is no such tile.
+    pub fn parse(zoom: &str, x: &str, y_mvt: &str) -> Option<Self> {
+        let zoom: u8 = zoom.parse().ok().filter(|zoom| *zoom <= ZOOM_MAX)?;
+        let within = |text: &str| text.parse::<u32>().ok().filter(|n| *n < 1 << zoom);
+        Some(TileAddress { zoom, x: within(x)?, y: within(y_mvt.strip_suffix(".mvt")?)? })
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum TileError {
+    /// Too many are waiting to be drawn.
+    Busy,
+    Failed(String),
+}
+
+pub(crate) struct Tiles {
+    source: Arc<dyn TileSource>,
+    set: TileSet,
+    kept: Mutex<Kept>,
+    drawing: Semaphore,
+    metrics: Arc<GatewayMetrics>,
+}
+
+#[derive(Default)]
+struct Kept {
+    tiles: HashMap<TileAddress, Option<Bytes>>,
+    order: VecDeque<TileAddress>,
+    bytes: usize,
+    bytes_max: usize,
+}
+
+impl Tiles {
+    pub fn new(source: Arc<dyn TileSource>, bytes_max: usize, metrics: Arc<GatewayMetrics>) -> Self {
+        let kept = Mutex::new(Kept { bytes_max, ..Kept::default() });
+        Tiles { set: source.describe(), source, kept, drawing: Semaphore::new(DRAWING_MAX), metrics }
+    }
+
+    pub fn describe(&self) -> &TileSet {
+        &self.set
+    }
+
+    pub fn version(&self) -> &str {
+        &self.set.version
+    }
+
+    pub async fn tile(&self, address: TileAddress) -> Result<Option<Bytes>, TileError> {
+        if address.zoom > self.set.zoom_max || address.zoom < self.set.zoom_min {
+            return Ok(None);
+        }
+        if let Some(tile) = self.kept(address) {
+            return Ok(tile);
+        }
+        let permit = tokio::time::timeout(DRAWING_WAIT, self.drawing.acquire()).await;
+        let Ok(Ok(_permit)) = permit else { return Err(TileError::Busy) };
+        // Whoever waited for the same tile before has drawn it.
+        if let Some(tile) = self.kept(address) {
+            return Ok(tile);
+        }
+        let source = self.source.clone();
+        let drawn = tokio::task::spawn_blocking(move || source.tile(address.zoom, address.x, address.y)).await;
+        let tile = drawn.map_err(|error| TileError::Failed(error.to_string()))?.map_err(TileError::Failed)?;
+        self.metrics.tiles_drawn.increment(1);
+        self.kept.lock().keep(address, tile.clone());
+        Ok(tile)
+    }
+
+    fn kept(&self, address: TileAddress) -> Option<Option<Bytes>> {
+        let tile = self.kept.lock().tiles.get(&address).cloned();
+        if tile.is_some() {
+            self.metrics.tiles_kept.increment(1);
+        }
+        tile
+    }
+}
+
+impl Kept {
+    fn keep(&mut self, address: TileAddress, tile: Option<Bytes>) {
+        let bytes = cost(&tile);
+        if bytes > self.bytes_max || self.tiles.contains_key(&address) {
+            return;
+        }
+        while self.bytes + bytes > self.bytes_max {
+            let Some(oldest) = self.order.pop_front() else { break };
+            if let Some(gone) = self.tiles.remove(&oldest) {
+                self.bytes -= cost(&gone);
+            }
+        }
+        self.bytes += bytes;
+        self.order.push_back(address);
+        self.tiles.insert(address, tile);
+    }
+}
+
+fn cost(tile: &Option<Bytes>) -> usize {
+    ENTRY_BYTES + tile.as_ref().map_or(0, Bytes::len)
+}
+
+const ZOOM_MAX: u8 = 22;
+/// What a kept tile costs beside its bytes.
+const ENTRY_BYTES: usize = 96;
+/// Drawing is work for a core; customers' frames come first.
+const DRAWING_MAX: usize = 2;
+const DRAWING_WAIT: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use daemon::Meter;
+
+    use super::*;
+
+    struct Counted(Mutex<u32>);
+
+    impl TileSource for Counted {
+        fn tile(&self, _zoom: u8, x: u32, _y: u32) -> Result<Option<Bytes>, String> {
+            *self.0.lock() += 1;
+            if x == 7 { Err("torn".to_string()) } else { Ok(Some(Bytes::from(vec![0; 100]))) }
+        }
+
+        fn describe(&self) -> TileSet {
+            TileSet {
+                name: String::new(),
+                version: "1".into(),
+                attribution: String::new(),
+                bounds: [0.0; 4],
+                zoom_min: 0,
+                zoom_max: 14,
+                layers: vec![],
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_tile_is_drawn_once_and_no_more_are_kept_than_there_is_room_for() {
+        let source = Arc::new(Counted(Mutex::new(0)));
+        let metrics = Arc::new(GatewayMetrics::new(&Meter::discard()));
+        let tiles = Tiles::new(source.clone(), 2 * (100 + ENTRY_BYTES), metrics);
+        let at = |x: &str| TileAddress::parse("10", x, "1.mvt").unwrap();
+
+        for x in ["1", "1", "2", "3", "3", "1"] {
+            assert!(tiles.tile(at(x)).await.unwrap().is_some());
+        }
+
+        assert_eq!(*source.0.lock(), 4);
+        assert_eq!(tiles.tile(at("7")).await, Err(TileError::Failed("torn".to_string())));
+        assert!(tiles.kept.lock().bytes <= 2 * (100 + ENTRY_BYTES));
+    }
+
+    #[test]
+    fn what_is_no_tile_is_none() {
+        assert!(TileAddress::parse("14", "16383", "0.mvt").is_some());
+        for (z, x, y) in
+            [("14", "16384", "0.mvt"), ("23", "0", "0.mvt"), ("-1", "0", "0.mvt"), ("3", "0", "0"), ("", "", "")]
+        {
+            assert!(TileAddress::parse(z, x, y).is_none(), "{z}/{x}/{y}");
+        }
+    }
+}

@@ -184,7 +184,8 @@ struct Api {
     drivers: Arc<AtomicU64>,
 }
 
-async fn sessions(State(api): State<Api>, headers: HeaderMap) -> Response {
+async fn sessions(State(api): State<Api>, headers: HeaderMap, asked: axum::Json<serde_json::Value>) -> Response {
+    assert!(asked["logged_in"].is_boolean());
     let bearer = headers.get("authorization").and_then(|value| value.to_str().ok()).unwrap_or_default();
     if !bearer.starts_with("Bearer driver-") {
         return StatusCode::UNAUTHORIZED.into_response();

@@ -115,6 +115,26 @@ fn the_pinned_grant_is_read_as_it_was_written() {
     assert_eq!(grant, protocol::session::issue(&fleet_key, &golden::terms(Suite::Aes128Gcm), golden::now()).unwrap());
 }
 
+#[test]
+fn the_document_quotes_the_vectors() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/protocol.md");
+    let document: String = std::fs::read_to_string(path).unwrap().split_whitespace().collect();
+    let session = &read("sessions.json")["sessions"][3];
+    let datagram = &read("datagrams.json")["datagrams"][10];
+    let answer = &read("answers.json")["answers"][6];
+    let keys = read("fleet_key.json");
+
+    for value in [&keys["k_sid"], &keys["k_msk"], &keys["k_ses"]] {
+        assert!(document.contains(value.as_str().unwrap()), "{value}");
+    }
+    for name in ["record", "sid", "mask", "phone_to_edge_key", "phone_to_edge_iv", "edge_to_phone_key"] {
+        assert!(document.contains(session[name].as_str().unwrap()), "{name}");
+    }
+    assert!(document.contains(datagram["datagram"].as_str().unwrap()));
+    assert!(document.contains(answer["answer"].as_str().unwrap()));
+    assert!(document.contains(answer["payload"].as_str().unwrap()));
+}
+
 fn read(name: &str) -> Value {
     serde_json::from_str(&std::fs::read_to_string(golden::folder().join(name)).unwrap()).unwrap()
 }

@@ -43,6 +43,12 @@ impl HttpError {
     }
 }
 
+/// The body of a request for a session.
+#[derive(Clone, Copy, Debug, serde::Serialize)]
+pub struct SessionAsked {
+    pub logged_in: bool,
+}
+
 /// Connections, shared by all phones that hold a clone. One set per certificate pinned.
 #[derive(Clone, Default)]
 pub struct HttpClients {
@@ -56,11 +62,12 @@ impl HttpClients {
         api: &Url,
         pin: Option<[u8; 32]>,
         credential: &str,
+        asked: &SessionAsked,
         timeout: Duration,
     ) -> Result<SessionGrant, HttpError> {
         let url = joined(api, "api/v1/sessions");
         let request = self.client(pin)?.post(url).bearer_auth(credential).timeout(timeout);
-        let response = request.header("content-type", "application/json").body("{}").send().await?;
+        let response = request.json(asked).send().await?;
         Ok(serde_json::from_slice(&read(response, GRANT_LEN_MAX).await?)?)
     }
 
@@ -78,7 +85,8 @@ impl HttpClients {
         read(response, ANSWER_LEN_MAX).await
     }
 
-    fn client(&self, pin: Option<[u8; 32]>) -> Result<reqwest::Client, HttpError> {
+    /// One that believes this certificate alone, or those that the system does.
+    pub fn client(&self, pin: Option<[u8; 32]>) -> Result<reqwest::Client, HttpError> {
         let mut by_pin = self.by_pin.lock().expect("nothing panics while it holds the clients");
         if let Some(client) = by_pin.get(&pin) {
             return Ok(client.clone());

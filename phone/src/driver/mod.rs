@@ -4,7 +4,7 @@
 mod http;
 mod task;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -66,6 +66,9 @@ impl std::fmt::Debug for Credential {
 /// Told of every fix that an edge has said to be safe.
 pub type OnAcked = Arc<dyn Fn(FixNumber, &Fix) + Send + Sync>;
 
+/// The address that stands before an edge's.
+pub type Through = Arc<dyn Fn(SocketAddr) -> SocketAddr + Send + Sync>;
+
 /// One phone.
 #[derive(Clone)]
 pub struct PhoneConfig {
@@ -74,12 +77,16 @@ pub struct PhoneConfig {
     /// SHA-256 of the API's certificate, where it is a self-signed one.
     pub api_pin: Option<[u8; 32]>,
     pub credential: Credential,
+    /// The driver has just logged in or picked this device, so it leads. Not said at a restart.
+    pub logged_in: bool,
     pub clock: Arc<dyn Clock>,
     pub client: ClientConfig,
     /// Share one among many phones.
     pub http: HttpClients,
     /// The local address to send from.
     pub bind: Option<IpAddr>,
+    /// Where datagrams go instead of the address an edge has: for networks laid between the two to see what they do.
+    pub through: Option<Through>,
     /// What an earlier run left behind.
     pub restore: Vec<QueuedFix>,
     pub on_acked: Option<OnAcked>,
@@ -93,10 +100,12 @@ impl PhoneConfig {
             api_url: api_url.into(),
             api_pin: None,
             credential,
+            logged_in: false,
             clock: Arc::new(SystemClock::default()),
             client: ClientConfig::default(),
             http: HttpClients::default(),
             bind: None,
+            through: None,
             restore: Vec::new(),
             on_acked: None,
             drain_max: Duration::from_secs(20),

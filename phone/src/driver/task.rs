@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tracing::{debug, trace, warn};
 
-use super::http::{HttpError, checked_url};
+use super::http::{HttpError, SessionAsked, checked_url};
 use super::{Command, PhoneConfig, StartError};
 use crate::client::{Client, ClientStats, HttpFault, QueuedFix, Transmit};
 
@@ -119,6 +119,8 @@ impl PhoneTask {
                 tokio::time::sleep(WAIT_MIN).await;
             }
             Wake::Finished(Finished::Grant(Ok(grant))) => {
+                // Said once: a renewal is no log-in.
+                self.config.logged_in = false;
                 if let Err(error) = self.client.handle_grant(&grant, now) {
                     warn!(%error, "session cannot be used");
                 }
@@ -161,6 +163,7 @@ impl PhoneTask {
         while let Some(transmit) = self.next_transmit() {
             match transmit {
                 Transmit::Udp { to, bytes } => {
+                    let to = self.config.through.as_ref().map_or(to, |through| through(to));
                     if let Err(error) = self.socket.send_to(&bytes, to).await {
                         trace!(%error, "send failed");
                     }
@@ -175,8 +178,9 @@ impl PhoneTask {
                 Transmit::RenewSession => {
                     let (http, api, pin) = (self.config.http.clone(), self.api.clone(), self.config.api_pin);
                     let credential = self.config.credential.clone();
+                    let asked = SessionAsked { logged_in: self.config.logged_in };
                     self.request(async move {
-                        let grant = http.fetch_grant(&api, pin, &credential.0, REQUEST_TIMEOUT).await;
+                        let grant = http.fetch_grant(&api, pin, &credential.0, &asked, REQUEST_TIMEOUT).await;
                         Finished::Grant(grant.map(Box::new))
                     });
                 }

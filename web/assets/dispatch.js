@@ -13,14 +13,18 @@ const serverNow = () => Date.now() + state.offset;
 const api = (path, options = {}) => call(path, { token: state.key, ...options });
 
 function onFrame(frame) {
-  if (frame.type === "map") {
+  if (frame.type === "snapshot") {
     state.offset = frame.server_time - Date.now();
+    for (const id of state.drivers.keys()) state.dots?.remove(id);
     state.drivers.clear();
     state.deliveries.clear();
     frame.drivers.forEach(takeDriver);
     frame.deliveries.forEach(takeDelivery);
   } else if (frame.type === "driver") takeDriver(frame);
   else if (frame.type === "delivery") takeDelivery(frame);
+  else if (frame.type === "left") {
+    if (frame.driver != null) { state.drivers.delete(frame.driver); state.dots?.remove(frame.driver); } else state.deliveries.delete(frame.delivery);
+  }
   dirty();
 }
 

@@ -3,7 +3,7 @@
 
 export class Stream {
   #path; #token; #onFrame; #onLine; #socket = null; #events = null; #failures = 0; #opened = false; #timer = 0; #closed = false;
-  last = 0;
+  last = 0; view = "";
 
   constructor(path, token, onFrame, onLine) {
     this.#path = path; this.#token = token; this.#onFrame = onFrame; this.#onLine = onLine;
@@ -23,7 +23,7 @@ export class Stream {
     if (this.#failures >= 3 && !this.#opened) return this.#openEvents();
     const url = new URL(`/api/v1${this.#path}/connect`, location.href);
     url.protocol = url.protocol.replace("http", "ws");
-    if (this.last) url.searchParams.set("last", this.last);
+    this.#sayWhatIsKnown(url);
     const socket = new WebSocket(url, [`wayfix.token.${this.#token}`]);
     this.#socket = socket;
     socket.onopen = () => { this.#opened = true; this.#failures = 0; this.#onLine(true); };
@@ -39,15 +39,20 @@ export class Stream {
   #openEvents() {
     const url = new URL(`/api/v1${this.#path}/events`, location.href);
     url.searchParams.set("token", this.#token);
-    if (this.last) url.searchParams.set("last", this.last);
+    this.#sayWhatIsKnown(url);
     const events = new EventSource(url);
     this.#events = events;
     events.onopen = () => this.#onLine(true);
     events.onerror = () => this.#onLine(false);
     events.onmessage = (message) => this.#take(message.data);
-    for (const type of ["snapshot", "position", "eta", "status", "stale", "redirect", "driver", "delivery", "gone", "map"]) {
+    for (const type of ["snapshot", "position", "eta", "status", "stale", "redirect", "driver", "delivery", "left"]) {
       events.addEventListener(type, (message) => this.#take(message.data));
     }
+  }
+
+  #sayWhatIsKnown(url) {
+    if (this.last) url.searchParams.set("last", this.last);
+    if (this.view) url.searchParams.set("view", this.view);
   }
 
   #take(text) {
@@ -59,6 +64,7 @@ export class Stream {
       return this.#again(frame.retry_after_ms || 1000);
     }
     this.last = Math.max(this.last, frame.last_number || 0, frame.type === "status" ? frame.number : 0);
+    this.view = frame.view || this.view;
     this.#onFrame(frame);
   }
 

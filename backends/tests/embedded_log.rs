@@ -1,14 +1,16 @@
 //! The embedded log under the suite of all logs, with real crashes of its files; and what only it promises.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use backends::log::conformance::{self, Instance};
 use backends::log::embedded::{EmbeddedLog, EmbeddedLogConfig, WriteProbe};
-use backends::log::{Log, Topic};
-use protocol::{Offset, PartitionId};
+use backends::log::{Append, Log, LogError, ReadLimit, StoredEntry, Topic};
+use bytes::Bytes;
+use protocol::{Offset, PartitionId, Time};
 use tempfile::TempDir;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -181,3 +183,253 @@ fn copy_folder(from: &Path, to: &Path) {
         }
     }
 }
+
+#[tokio::test]
+async fn the_same_folder_opens_once_at_a_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = EmbeddedLog::open(folder.path(), small()).unwrap();
+
+    let second = EmbeddedLog::open(folder.path(), small()).map(|_| ());
+
+    let reason = second.unwrap_err().to_string();
+    assert!(reason.contains("open already"), "{reason}");
+    first.close();
+    EmbeddedLog::open(folder.path(), small()).unwrap();
+}
+
+#[tokio::test]
+async fn another_partition_count_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(EmbeddedLog::open(folder.path(), small()).unwrap());
+
+    let other = EmbeddedLog::open(folder.path(), EmbeddedLogConfig { partitions: 3, ..small() }).map(|_| ());
+
+    assert!(matches!(other, Err(LogError::PartitionCount { expected: 2, found: 3, .. })), "{other:?}");
+    EmbeddedLog::open(folder.path(), small()).unwrap();
+}
+
+#[tokio::test]
+async fn times_do_not_go_back_with_the_clock_nor_over_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let (clock, now) = movable_clock(1_000);
+    let log = EmbeddedLog::open(folder.path(), EmbeddedLogConfig { now: now.clone(), ..small() }).unwrap();
+    append(&log, 1).await.unwrap();
+    clock.store(400, Ordering::Relaxed);
+    append(&log, 1).await.unwrap();
+    log.close();
+
+    let log = EmbeddedLog::open(folder.path(), EmbeddedLogConfig { now, ..small() }).unwrap();
+    append(&log, 1).await.unwrap();
+    clock.store(2_000, Ordering::Relaxed);
+    append(&log, 1).await.unwrap();
+
+    let times: Vec<i64> = read(&log, 0).await.unwrap().iter().map(|entry| entry.appended.0).collect();
+    assert_eq!(times, [1_000, 1_000, 1_000, 2_000]);
+}
+
+#[tokio::test]
+async fn retention_lets_go_of_what_is_older_and_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let (clock, now) = movable_clock(0);
+    let config = || EmbeddedLogConfig {
+        now: now.clone(),
+        retention: [(Topic::Records, Duration::from_secs(60))].into(),
+        expire_every: Duration::from_millis(5),
+        ..small()
+    };
+    let log = EmbeddedLog::open(folder.path(), config()).unwrap();
+    append(&log, 10).await.unwrap();
+    clock.store(59_000, Ordering::Relaxed);
+    append(&log, 5).await.unwrap();
+    log.append(vec![control("kept")]).await.unwrap();
+
+    clock.store(61_000, Ordering::Relaxed);
+    eventually("the first ten are let go", async || first(&log).await == 10).await;
+
+    let gone = read(&log, 9).await;
+    assert!(matches!(gone, Err(LogError::Gone { offset: 9, first: 10 })), "{gone:?}");
+    assert_eq!(read(&log, 10).await.unwrap().len(), 5);
+    assert_eq!(log.offset_at(Topic::Records, PartitionId(0), Time(0)).await.unwrap(), Offset(10));
+    clock.store(1_000_000_000, Ordering::Relaxed);
+    eventually("all are let go", async || first(&log).await == 15).await;
+    assert_eq!(log.newest(Topic::Control).await.unwrap().len(), 1, "the newest of a key has no age");
+    log.close();
+
+    let log = EmbeddedLog::open(folder.path(), config()).unwrap();
+    assert_eq!(first(&log).await, 15, "what was let go does not come back");
+    assert_eq!(append(&log, 1).await.unwrap(), [Offset(15)], "offsets go on");
+}
+
+#[tokio::test]
+async fn a_write_that_fails_acknowledges_nothing_and_later_writes_go_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let fault = Arc::new(Fault::default());
+    let config = EmbeddedLogConfig { probe: Some(fault.clone()), ..small() };
+    let log = EmbeddedLog::open(folder.path(), config).unwrap();
+    append(&log, 3).await.unwrap();
+
+    fault.fail_writes.store(true, Ordering::Relaxed);
+    for _ in 0..3 {
+        let failed = append(&log, 2).await;
+        assert!(failed.as_ref().is_err_and(LogError::is_transient), "{failed:?}");
+    }
+    assert_eq!(read(&log, 0).await.unwrap().len(), 3, "what was acknowledged can be read meanwhile");
+
+    fault.fail_writes.store(false, Ordering::Relaxed);
+    let offsets = until_appended(&log, 2).await;
+    let entries = read(&log, 0).await.unwrap();
+    assert_eq!(entries.last().unwrap().offset, *offsets.last().unwrap());
+    assert!(entries.iter().zip(0..).all(|(entry, offset)| entry.offset.0 == offset), "no hole");
+}
+
+#[tokio::test]
+async fn after_a_failed_sync_nothing_more_is_acknowledged() {
+    let folder = tempfile::tempdir().unwrap();
+    let fault = Arc::new(Fault::default());
+    let log = EmbeddedLog::open(folder.path(), EmbeddedLogConfig { probe: Some(fault.clone()), ..small() }).unwrap();
+    append(&log, 3).await.unwrap();
+
+    fault.fail_syncs.store(true, Ordering::Relaxed);
+    let failed = append(&log, 2).await;
+    fault.fail_syncs.store(false, Ordering::Relaxed);
+
+    assert!(matches!(failed, Err(LogError::Damaged { .. })), "{failed:?}");
+    assert!(matches!(append(&log, 2).await, Err(LogError::Damaged { .. })), "not even when the disk is well again");
+    assert_eq!(read(&log, 0).await.unwrap().len(), 3);
+    let waiting = log.read(Topic::Records, PartitionId(0), Offset(3), ReadLimit::default(), PATIENCE).await;
+    assert!(matches!(waiting, Err(LogError::Damaged { .. })), "readers learn that nothing will come: {waiting:?}");
+    log.close();
+    let log = EmbeddedLog::open(folder.path(), small()).unwrap();
+    assert!(read(&log, 0).await.unwrap().len() >= 3, "a new process goes on");
+}
+
+#[tokio::test]
+async fn a_closed_log_wakes_who_waits_and_answers_closed() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = Arc::new(EmbeddedLog::open(folder.path(), small()).unwrap());
+    let mut member = log.join("group", Topic::Records).await.unwrap();
+    member.changed().await.unwrap();
+    let reading = {
+        let log = log.clone();
+        tokio::spawn(async move {
+            log.read(Topic::Records, PartitionId(0), Offset(0), ReadLimit::default(), PATIENCE).await
+        })
+    };
+    let waiting = tokio::spawn(async move { member.changed().await });
+    tokio::task::yield_now().await;
+
+    let closing = log.clone();
+    tokio::task::spawn_blocking(move || closing.close()).await.unwrap();
+
+    assert!(matches!(reading.await.unwrap(), Err(LogError::Closed)));
+    assert!(matches!(waiting.await.unwrap(), Err(LogError::Closed)));
+    assert!(matches!(append(&log, 1).await, Err(LogError::Closed)));
+    assert!(matches!(log.join("group", Topic::Records).await.map(|_| ()), Err(LogError::Closed)));
+}
+
+/// Readers far behind read files, also those that were flushed from memory; the newest come from memory.
+#[tokio::test]
+async fn a_reader_far_behind_gets_everything_from_the_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = || EmbeddedLogConfig { tail_bytes_max: 10_000, ..small() };
+    let log = EmbeddedLog::open(folder.path(), config()).unwrap();
+    // More than a memtable holds.
+    for _ in 0..90 {
+        append_of(&log, 4, 64 << 10).await.unwrap();
+    }
+
+    assert_eq!(offsets_in_steps(&log).await, (0..360).collect::<Vec<u64>>());
+    log.close();
+    let log = EmbeddedLog::open(folder.path(), config()).unwrap();
+    assert_eq!(offsets_in_steps(&log).await, (0..360).collect::<Vec<u64>>());
+}
+
+async fn offsets_in_steps(log: &EmbeddedLog) -> Vec<u64> {
+    let mut offsets: Vec<u64> = Vec::new();
+    loop {
+        let from = offsets.last().map_or(0, |last| last + 1);
+        let entries = read(log, from).await.unwrap();
+        if entries.is_empty() {
+            return offsets;
+        }
+        offsets.extend(entries.iter().map(|entry| entry.offset.0));
+    }
+}
+
+/// Fails a step of writing while it is told to.
+#[derive(Default)]
+struct Fault {
+    fail_writes: AtomicBool,
+    fail_syncs: AtomicBool,
+}
+
+impl WriteProbe for Fault {
+    fn before_write(&self) -> std::io::Result<()> {
+        fail_if(&self.fail_writes)
+    }
+
+    fn before_sync(&self) -> std::io::Result<()> {
+        fail_if(&self.fail_syncs)
+    }
+}
+
+fn fail_if(flag: &AtomicBool) -> std::io::Result<()> {
+    match flag.load(Ordering::Relaxed) {
+        true => Err(std::io::ErrorKind::StorageFull.into()),
+        false => Ok(()),
+    }
+}
+
+fn small() -> EmbeddedLogConfig {
+    EmbeddedLogConfig { partitions: 2, ..EmbeddedLogConfig::default() }
+}
+
+fn movable_clock(at: i64) -> (Arc<AtomicI64>, Arc<dyn Fn() -> Time + Send + Sync>) {
+    let clock = Arc::new(AtomicI64::new(at));
+    let shown = clock.clone();
+    (clock, Arc::new(move || Time(shown.load(Ordering::Relaxed))))
+}
+
+async fn append(log: &EmbeddedLog, count: usize) -> Result<Vec<Offset>, LogError> {
+    append_of(log, count, 10).await
+}
+
+async fn append_of(log: &EmbeddedLog, count: usize, bytes: usize) -> Result<Vec<Offset>, LogError> {
+    let value = Bytes::from(vec![7; bytes]);
+    let append = Append { topic: Topic::Records, partition: PartitionId(0), key: Bytes::new(), value };
+    log.append(vec![append; count]).await
+}
+
+fn control(key: &'static str) -> Append {
+    let (key, value) = (Bytes::from_static(key.as_bytes()), Bytes::from_static(b"value"));
+    Append { topic: Topic::Control, partition: PartitionId(0), key, value }
+}
+
+async fn until_appended(log: &EmbeddedLog, count: usize) -> Vec<Offset> {
+    let began = Instant::now();
+    loop {
+        match append(log, count).await {
+            Ok(offsets) => return offsets,
+            Err(error) => assert!(error.is_transient() && began.elapsed() < PATIENCE, "{error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn read(log: &EmbeddedLog, from: u64) -> Result<Vec<StoredEntry>, LogError> {
+    log.read(Topic::Records, PartitionId(0), Offset(from), ReadLimit::default(), Duration::ZERO).await
+}
+
+async fn first(log: &EmbeddedLog) -> u64 {
+    log.range(Topic::Records, PartitionId(0)).await.unwrap().first.0
+}
+
+async fn eventually(promise: &str, is_so: impl AsyncFn() -> bool) {
+    let began = Instant::now();
+    while !is_so().await {
+        assert!(began.elapsed() < PATIENCE, "{promise}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+const PATIENCE: Duration = Duration::from_secs(20);

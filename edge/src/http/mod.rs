@@ -6,8 +6,6 @@ mod fixes;
 mod limit;
 mod locations;
 mod problem;
-#[cfg(test)]
-mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -18,6 +18,7 @@ fn main() {
     let graph = Arc::new(Graph::open(path).expect("a map"));
     println!("open                {:>9.2} ms", start.elapsed().as_secs_f64() * 1e3);
     candidates(&graph);
+    tiles(&graph);
     routes(&graph);
 }
 
@@ -49,6 +50,23 @@ fn candidates(graph: &Graph) {
         best = best.min(start.elapsed().as_secs_f64() / positions.len() as f64);
     }
     println!("candidates          {:>9.3} us, {:.1} found", best * 1e6, total as f64 / positions.len() as f64);
+}
+
+fn tiles(graph: &Graph) {
+    let start = Instant::now();
+    maps::tiles::tile(graph, 5, 0, 0);
+    maps::tiles::tile(graph, 16, 1, 1);
+    println!("tile index          {:>9.2} ms", start.elapsed().as_secs_f64() * 1e3);
+    let centre = graph.position_at(places(graph, 1)[0].0, 0);
+    for zoom in [5_u8, 8, 10, 11, 12, 13, 14, 15, 16] {
+        let side = f64::from(1_u32 << zoom);
+        let radian = centre.lat().to_radians();
+        let x = (centre.lon() + 180.0) / 360.0 * side;
+        let y = (1.0 - (radian.tan() + 1.0 / radian.cos()).ln() / std::f64::consts::PI) / 2.0 * side;
+        let start = Instant::now();
+        let bytes = maps::tiles::tile(graph, zoom, x as u32, y as u32).len();
+        println!("tile at zoom {zoom:>2}     {:>9.2} ms, {bytes} bytes", start.elapsed().as_secs_f64() * 1e3);
+    }
 }
 
 fn routes(graph: &Arc<Graph>) {

@@ -6,6 +6,7 @@
 
 use std::ops::Range;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use protocol::Position;
 use self_cell::self_cell;
@@ -16,6 +17,7 @@ use crate::geo::{self, Bbox};
 use crate::mapping::Mapping;
 use crate::record::{BACKWARD, EdgeRecord, NONE, PointRecord, RoadRecord};
 use crate::summary::Summary;
+use crate::tiles::TileIndex;
 use crate::view::View;
 
 /// A directed edge.
@@ -83,6 +85,7 @@ pub struct Graph {
     mapped: MappedView,
     version: MapVersion,
     file_len: u64,
+    tile_index: OnceLock<TileIndex>,
 }
 
 /// A place on an edge, seen from a position beside it.
@@ -114,7 +117,7 @@ impl Graph {
     fn from_mapping(mapping: Mapping, sections: &Sections) -> Result<Graph, MapError> {
         let file_len = mapping.bytes().len() as u64;
         let mapped = MappedView::try_new(mapping, |mapping| View::read(mapping.bytes(), sections))?;
-        Ok(Graph { mapped, version: sections.version, file_len })
+        Ok(Graph { mapped, version: sections.version, file_len, tile_index: OnceLock::new() })
     }
 
     /// The digest of the map's content: the same extract imported in the same way has the same version everywhere.
@@ -124,6 +127,10 @@ impl Graph {
 
     pub fn file_len(&self) -> u64 {
         self.file_len
+    }
+
+    pub(crate) fn tile_index(&self) -> &TileIndex {
+        self.tile_index.get_or_init(|| TileIndex::of(self.view()))
     }
 
     #[inline]
@@ -347,7 +354,7 @@ impl Graph {
     /// The best place on each directed edge that a profile may use, within a radius; nearest first, ties by edge.
     /// `out` is emptied first.
     pub fn candidates(&self, position: Position, radius_m: f64, profile: Profile, out: &mut Vec<Candidate>) {
-        crate::index::candidates(self, position, radius_m, profile, out);
+        crate::index::candidates(self, &crate::index::Grid, position, radius_m, profile, out);
     }
 
     pub(crate) fn road(&self, e: EdgeId) -> &RoadRecord {

@@ -92,10 +92,27 @@ impl<'a> View<'a> {
         check(is_list(self.in_first, edges), Section::InFirst, "are no list of the edges")?;
         check(self.in_first.len() == self.out_first.len(), Section::InFirst, "do not fit the outgoing ones")?;
         check(self.in_edges.len() == edges, Section::InEdges, "do not fit the edges")?;
+        let leaves = |node: usize| self.edges[self.out_first[node] as usize..self.out_first[node + 1] as usize].iter();
+        let arrives =
+            |node: usize| self.in_edges[self.in_first[node] as usize..self.in_first[node + 1] as usize].iter();
+        for node in 0..self.out_first.len() - 1 {
+            check(leaves(node).all(|e| e.from as usize == node), Section::OutFirst, "do not fit the edges")?;
+            let is_here = |e: &u32| self.edges.get(*e as usize).is_some_and(|e| e.to as usize == node);
+            check(arrives(node).all(is_here), Section::InEdges, "do not fit the edges")?;
+        }
+        self.check_order()
+    }
+
+    /// Each junction once, or none at all.
+    fn check_order(&self) -> Result<(), MapError> {
         let nodes = self.out_first.len() - 1;
-        let is_within = self.in_edges.iter().all(|e| (*e as usize) < edges);
-        check(is_within, Section::InEdges, "point outside")?;
-        check(self.order.is_empty() || self.order.len() >= nodes, Section::Order, "is too short")
+        check(self.order.is_empty() || self.order.len() == nodes, Section::Order, "does not fit the junctions")?;
+        let mut is_seen = vec![false; nodes];
+        let is_order = self
+            .order
+            .iter()
+            .all(|node| is_seen.get_mut(*node as usize).is_some_and(|is_seen| !std::mem::replace(is_seen, true)));
+        check(is_order, Section::Order, "does not name each junction once")
     }
 
     fn check_edges(&self) -> Result<(), MapError> {
@@ -105,7 +122,7 @@ impl<'a> View<'a> {
             e.from < nodes
                 && e.to < nodes
                 && e.road & !BACKWARD < roads
-                && (e.reverse == NONE || e.reverse < edges)
+                && (e.reverse == NONE || e.reverse < edges && self.edges[e.reverse as usize].road == e.road ^ BACKWARD)
                 && usize::from(e.class) < RoadClass::ALL.len()
                 && usize::from(e.surface) < Surface::ALL.len()
         });
@@ -122,8 +139,7 @@ impl<'a> View<'a> {
             let points = pair[1].first_point.checked_sub(pair[0].first_point);
             points.is_some_and(|count| (2..=1 << 16).contains(&count))
                 && (pair[0].way as usize) < self.ways.len()
-                && (pair[0].forward == NONE || pair[0].forward < edges)
-                && (pair[0].backward == NONE || pair[0].backward < edges)
+                && [pair[0].forward, pair[0].backward].iter().all(|e| *e == NONE || *e < edges)
         };
         check(self.roads.windows(2).all(has_line), Section::Roads, "point outside")
     }

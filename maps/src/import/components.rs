@@ -1,69 +1,150 @@
-//! Which edges lie in a part of the map from which one reaches the rest of that part and comes back? Where a route may
-//! begin and end is decided by that: a drawing error or a walled yard is no place to send a driver.
+//! Which edges lie in a part of the map from which one reaches the rest of that part and comes back, forbidden turns
+//! and barriers heeded? Where a route may begin and end is decided by that: a drawing error or a walled yard is no
+//! place to send a driver.
 
-use crate::class::Profile;
-use crate::record::EdgeRecord;
+use rayon::prelude::*;
+
+use crate::class::{EdgeFlags, Profile};
+use crate::record::{EdgeRecord, NONE, TurnRecord};
+
+use super::build::Tables;
 
 /// Sets, for each profile, the high bits of `access` on edges inside a large strongly connected part: the largest, and
 /// any other of at least 300 junctions, so that an island or a second city in the extract counts too.
-pub fn mark(edges: &mut [EdgeRecord], out_first: &[u32]) {
-    for profile in Profile::ALL {
-        let component = components(edges, out_first, *profile);
-        let mut sizes = vec![0_u32; out_first.len()];
-        for number in &component {
-            sizes[*number as usize] += 1;
-        }
-        let largest = sizes.iter().copied().max().unwrap_or(0);
-        let large = largest.min(LARGE_JUNCTIONS).max(2);
-        for edge in edges.iter_mut() {
-            let (from, to) = (component[edge.from as usize], component[edge.to as usize]);
-            if edge.access & profile.bit() != 0 && from == to && sizes[from as usize] >= large {
-                edge.access |= profile.bit() << 4;
-            }
+pub fn mark(tables: &mut Tables, turns: &[TurnRecord]) {
+    let connected: Vec<Vec<bool>> =
+        Profile::ALL.par_iter().map(|profile| States::of(tables, turns, *profile).connected()).collect();
+    for (profile, connected) in Profile::ALL.iter().zip(connected) {
+        for (edge, _) in tables.edges.iter_mut().zip(connected).filter(|(_, is_connected)| *is_connected) {
+            edge.access |= profile.bit() << 4;
         }
     }
 }
 
-/// Tarjan's algorithm with a stack of its own: the number of each junction's part.
-fn components(edges: &[EdgeRecord], out_first: &[u32], profile: Profile) -> Vec<u32> {
-    let nodes = out_first.len() - 1;
-    let mut search = Search {
-        index: vec![UNSEEN; nodes],
-        low: vec![0; nodes],
-        component: vec![UNSEEN; nodes],
-        open: Vec::new(),
-        next_index: 0,
-        next_component: 0,
-    };
-    let mut path: Vec<(u32, u32)> = Vec::new(); // junction and its next edge
-    for root in 0..nodes as u32 {
-        if search.index[root as usize] != UNSEEN {
-            continue;
+/// Where a traveller can be: at a junction, or, where some turn is forbidden, at a junction having come by an edge.
+struct States<'a> {
+    tables: &'a Tables,
+    turns: &'a [TurnRecord],
+    profile: Profile,
+    /// The state at the end of every edge; NONE for edges that the profile may not use.
+    of_edge: Vec<u32>,
+    /// For the states after those of the junctions, the edge.
+    edge_of: Vec<u32>,
+}
+
+impl<'a> States<'a> {
+    fn of(tables: &'a Tables, turns: &'a [TurnRecord], profile: Profile) -> States<'a> {
+        let junctions = tables.out_first.len() - 1;
+        let mut is_split = vec![false; junctions];
+        for turn in turns.iter().filter(|turn| turn.profiles & u32::from(profile.bit()) != 0) {
+            is_split[tables.edges[turn.from as usize].to as usize] = true;
         }
-        search.enter(root);
-        path.push((root, out_first[root as usize]));
-        while let Some((node, edge)) = path.last_mut() {
-            if *edge == out_first[*node as usize + 1] {
-                let node = *node;
-                path.pop();
-                search.leave(node, path.last().map(|(parent, _)| *parent));
-                continue;
-            }
-            let record = edges[*edge as usize];
-            *edge += 1;
-            if record.access & profile.bit() == 0 {
-                continue;
-            }
-            let node = *node;
-            if search.index[record.to as usize] == UNSEEN {
-                search.enter(record.to);
-                path.push((record.to, out_first[record.to as usize]));
-            } else if search.component[record.to as usize] == UNSEEN {
-                search.low[node as usize] = search.low[node as usize].min(search.index[record.to as usize]);
-            }
+        let mut states = States { tables, turns, profile, of_edge: Vec::new(), edge_of: Vec::new() };
+        states.of_edge.reserve(tables.edges.len());
+        for (number, edge) in tables.edges.iter().enumerate() {
+            states.of_edge.push(if edge.access & profile.bit() == 0 {
+                NONE
+            } else if is_split[edge.to as usize] {
+                states.edge_of.push(number as u32);
+                (junctions + states.edge_of.len() - 1) as u32
+            } else {
+                edge.to
+            });
+        }
+        states
+    }
+
+    fn junctions(&self) -> usize {
+        self.tables.out_first.len() - 1
+    }
+
+    /// The junction of a state, and the edge by which one came if that matters.
+    fn place(&self, state: u32) -> (u32, Option<u32>) {
+        match (state as usize).checked_sub(self.junctions()) {
+            None => (state, None),
+            Some(split) => (self.tables.edges[self.edge_of[split] as usize].to, Some(self.edge_of[split])),
         }
     }
-    search.component
+
+    fn is_open(&self, before: Option<u32>, edge: u32) -> bool {
+        let record: &EdgeRecord = &self.tables.edges[edge as usize];
+        if record.access & self.profile.bit() == 0 {
+            return false;
+        }
+        let Some(before) = before.filter(|_| EdgeFlags(record.flags).has(EdgeFlags::TURN_INTO)) else {
+            return true;
+        };
+        match self.turns.binary_search_by_key(&(before, edge), |turn| (turn.from, turn.to)) {
+            Ok(at) => self.turns[at].profiles & u32::from(self.profile.bit()) == 0,
+            Err(_) => true,
+        }
+    }
+
+    /// For every edge, whether it lies within a large part.
+    fn connected(&self) -> Vec<bool> {
+        let component = self.components();
+        let mut sizes = vec![0_u32; component.len()];
+        for number in &component {
+            sizes[*number as usize] += 1;
+        }
+        let largest = sizes.iter().copied().max().unwrap_or(0);
+        let large = largest.min(LARGE_STATES).max(2);
+        let is_within = |(number, edge): (usize, &EdgeRecord)| {
+            let state = self.of_edge[number];
+            if state == NONE {
+                return false;
+            }
+            let part = component[state as usize];
+            sizes[part as usize] >= large && self.begins_in(number as u32, edge.from, part, &component)
+        };
+        self.tables.edges.iter().enumerate().map(is_within).collect()
+    }
+
+    /// Whether an edge can be entered from a part of the map.
+    fn begins_in(&self, edge: u32, junction: u32, part: u32, component: &[u32]) -> bool {
+        let first = &self.tables.in_first;
+        let arriving = &self.tables.in_edges[first[junction as usize] as usize..first[junction as usize + 1] as usize];
+        arriving.iter().any(|before| {
+            let state = self.of_edge[*before as usize];
+            state != NONE && component[state as usize] == part && self.is_open(self.place(state).1, edge)
+        })
+    }
+
+    /// Tarjan's algorithm with a stack of its own: the number of each state's part.
+    fn components(&self) -> Vec<u32> {
+        let states = self.junctions() + self.edge_of.len();
+        let out_first = &self.tables.out_first;
+        let mut search = Search::over(states);
+        let mut path: Vec<(u32, u32)> = Vec::new(); // state and its next edge
+        for root in 0..states as u32 {
+            if search.index[root as usize] != NONE {
+                continue;
+            }
+            search.enter(root);
+            path.push((root, out_first[self.place(root).0 as usize]));
+            while let Some((state, edge)) = path.last_mut() {
+                let (state, (junction, before)) = (*state, self.place(*state));
+                if *edge == out_first[junction as usize + 1] {
+                    path.pop();
+                    search.leave(state, path.last().map(|(parent, _)| *parent));
+                    continue;
+                }
+                let taken = *edge;
+                *edge += 1;
+                if !self.is_open(before, taken) {
+                    continue;
+                }
+                let next = self.of_edge[taken as usize];
+                if search.index[next as usize] == NONE {
+                    search.enter(next);
+                    path.push((next, out_first[self.place(next).0 as usize]));
+                } else if search.component[next as usize] == NONE {
+                    search.low[state as usize] = search.low[state as usize].min(search.index[next as usize]);
+                }
+            }
+        }
+        search.component
+    }
 }
 
 struct Search {
@@ -76,28 +157,38 @@ struct Search {
 }
 
 impl Search {
-    fn enter(&mut self, node: u32) {
-        self.index[node as usize] = self.next_index;
-        self.low[node as usize] = self.next_index;
-        self.next_index += 1;
-        self.open.push(node);
+    fn over(states: usize) -> Search {
+        Search {
+            index: vec![NONE; states],
+            low: vec![0; states],
+            component: vec![NONE; states],
+            open: Vec::new(),
+            next_index: 0,
+            next_component: 0,
+        }
     }
 
-    fn leave(&mut self, node: u32, parent: Option<u32>) {
-        if self.low[node as usize] == self.index[node as usize] {
+    fn enter(&mut self, state: u32) {
+        self.index[state as usize] = self.next_index;
+        self.low[state as usize] = self.next_index;
+        self.next_index += 1;
+        self.open.push(state);
+    }
+
+    fn leave(&mut self, state: u32, parent: Option<u32>) {
+        if self.low[state as usize] == self.index[state as usize] {
             while let Some(member) = self.open.pop() {
                 self.component[member as usize] = self.next_component;
-                if member == node {
+                if member == state {
                     break;
                 }
             }
             self.next_component += 1;
         }
         if let Some(parent) = parent {
-            self.low[parent as usize] = self.low[parent as usize].min(self.low[node as usize]);
+            self.low[parent as usize] = self.low[parent as usize].min(self.low[state as usize]);
         }
     }
 }
 
-const UNSEEN: u32 = u32::MAX;
-const LARGE_JUNCTIONS: u32 = 300;
+const LARGE_STATES: u32 = 300;

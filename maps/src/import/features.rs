@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use protocol::Position;
 
-use super::build::Text;
+use super::build::{Text, hilbert};
 use super::harvest::{DraftArea, DraftWay, Harvest, Nodes, WayKind};
 use super::ids::Ids;
 use crate::geo::{self, Bbox};
@@ -40,7 +40,7 @@ pub fn features(harvest: &Harvest, nodes: &Nodes, ids: &Ids, text: &mut Text) ->
     for place in &nodes.places {
         features.add(place.kind, &[place.position], false, place.population, text.add(&place.name));
     }
-    features
+    features.sorted()
 }
 
 /// The way's points that the extract holds.
@@ -78,6 +78,27 @@ fn joined(mut lines: Vec<Vec<Position>>) -> Vec<Vec<Position>> {
 }
 
 impl Features {
+    /// In the order of a Hilbert curve, holes after what they are holes in.
+    fn sorted(self) -> Features {
+        let mut wholes: Vec<(u64, usize)> = Vec::new();
+        for (number, record) in self.records.iter().enumerate().filter(|(_, record)| record.hole == 0) {
+            let [south, west, north, east] = record.bbox_e7.map(i64::from);
+            let middle = Position { lat_e7: ((south + north) / 2) as i32, lon_e7: ((west + east) / 2) as i32 };
+            wholes.push((hilbert(middle), number));
+        }
+        wholes.sort_unstable();
+        let mut sorted = Features::default();
+        for (_, number) in wholes {
+            let holes = self.records[number + 1..].iter().take_while(|record| record.hole != 0).count();
+            for record in &self.records[number..=number + holes] {
+                let first = record.first_point as usize;
+                sorted.records.push(FeatureRecord { first_point: sorted.points.len() as u32, ..*record });
+                sorted.points.extend_from_slice(&self.points[first..first + record.points as usize]);
+            }
+        }
+        sorted
+    }
+
     fn add_way(&mut self, way: &DraftWay, kind: FeatureKind, points: &[Position], text: &mut Text) {
         let name = text.add(&way.name);
         match kind.shape() {

@@ -205,7 +205,7 @@ fn to_map(
         return Err(ImportError::NoRoads { ways: harvest.ways_read });
     }
     let turns = turns::turns(&mut tables, &harvest, &nodes, &ids);
-    components::mark(&mut tables.edges, &tables.out_first);
+    components::mark(&mut tables, &turns.records);
     let features = features::features(&harvest, &nodes, &ids, &mut tables.text);
     progress(Progress { stage: Stage::Index, done: 0, total: 1 });
     let grid = grid::grid(&tables.edges, &tables.roads, &tables.points);

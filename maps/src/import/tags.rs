@@ -121,8 +121,9 @@ fn usual_access(class: RoadClass) -> u8 {
         (Profile::Car.bit(), Profile::Moped.bit(), Profile::Bicycle.bit(), Profile::Foot.bit());
     match class {
         RoadClass::Motorway | RoadClass::MotorwayLink => car,
-        RoadClass::Trunk | RoadClass::TrunkLink => car | moped | bicycle,
-        RoadClass::Primary
+        RoadClass::Trunk
+        | RoadClass::TrunkLink
+        | RoadClass::Primary
         | RoadClass::PrimaryLink
         | RoadClass::Secondary
         | RoadClass::SecondaryLink

@@ -37,25 +37,25 @@ macro_rules! kinds {
 kinds!(
     Water = 1, "water", "water";
     Sea = 2, "water", "sea";
-    River = 10, "waterway", "river";
-    Canal = 11, "waterway", "canal";
-    Stream = 12, "waterway", "stream";
-    Coastline = 13, "waterway", "coastline";
+    River = 10, "water", "river";
+    Canal = 11, "water", "canal";
+    Stream = 12, "water", "stream";
+    Coastline = 13, "water", "coastline";
     Park = 20, "green", "park";
     Wood = 21, "green", "wood";
     Grass = 22, "green", "grass";
     Farmland = 23, "green", "farmland";
     Sand = 24, "green", "sand";
     Cemetery = 25, "green", "cemetery";
-    Building = 30, "building", "building";
-    Rail = 40, "rail", "rail";
-    Tram = 41, "rail", "tram";
-    City = 50, "place", "city";
-    Town = 51, "place", "town";
-    Village = 52, "place", "village";
-    Suburb = 53, "place", "suburb";
-    Neighbourhood = 54, "place", "neighbourhood";
-    Island = 55, "place", "island";
+    Building = 30, "buildings", "building";
+    Rail = 40, "rails", "rail";
+    Tram = 41, "rails", "tram";
+    City = 50, "places", "city";
+    Town = 51, "places", "town";
+    Village = 52, "places", "village";
+    Suburb = 53, "places", "suburb";
+    Neighbourhood = 54, "places", "neighbourhood";
+    Island = 55, "places", "island";
 );
 
 /// How a feature is drawn.

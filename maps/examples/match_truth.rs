@@ -8,10 +8,11 @@ use std::io::{BufWriter, Write};
 use std::path::PathBuf;
 use std::time::Instant;
 
+use maps::matcher::trip::route_parts;
 use maps::matcher::{Matched, Matcher, Observation, Scratch, Snapped, Weights};
 use maps::traces::{self, RouteLine, Trace};
 use maps::{Graph, Profile, geo};
-use protocol::Position;
+use protocol::{MeasuredTime, Position};
 
 struct Options {
     map: PathBuf,
@@ -98,6 +99,12 @@ fn match_trace(graph: &Graph, scratch: &mut Scratch, trace: &Trace, durations_ns
     };
     for (i, fix) in trace.fixes.iter().enumerate() {
         let began = Instant::now();
+        if let Some(due) = matcher.poll_timeout().filter(|due| *due < fix.measured) {
+            matcher.handle_timeout(due.max(MeasuredTime(fix.measured.0 - 1)));
+            while let Some(matched) = matcher.poll_matched(graph, scratch) {
+                trip.matched.push(matched);
+            }
+        }
         trip.provisional.push(matcher.handle_fix(graph, scratch, &Observation::of(i as u64, fix)));
         while let Some(matched) = matcher.poll_matched(graph, scratch) {
             trip.look_ahead_max_s = trip.look_ahead_max_s.max(fix.measured.seconds_since(matched.measured));
@@ -130,7 +137,10 @@ fn report_quality(outcome: &Outcome, all: &[Trace], truth: &[Vec<Position>]) {
         }
     }
     let look_ahead = outcome.trips.iter().map(|t| t.look_ahead_max_s).fold(0.0, f64::max);
-    println!("{} trips, {breaks} breaks, {unplaced} of {finals} unplaced, given out within {look_ahead:.1} s", all.len());
+    println!(
+        "{} trips, {breaks} breaks, {unplaced} of {finals} unplaced, given out within {look_ahead:.1} s",
+        all.len()
+    );
     for (what, mut metres) in [("provisional", provisional_m), ("final", final_m)] {
         if metres.is_empty() {
             continue;
@@ -138,51 +148,6 @@ fn report_quality(outcome: &Outcome, all: &[Trace], truth: &[Vec<Position>]) {
         metres.sort_by(f64::total_cmp);
         let at = |p: f64| metres[((metres.len() - 1) as f64 * p) as usize];
         println!("{what}: p50 {:.1} m, p95 {:.1} m, p99 {:.1} m from the truth", at(0.5), at(0.95), at(0.99));
-    }
-}
-
-/// The driven route as lines.
-fn route_parts(graph: &Graph, matched: &[Matched]) -> Vec<Vec<Position>> {
-    let mut parts: Vec<Vec<Position>> = Vec::new();
-    let mut last: Option<Snapped> = None;
-    for one in matched {
-        let Some(snapped) = one.snapped else { continue };
-        if one.is_break {
-            parts.push(vec![snapped.position]);
-            last = Some(snapped);
-            continue;
-        }
-        let (Some(part), Some(from)) = (parts.last_mut(), last) else { continue };
-        let mut at = (from.edge, from.along_cm);
-        for edge in &one.route {
-            // Turning round on an edge goes no further than where it was turned.
-            let is_turned = graph.reverse(at.0) == Some(*edge);
-            if !is_turned {
-                push_stretch(graph, at, graph.length_cm(at.0), part);
-                at = (*edge, 0);
-            } else {
-                at = (*edge, graph.length_cm(*edge).saturating_sub(at.1));
-            }
-        }
-        push_stretch(graph, at, snapped.along_cm, part);
-        last = Some(Snapped { along_cm: snapped.along_cm.max(at.1), ..snapped });
-    }
-    parts
-}
-
-/// Adds the points of an edge between two places of it, the first one left out.
-fn push_stretch(graph: &Graph, (edge, from_cm): (maps::EdgeId, u32), to_cm: u32, part: &mut Vec<Position>) {
-    let mut along_cm = 0.0;
-    let mut previous: Option<Position> = None;
-    for point in graph.geometry(edge) {
-        along_cm += previous.map_or(0.0, |p| geo::distance_cm(p, point));
-        previous = Some(point);
-        if along_cm > f64::from(from_cm) && along_cm < f64::from(to_cm) {
-            part.push(point);
-        }
-    }
-    if to_cm > from_cm {
-        part.push(graph.position_at(edge, to_cm));
     }
 }
 

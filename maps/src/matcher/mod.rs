@@ -102,7 +102,7 @@ pub struct Matcher {
     column_first: u32,
     held: Vec<Held>,
     /// The final place given out last.
-    place_last: Option<FinalPlace>,
+    place_last: Option<Place>,
     /// The newest fix could not be reached from the ones before. One such is dropped, two are a break.
     is_suspect: bool,
     is_flushing: bool,
@@ -131,12 +131,6 @@ enum Role {
     Lost,
 }
 
-#[derive(Clone, Copy, PartialEq, Debug, SchemaWrite, SchemaRead)]
-struct FinalPlace {
-    edge: EdgeId,
-    along_cm: u32,
-}
-
 impl Matcher {
     pub fn new(profile: Profile) -> Matcher {
         Matcher {
@@ -163,7 +157,7 @@ impl Matcher {
         let state = State { edge: snapped.edge.0, along_cm, off_cm: 0, parent: trellis::NO_PARENT, cost: 0.0 };
         matcher.trellis.push(measured, snapped.position, true, 100, &[state]);
         matcher.trellis.decide(0);
-        matcher.place_last = Some(FinalPlace { edge: snapped.edge, along_cm });
+        matcher.place_last = Some(Place { edge: snapped.edge, along_cm });
         matcher.measured_last = Some(measured);
         matcher
     }
@@ -185,13 +179,12 @@ impl Matcher {
     /// Takes a fix and says where it is as far as one can know by now. None if it belongs to no road, or is refused:
     /// older than one before it, or one of more than 48 that nobody polled.
     ///
-    /// **Contract:** `poll_matched` is called until it is empty after every fix, always with the same graph, until
-    /// `carry_over` says otherwise.
+    /// **Contract:** `poll_matched` is called until it is empty after every fix and time-out, always with the same graph
+    /// until `carry_over` says otherwise; `handle_timeout` is called when `poll_timeout` has passed.
     pub fn handle_fix(&mut self, graph: &Graph, scratch: &mut Scratch, fix: &Observation) -> Option<Snapped> {
         if self.measured_last.is_some_and(|last| fix.measured < last) || self.held.len() >= HELD_MAX {
             return None;
         }
-        self.decide_overdue(fix.measured);
         if let Some(last) = self.measured_last {
             self.interval_ds = fix.measured.0.saturating_sub(last.0).clamp(0, 600) as u32;
         }
@@ -254,18 +247,8 @@ impl Matcher {
         self.trellis.replace_edges(|state| moved(state.edge(), state.along_cm));
         self.place_last = self.place_last.and_then(|place| {
             let (edge, along_cm) = moved(place.edge, place.along_cm)?;
-            Some(FinalPlace { edge: EdgeId(edge), along_cm })
+            Some(Place { edge: EdgeId(edge), along_cm })
         });
-    }
-
-    /// Decides what would have waited too long if it waited for a fix of this time.
-    fn decide_overdue(&mut self, measured: MeasuredTime) {
-        let horizon = measured.0.saturating_sub(LOOK_AHEAD_MAX_DS);
-        let overdue = self.held.iter().rev().find(|h| h.measured.0 < horizon && h.role == Role::Used);
-        if let Some(held) = overdue {
-            let k = self.index_of(held);
-            self.trellis.decide(k);
-        }
     }
 
     fn is_due(&self, held: &Held) -> bool {
@@ -350,18 +333,20 @@ impl Matcher {
     /// The final place of a fix that has a column, and the way there.
     fn finish_used(&mut self, graph: &Graph, scratch: &mut Scratch, held: &Held) -> Option<Finished> {
         let k = self.index_of(held);
+        if let Some(finished) = self.wait_at_fork(graph, scratch, k) {
+            self.drop_columns(k);
+            return Some(finished);
+        }
         self.trellis.decide(k);
-        self.trellis.drop_front(k);
-        self.column_first = self.column_first.wrapping_add(k as u32);
+        self.drop_columns(k);
         let column = *self.trellis.column(0);
         let state = self.trellis.chosen(0).filter(|s| !s.is_off_road()).copied();
         let Some(state) = state else {
             self.place_last = None;
             return None;
         };
-        let place = Place { edge: state.edge(), along_cm: state.along_cm };
-        let before = self.place_last.replace(FinalPlace { edge: place.edge, along_cm: place.along_cm });
-        let before = before.filter(|_| !column.is_break).map(|p| Place { edge: p.edge, along_cm: p.along_cm });
+        let place = place_of(&state);
+        let before = self.place_last.replace(place).filter(|_| !column.is_break);
         let is_connected = before.is_some_and(|before| {
             let Scratch { search, route, weights, .. } = scratch;
             search.path(graph, self.profile(), weights, before, place, route)
@@ -369,6 +354,64 @@ impl Matcher {
         let route = if is_connected { scratch.route.clone() } else { Vec::new() };
         let off_cm = u32::from(state.off_cm);
         Some((snapped_at(graph, place, off_cm, column.confidence_percent), route, !is_connected))
+    }
+
+    fn drop_columns(&mut self, count: usize) {
+        self.trellis.drop_front(count);
+        self.column_first = self.column_first.wrapping_add(count as u32);
+    }
+
+    /// Where a column cannot be decided yet because its likely places lie just behind a fork, on different branches:
+    /// the driver stands there, and is placed where the branches part. None if it must be decided, or can be.
+    fn wait_at_fork(&mut self, graph: &Graph, scratch: &mut Scratch, k: usize) -> Option<Finished> {
+        let before = self.place_last.filter(|_| !self.is_flushing)?;
+        if self.trellis.column(k).is_break || self.trellis.chosen(k).is_some() {
+            return None;
+        }
+        let Scratch { search, route, way, weights, .. } = scratch;
+        let margins = self.trellis.margins(k)?;
+        let states = self.trellis.states(k);
+        let likely = (0..states.len()).filter(|i| margins[*i] < weights.sure);
+        if likely.clone().count() < 2 || likely.clone().any(|i| states[i].is_off_road()) {
+            return None;
+        }
+        let mut meeting: Option<Place> = None;
+        for i in likely {
+            let place = place_of(&states[i]);
+            if !search.path(graph, self.profile(), weights, before, place, route) {
+                return None;
+            }
+            match meeting {
+                None => {
+                    way.clear();
+                    way.push(before.edge);
+                    way.extend_from_slice(route);
+                    meeting = Some(place);
+                }
+                Some(met) => {
+                    let common = way[1..].iter().zip(route.iter()).take_while(|(a, b)| a == b).count();
+                    let is_parting = common + 1 < way.len();
+                    way.truncate(common + 1);
+                    let last = way[common];
+                    let mut along_cm = if is_parting { graph.length_cm(last) } else { met.along_cm };
+                    if common == route.len() {
+                        along_cm = along_cm.min(place.along_cm);
+                    }
+                    meeting = Some(Place { edge: last, along_cm });
+                }
+            }
+        }
+        let mut meeting = meeting?;
+        if meeting.edge == before.edge {
+            meeting.along_cm = meeting.along_cm.max(before.along_cm);
+        }
+        let position = self.trellis.column(k).position;
+        let projection = project(graph, meeting.edge, position, (meeting.along_cm, meeting.along_cm));
+        if projection.off_cm as f32 > weights.wait_m * 100.0 {
+            return None;
+        }
+        self.place_last = Some(meeting);
+        Some((snapped_at(graph, meeting, projection.off_cm, FORK_PERCENT), way[1..].to_vec(), false))
     }
 
     /// The final place of a fix between two columns: the nearest on the way between them. Where that way is not decided
@@ -383,16 +426,14 @@ impl Matcher {
         way.push(before.edge);
         let mut to_cm = u32::MAX;
         if let Some(Some(after)) = after {
-            let from = Place { edge: before.edge, along_cm: before.along_cm };
-            let to = Place { edge: after.edge(), along_cm: after.along_cm };
-            if search.path(graph, self.profile(), weights, from, to, route) {
+            if search.path(graph, self.profile(), weights, before, place_of(&after), route) {
                 way.extend_from_slice(route);
                 to_cm = after.along_cm;
             }
         }
         let (at, projection) = project_on_way(graph, way, (before.along_cm, to_cm), held.position)?;
         let place = projection.place;
-        self.place_last = Some(FinalPlace { edge: place.edge, along_cm: place.along_cm });
+        self.place_last = Some(place);
         let confidence_percent = self.trellis.column(k).confidence_percent;
         Some((snapped_at(graph, place, projection.off_cm, confidence_percent), way[1..=at].to_vec(), false))
     }
@@ -405,6 +446,10 @@ impl Matcher {
 
 /// A final place, the way there, and whether there is none.
 type Finished = (Snapped, Vec<EdgeId>, bool);
+
+fn place_of(state: &State) -> Place {
+    Place { edge: state.edge(), along_cm: state.along_cm }
+}
 
 /// The likeliest place that a step found.
 fn best_snapped(scratch: &Scratch) -> Option<Snapped> {
@@ -436,6 +481,8 @@ fn heading_255(cdeg: u16) -> u8 {
     ((u32::from(cdeg) * 255 + 18_000) / 36_000 % 255) as u8
 }
 
+/// The confidence of a place at which branches part: it is right, but may lag.
+const FORK_PERCENT: u8 = 50;
 /// Two maps' edges that lie so close and lead within 45 degrees are the same road.
 const CARRY_OVER_M: f64 = 20.0;
 const CARRY_OVER_CDEG: u16 = 4_500;

@@ -10,6 +10,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use protocol::Position;
+use wincode::{SchemaRead, SchemaWrite};
 
 use super::weights::Weights;
 use crate::class::{EdgeFlags, Profile};
@@ -18,7 +19,7 @@ use crate::graph::{EdgeId, Graph};
 use crate::record::NONE;
 
 /// A place on an edge.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, SchemaWrite, SchemaRead)]
 pub(super) struct Place {
     pub edge: EdgeId,
     pub along_cm: u32,

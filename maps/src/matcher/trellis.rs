@@ -170,6 +170,22 @@ impl Trellis {
         self.forget_others(to, end);
     }
 
+    /// What the best way through each place of a column costs more than the best of all, by what is known so far.
+    pub fn margins(&self, k: usize) -> Option<[f32; STATES_LEN]> {
+        let end = self.chain_end(k);
+        let ends = self.states(end);
+        let best_cost = ends[best_of(ends)?].cost;
+        let mut margins = [f32::INFINITY; STATES_LEN];
+        for (i, state) in ends.iter().enumerate().filter(|(_, s)| s.is_alive()) {
+            let mut at = i;
+            for column in (k + 1..=end).rev() {
+                at = usize::from(self.states(column)[at].parent);
+            }
+            margins[at] = margins[at].min(state.cost - best_cost);
+        }
+        Some(margins)
+    }
+
     /// Forgets what does not descend from the decided place of column `to`.
     fn forget_others(&mut self, to: usize, end: usize) {
         let chosen = self.columns[to].chosen;

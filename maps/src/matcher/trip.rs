@@ -1,6 +1,6 @@
 //! A whole trip through the online matcher, fed fix by fix as live, and the driven route as lines.
 
-use protocol::{Fix, Position};
+use protocol::{Fix, MeasuredTime, Position};
 
 use super::{Matched, Matcher, Observation, Scratch, Snapped};
 use crate::class::Profile;
@@ -12,6 +12,13 @@ pub fn match_trip(graph: &Graph, scratch: &mut Scratch, profile: Profile, fixes:
     let mut matcher = Matcher::new(profile);
     let mut matched = Vec::with_capacity(fixes.len());
     for (tag, fix) in (0..).zip(fixes) {
+        if matcher.poll_timeout().is_some_and(|due| due < fix.measured) {
+            // As live, where a clock runs on while no fix comes: no place waits for longer than the look-ahead.
+            matcher.handle_timeout(MeasuredTime(fix.measured.0.saturating_sub(1)));
+            while let Some(one) = matcher.poll_matched(graph, scratch) {
+                matched.push(one);
+            }
+        }
         matcher.handle_fix(graph, scratch, &Observation::of(tag, fix));
         while let Some(one) = matcher.poll_matched(graph, scratch) {
             matched.push(one);

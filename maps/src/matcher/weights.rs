@@ -38,6 +38,10 @@ pub struct Weights {
     /// Cost of being off all roads, per used fix; and of leaving or entering them.
     pub off_road: f32,
     pub off_road_change: f32,
+    /// Other places that cost less than this more keep a place from being sure …
+    pub sure: f32,
+    /// … and then the driver is placed where their ways part, if that is no further away than this.
+    pub wait_m: f32,
     /// A place that costs so much more than the best is forgotten.
     pub beam: f32,
 }
@@ -64,6 +68,8 @@ impl Weights {
         heading: 4.0,
         off_road: 15.0,
         off_road_change: 15.0,
+        sure: 10.0,
+        wait_m: 60.0,
         beam: 20.0,
     };
 
@@ -90,6 +96,8 @@ impl Weights {
             "heading" => &mut self.heading,
             "off_road" => &mut self.off_road,
             "off_road_change" => &mut self.off_road_change,
+            "sure" => &mut self.sure,
+            "wait_m" => &mut self.wait_m,
             "beam" => &mut self.beam,
             _ => return None,
         })

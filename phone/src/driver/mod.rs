@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::client::{ClientConfig, ClientStats, QueuedFix};
 
-pub use http::{HttpClients, HttpError};
+pub use http::{HttpClients, HttpError, checked_url};
 
 /// Where a phone's time comes from: it must run evenly, through sleep too, and need not be right.
 pub trait Clock: Send + Sync + 'static {
@@ -175,6 +175,12 @@ impl PhoneHandle {
 
     pub fn stats(&self) -> ClientStats {
         *self.stats.lock().expect("nothing panics while it holds the figures")
+    }
+
+    /// What tells the figures, also after the phone has stopped.
+    pub fn watch_stats(&self) -> impl Fn() -> ClientStats + Send + use<> {
+        let stats = self.stats.clone();
+        move || *stats.lock().expect("nothing panics while it holds the figures")
     }
 
     /// Sends what there is, waits for acks as long as the configuration allows, and gives back what no edge has said

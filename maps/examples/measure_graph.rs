@@ -1,11 +1,15 @@
 //! What the graph costs to open, to search and to route on: `measure_graph MAP`.
 
+mod common;
+
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Instant;
 
+use maps::index::{self, Rtree};
 use maps::router::{Dijkstra, Endpoint, Hierarchy, Router, Weights};
-use maps::{EdgeId, Graph, Profile};
+use maps::{Candidate, EdgeId, Graph, Profile};
+use protocol::Position;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
@@ -37,19 +41,24 @@ fn places(graph: &Graph, count: usize) -> Vec<(EdgeId, u32)> {
 
 fn candidates(graph: &Graph) {
     let positions: Vec<_> = places(graph, 20_000).iter().map(|(e, along)| graph.position_at(*e, *along)).collect();
+    let grid = |p, found: &mut Vec<_>| graph.candidates(p, 50.0, Profile::Car, found);
+    measure_candidates("candidates", &positions, grid);
+    let tree = Rtree::of(graph);
+    let by_tree = |p, found: &mut Vec<_>| index::candidates(graph, &tree, p, 50.0, Profile::Car, found);
+    measure_candidates("  by rstar", &positions, by_tree);
+}
+
+fn measure_candidates(name: &str, positions: &[Position], find: impl Fn(Position, &mut Vec<Candidate>)) {
     let mut found = Vec::new();
-    let mut total = 0;
-    let mut best = f64::INFINITY;
-    for _ in 0..7 {
-        total = 0;
-        let start = Instant::now();
-        for position in &positions {
-            graph.candidates(*position, 50.0, Profile::Car, &mut found);
-            total += black_box(&found).len();
-        }
-        best = best.min(start.elapsed().as_secs_f64() / positions.len() as f64);
+    let (mut total, rounds) = (0, 25);
+    let start = common::cpu_s();
+    for position in std::iter::repeat_n(positions, rounds).flatten() {
+        find(*position, &mut found);
+        total += black_box(&found).len();
     }
-    println!("candidates          {:>9.3} us, {:.1} found", best * 1e6, total as f64 / positions.len() as f64);
+    let queries = (rounds * positions.len()) as f64;
+    let cpu_us = (common::cpu_s() - start) / queries * 1e6;
+    println!("{name}          {cpu_us:>9.3} us cpu, {:.1} found", total as f64 / queries);
 }
 
 fn tiles(graph: &Graph) {
@@ -81,11 +90,15 @@ fn routes(graph: &Arc<Graph>) {
         router.bytes() as f64 / edges as f64,
         router.bytes() as f64 / graph.edge_count() as f64
     );
-    let start = Instant::now();
-    for _ in 0..5 {
+    let (start, cpu) = (Instant::now(), common::cpu_s());
+    for _ in 0..20 {
         router.reweight(weights.clone());
     }
-    println!("re-weight           {:>9.2} ms", start.elapsed().as_secs_f64() * 1e3 / 5.0);
+    println!(
+        "re-weight           {:>9.2} ms, {:.2} cpu",
+        start.elapsed().as_secs_f64() * 1e3 / 20.0,
+        (common::cpu_s() - cpu) * 1e3 / 20.0
+    );
     let places = places(graph, 4_000);
     let mut times = Vec::new();
     let (mut edges, mut found) = (0, 0);

@@ -1,5 +1,7 @@
 //! How long an import takes, stage by stage: `measure_import EXTRACT MAP`.
 
+mod common;
+
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::Instant;
@@ -17,11 +19,18 @@ fn main() {
     let progress = |progress: maps::import::Progress| {
         let mut last = last.lock().expect("nobody panics while it is held");
         if last.replace(progress.stage) != Some(progress.stage) {
-            println!("{:>8.3} s  {}", start.elapsed().as_secs_f64(), progress.stage.as_str());
+            println!(
+                "{:>8.3} s {:>8.2} s cpu  {}",
+                start.elapsed().as_secs_f64(),
+                common::cpu_s(),
+                progress.stage.as_str()
+            );
         }
     };
     match import(&extract, &map, &ImportOptions::default(), &progress) {
-        Ok(imported) => println!("{:>8.3} s  done\n{imported}", start.elapsed().as_secs_f64()),
+        Ok(imported) => {
+            println!("{:>8.3} s {:>8.2} s cpu  done\n{imported}", start.elapsed().as_secs_f64(), common::cpu_s());
+        }
         Err(error) => {
             eprintln!("{error}");
             std::process::exit(1);

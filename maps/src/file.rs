@@ -74,12 +74,12 @@ sections!(
     Turns = 9, "the turns";
     Text = 10, "the text";
     IndexRows = 11, "the index rows";
-    IndexCells = 12, "the index cells";
+    IndexBlocks = 12, "the index blocks";
     IndexRuns = 13, "the index runs";
     Order = 14, "the router's order";
     Features = 15, "the features";
     FeaturePoints = 16, "the feature points";
-    TurnPaths = 17, "the longer turns";
+    PointRoads = 17, "the roads of points";
 );
 
 /// The digest of everything in a map file but its own place.
@@ -250,7 +250,7 @@ fn array_at<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
 
 const MAGIC: [u8; 8] = *b"wayfix m";
 /// Raised whenever a build could misread what another wrote.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 const HEADER_LEN: usize = 64;
 const ENTRY_LEN: usize = 24;
 const ALIGNMENT: usize = 64;

@@ -70,25 +70,28 @@ pub struct TurnRecord {
     pub profiles: u32,
 }
 
-/// A cell of the segment index that is not empty. One more than cells closes the last.
+/// Eight by eight cells of the segment index, some of which are not empty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-pub struct CellRecord {
+pub struct BlockRecord {
+    /// The block's column of blocks.
     pub column: u32,
+    /// Where the runs of its first cell begin.
     pub first_run: u32,
+    /// Where the runs of each cell end, counted from `first_run`; cells row by row from the south-west.
+    pub ends: [u16; 64],
 }
 
 /// Neighbouring segments of one road that touch one cell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct RunRecord {
-    pub road: u32,
-    /// Counted from the road's first point.
-    pub first: u16,
+    pub first_point: u32,
     /// How many segments, at least one.
     pub count: u8,
     /// The profiles that may use the road in some direction: others need not look at it.
     pub access: u8,
+    pub reserved: u16,
 }
 
 /// In place of a number that is not there.
@@ -114,3 +117,6 @@ pub struct FeatureRecord {
     /// For places: how many live there; for areas: square metres.
     pub size: u32,
 }
+
+/// The road of every so many points is in the file: a point's own is found from there in a few steps.
+pub const POINTS_PER_ROAD_MARK: usize = 16;

@@ -6,7 +6,8 @@ use zerocopy::{FromBytes, Immutable, KnownLayout};
 use crate::class::{RoadClass, Surface};
 use crate::file::{MapError, Section, Sections};
 use crate::record::{
-    BACKWARD, CellRecord, EdgeRecord, FeatureRecord, NONE, PointRecord, RoadRecord, RunRecord, TurnRecord, WayRecord,
+    BACKWARD, BlockRecord, EdgeRecord, FeatureRecord, NONE, POINTS_PER_ROAD_MARK, PointRecord, RoadRecord, RunRecord,
+    TurnRecord, WayRecord,
 };
 use crate::summary::Summary;
 
@@ -23,11 +24,13 @@ pub struct View<'a> {
     pub points: &'a [PointRecord],
     pub turns: &'a [TurnRecord],
     pub text: &'a str,
-    /// The number of the first row, then each row's first cell, then the number of cells.
+    /// The number of the first row of blocks, then each row's first block, then the number of blocks.
     pub index_rows: &'a [u32],
-    /// The last one only closes the one before.
-    pub index_cells: &'a [CellRecord],
+    /// Within a row by column.
+    pub index_blocks: &'a [BlockRecord],
     pub index_runs: &'a [RunRecord],
+    /// The road of every sixteenth point.
+    pub point_roads: &'a [u32],
     /// The junctions in the order in which the router contracts them; empty where none was computed.
     pub order: &'a [u32],
     /// What tiles show beside roads.
@@ -52,8 +55,9 @@ impl<'a> View<'a> {
             turns: slice(of(Section::Turns), Section::Turns)?,
             text,
             index_rows: slice(of(Section::IndexRows), Section::IndexRows)?,
-            index_cells: slice(of(Section::IndexCells), Section::IndexCells)?,
+            index_blocks: slice(of(Section::IndexBlocks), Section::IndexBlocks)?,
             index_runs: slice(of(Section::IndexRuns), Section::IndexRuns)?,
+            point_roads: slice(of(Section::PointRoads), Section::PointRoads)?,
             order: slice(of(Section::Order), Section::Order)?,
             features: slice(of(Section::Features), Section::Features)?,
             feature_points: slice(of(Section::FeaturePoints), Section::FeaturePoints)?,
@@ -70,6 +74,16 @@ impl<'a> View<'a> {
     pub fn road_points(&self, road: u32) -> &'a [PointRecord] {
         let road = road as usize;
         &self.points[self.roads[road].first_point as usize..self.roads[road + 1].first_point as usize]
+    }
+
+    /// The road that a point is part of.
+    #[inline]
+    pub fn road_of_point(&self, point: u32) -> u32 {
+        let mut road = self.point_roads[point as usize / POINTS_PER_ROAD_MARK];
+        while self.roads[road as usize + 1].first_point <= point {
+            road += 1;
+        }
+        road
     }
 
     pub fn name(&self, way: u32) -> &'a str {
@@ -145,20 +159,29 @@ impl<'a> View<'a> {
     }
 
     fn check_index(&self) -> Result<(), MapError> {
-        let (cells, runs) = (self.index_cells.len().saturating_sub(1), self.index_runs.len());
         let rows = self.index_rows.get(1..).unwrap_or(&[]);
-        check(is_list(rows, cells), Section::IndexRows, "are no list of the cells")?;
-        let is_listed = self.index_cells.first().is_some_and(|c| c.first_run == 0)
-            && self.index_cells.last().is_some_and(|c| c.first_run as usize == runs)
-            && self.index_cells.windows(2).all(|pair| pair[0].first_run <= pair[1].first_run);
-        check(is_listed, Section::IndexCells, "are no list of the runs")?;
-        let roads = self.road_count() as u32;
-        let is_fine = self.index_runs.iter().all(|run| {
-            run.road < roads
-                && run.count > 0
-                && usize::from(run.first) + usize::from(run.count) < self.road_points(run.road).len()
-        });
-        check(is_fine, Section::IndexRuns, "point outside")
+        check(is_list(rows, self.index_blocks.len()), Section::IndexRows, "are no list of the blocks")?;
+        let mut first_run = 0;
+        for block in self.index_blocks {
+            let is_listed = block.first_run == first_run && block.ends.is_sorted();
+            check(is_listed, Section::IndexBlocks, "are no list of the runs")?;
+            first_run += u32::from(block.ends[63]);
+        }
+        check(first_run as usize == self.index_runs.len(), Section::IndexBlocks, "do not fit the runs")?;
+        let marks = self.points.len().div_ceil(POINTS_PER_ROAD_MARK);
+        check(self.point_roads.len() == marks, Section::PointRoads, "do not fit the points")?;
+        let is_before = |(mark, road): (usize, &u32)| {
+            let road = self.roads[..self.road_count()].get(*road as usize);
+            road.is_some_and(|road| road.first_point as usize <= mark * POINTS_PER_ROAD_MARK)
+        };
+        check(self.point_roads.iter().enumerate().all(is_before), Section::PointRoads, "point outside")?;
+        let is_within = |run: &RunRecord| {
+            let last = run.first_point as usize + usize::from(run.count);
+            run.count > 0
+                && last < self.points.len()
+                && self.roads[self.road_of_point(run.first_point) as usize + 1].first_point as usize > last
+        };
+        check(self.index_runs.iter().all(is_within), Section::IndexRuns, "point outside")
     }
 
     fn check_rest(&self) -> Result<(), MapError> {

@@ -2,9 +2,9 @@
 //! curve, roads and edges after them. Nothing here depends on the order in which anything was decoded.
 
 use protocol::Position;
+use rayon::prelude::*;
 
 use super::harvest::{Harvest, Nodes, WayKind};
-use super::ids::Ids;
 use super::tags::{DirectionTags, RoadTags};
 use crate::class::RoadClass;
 use crate::geo;
@@ -68,21 +68,22 @@ struct Cut {
     nodes_missing: u64,
 }
 
-pub fn tables(harvest: &Harvest, nodes: &Nodes, ids: &Ids) -> Tables {
-    let cut = cut_ways(harvest, nodes, ids);
+/// `places` has for each of the harvest's refs its place within the ids, or NONE where the extract does not hold it.
+pub fn tables(harvest: &Harvest, nodes: &Nodes, places: &[u32]) -> Tables {
+    let cut = cut_ways(harvest, nodes, places);
     let ends: Vec<(u32, u32)> = cut.roads.iter().map(|road| cut.ends(road)).collect();
     let (junction_of_place, junctions) = number_junctions(&ends, nodes);
-    let mut order: Vec<u32> = (0..cut.roads.len() as u32).collect();
-    order.sort_by_key(|road| {
-        let (from, to) = ends[*road as usize];
-        let (a, b) = (junction_of_place[from as usize], junction_of_place[to as usize]);
-        (a.min(b), a.max(b), *road)
-    });
+    let key = |(road, (from, to)): (usize, &(u32, u32))| {
+        let (a, b) = (junction_of_place[*from as usize], junction_of_place[*to as usize]);
+        (a.min(b), a.max(b), road as u32)
+    };
+    let mut order: Vec<(u32, u32, u32)> = ends.iter().enumerate().map(key).collect();
+    order.par_sort_unstable();
     let mut tables = Tables { junction_of_place, nodes_missing: cut.nodes_missing, ..Tables::default() };
     let mut way_numbers = vec![NONE; harvest.ways.len()];
     let mut drafts = Vec::with_capacity(cut.roads.len() * 2);
-    for draft in &order {
-        let road = &cut.roads[*draft as usize];
+    for (_, _, draft) in order {
+        let road = &cut.roads[draft as usize];
         tables.add_road(harvest, nodes, &cut, road, &mut way_numbers, &mut drafts);
     }
     tables.roads.push(RoadRecord { first_point: tables.points.len() as u32, way: 0, forward: NONE, backward: NONE });
@@ -100,8 +101,8 @@ impl Cut {
     }
 }
 
-fn cut_ways(harvest: &Harvest, nodes: &Nodes, ids: &Ids) -> Cut {
-    let mut uses = vec![0_u8; ids.len()];
+fn cut_ways(harvest: &Harvest, nodes: &Nodes, places_of_refs: &[u32]) -> Cut {
+    let mut uses = vec![0_u8; nodes.positions.len()];
     let mut cut = Cut { roads: Vec::new(), places: Vec::new(), nodes_missing: 0 };
     let mut pieces = Vec::new(); // (way, first place, number of places): stretches without a missing point
     let mut places = Vec::new();
@@ -110,15 +111,12 @@ fn cut_ways(harvest: &Harvest, nodes: &Nodes, ids: &Ids) -> Cut {
             continue;
         }
         let mut first = places.len();
-        for id in &harvest.refs[way.first_ref..way.first_ref + way.refs] {
-            let place = ids.place(*id).filter(|place| nodes.positions[*place as usize].is_some());
-            match place {
-                Some(place) if places[first..].last() == Some(&place) => {} // the same point twice in a row
-                Some(place) => places.push(place),
-                None => {
-                    cut.nodes_missing += 1;
-                    close_piece(&mut pieces, &mut places, &mut uses, number, &mut first);
-                }
+        for place in &places_of_refs[way.first_ref..way.first_ref + way.refs] {
+            if *place == NONE {
+                cut.nodes_missing += 1;
+                close_piece(&mut pieces, &mut places, &mut uses, number, &mut first);
+            } else if places[first..].last() != Some(place) {
+                places.push(*place); // the same point twice in a row is one
             }
         }
         close_piece(&mut pieces, &mut places, &mut uses, number, &mut first);
@@ -188,7 +186,7 @@ fn number_junctions(ends: &[(u32, u32)], nodes: &Nodes) -> (Vec<u32>, usize) {
             junctions.push((hilbert(nodes.positions[place as usize].unwrap_or_default()), place));
         }
     }
-    junctions.sort_unstable();
+    junctions.par_sort_unstable();
     for (number, (_, place)) in junctions.iter().enumerate() {
         junction_of_place[*place as usize] = number as u32;
     }
@@ -288,7 +286,7 @@ impl Tables {
 
     /// Sorts edges by the junction that they leave, and links them with roads, junctions and each other.
     fn number_edges(&mut self, mut drafts: Vec<EdgeRecord>, junctions: usize) {
-        drafts.sort_by_key(|edge| edge.from); // stable: then by road
+        drafts.par_sort_by_key(|edge| edge.from); // stable: then by road
         self.edges = drafts;
         for (number, edge) in self.edges.iter().enumerate() {
             let road = &mut self.roads[(edge.road & !BACKWARD) as usize];

@@ -7,7 +7,6 @@ use protocol::Position;
 
 use super::build::{Text, hilbert};
 use super::harvest::{DraftArea, DraftWay, Harvest, Nodes, WayKind};
-use super::ids::Ids;
 use crate::geo::{self, Bbox};
 use crate::record::FeatureRecord;
 use crate::tiles::feature::{FeatureKind, Shape};
@@ -18,11 +17,12 @@ pub struct Features {
     pub points: Vec<[i32; 2]>,
 }
 
-pub fn features(harvest: &Harvest, nodes: &Nodes, ids: &Ids, text: &mut Text) -> Features {
+/// `places` has for each of the harvest's refs its place within the ids, or NONE where the extract does not hold it.
+pub fn features(harvest: &Harvest, nodes: &Nodes, places: &[u32], text: &mut Text) -> Features {
     let mut features = Features::default();
     for way in &harvest.ways {
         if let WayKind::Feature(kind) = way.kind {
-            features.add_way(way, kind, &line(way, harvest, nodes, ids), text);
+            features.add_way(way, kind, &line(way, nodes, places), text);
         }
     }
     let mut way_of_id: HashMap<i64, usize> = HashMap::new(); // only looked up, never walked
@@ -32,7 +32,7 @@ pub fn features(harvest: &Harvest, nodes: &Nodes, ids: &Ids, text: &mut Text) ->
     for area in &harvest.areas {
         let rings = |members: &[i64]| {
             let lines =
-                members.iter().filter_map(|id| way_of_id.get(id)).map(|n| line(&harvest.ways[*n], harvest, nodes, ids));
+                members.iter().filter_map(|id| way_of_id.get(id)).map(|n| line(&harvest.ways[*n], nodes, places));
             joined(lines.collect())
         };
         features.add_area(area, rings(&area.outer), rings(&area.inner), text);
@@ -44,10 +44,9 @@ pub fn features(harvest: &Harvest, nodes: &Nodes, ids: &Ids, text: &mut Text) ->
 }
 
 /// The way's points that the extract holds.
-fn line(way: &DraftWay, harvest: &Harvest, nodes: &Nodes, ids: &Ids) -> Vec<Position> {
-    let refs = &harvest.refs[way.first_ref..way.first_ref + way.refs];
-    let mut points: Vec<Position> =
-        refs.iter().filter_map(|id| ids.place(*id)).filter_map(|place| nodes.positions[place as usize]).collect();
+fn line(way: &DraftWay, nodes: &Nodes, places: &[u32]) -> Vec<Position> {
+    let places = &places[way.first_ref..way.first_ref + way.refs];
+    let mut points: Vec<Position> = places.iter().filter_map(|place| *nodes.positions.get(*place as usize)?).collect();
     points.dedup();
     points
 }

@@ -3,22 +3,23 @@
 use protocol::Position;
 use rayon::prelude::*;
 
-use crate::index::cell_of;
-use crate::record::{CellRecord, EdgeRecord, NONE, PointRecord, RoadRecord, RunRecord};
+use super::ImportError;
+use crate::index::{BLOCK_SHIFT, BLOCK_SIDE, cell_of};
+use crate::record::{BlockRecord, EdgeRecord, NONE, POINTS_PER_ROAD_MARK, PointRecord, RoadRecord, RunRecord};
 
 #[derive(Default)]
 pub struct Grid {
     pub rows: Vec<u32>,
-    pub cells: Vec<CellRecord>,
+    pub blocks: Vec<BlockRecord>,
     pub runs: Vec<RunRecord>,
+    pub point_roads: Vec<u32>,
 }
 
-/// A run before it is sorted: row and column, road, first segment and count.
-type DraftRun = ((u32, u32), u32, u16, u8);
+/// A run before it is sorted: row and column of its block, cell within it, road, first segment and count.
+type DraftRun = ((u32, u32), u8, u32, u16, u8);
 
 /// `roads` has one more than roads.
-pub fn grid(edges: &[EdgeRecord], roads: &[RoadRecord], points: &[PointRecord]) -> Grid {
-    let access_of = |edge: u32| if edge == NONE { 0 } else { edges[edge as usize].access & 0x0f };
+pub fn grid(edges: &[EdgeRecord], roads: &[RoadRecord], points: &[PointRecord]) -> Result<Grid, ImportError> {
     let mut drafts: Vec<DraftRun> = (0..roads.len().saturating_sub(1))
         .into_par_iter()
         .fold(Vec::new, |mut drafts, road| {
@@ -29,37 +30,77 @@ pub fn grid(edges: &[EdgeRecord], roads: &[RoadRecord], points: &[PointRecord]) 
         .flatten_iter()
         .collect();
     drafts.par_sort_unstable();
-    let mut grid = Grid::default();
+    let mut grid = Grid { point_roads: point_roads(roads, points.len()), ..Grid::default() };
     let row_first = drafts.first().map_or(0, |draft| draft.0.0);
     grid.rows.push(row_first);
-    let mut cell_before = None;
-    for (cell, road, first, count) in drafts {
-        if cell_before != Some(cell) {
-            while grid.rows.len() < (cell.0 - row_first) as usize + 2 {
-                grid.rows.push(grid.cells.len() as u32);
-            }
-            grid.cells.push(CellRecord { column: cell.1, first_run: grid.runs.len() as u32 });
-            cell_before = Some(cell);
+    for runs in drafts.chunk_by(|a, b| a.0 == b.0) {
+        let (row, column) = runs[0].0;
+        while grid.rows.len() < (row - row_first) as usize + 2 {
+            grid.rows.push(grid.blocks.len() as u32);
         }
-        let record = roads[road as usize];
-        let access = access_of(record.forward) | access_of(record.backward);
-        grid.runs.push(RunRecord { road, first, count, access });
+        grid.add_block(column, runs, edges, roads)?;
     }
-    grid.rows.push(grid.cells.len() as u32);
-    grid.cells.push(CellRecord { column: u32::MAX, first_run: grid.runs.len() as u32 });
-    grid
+    grid.rows.push(grid.blocks.len() as u32);
+    Ok(grid)
+}
+
+/// The road of every so many points.
+fn point_roads(roads: &[RoadRecord], points: usize) -> Vec<u32> {
+    let mut road = 0;
+    let road_of = |point: usize| {
+        while roads[road + 1].first_point as usize <= point {
+            road += 1;
+        }
+        road as u32
+    };
+    (0..points).step_by(POINTS_PER_ROAD_MARK).map(road_of).collect()
+}
+
+impl Grid {
+    fn add_block(
+        &mut self,
+        column: u32,
+        runs: &[DraftRun],
+        edges: &[EdgeRecord],
+        roads: &[RoadRecord],
+    ) -> Result<(), ImportError> {
+        if runs.len() > usize::from(u16::MAX) {
+            return Err(ImportError::TooLarge { what: "roads in one place", max: u64::from(u16::MAX) });
+        }
+        let access_of = |edge: u32| if edge == NONE { 0 } else { edges[edge as usize].access & 0x0f };
+        let mut block = BlockRecord { column, first_run: self.runs.len() as u32, ends: [0; 64] };
+        for (end, (_, cell, road, first, count)) in (1..).zip(runs) {
+            let road = roads[*road as usize];
+            block.ends[usize::from(*cell)] = end;
+            self.runs.push(RunRecord {
+                first_point: road.first_point + u32::from(*first),
+                count: *count,
+                access: access_of(road.forward) | access_of(road.backward),
+                reserved: 0,
+            });
+        }
+        let mut end = 0;
+        for slot in &mut block.ends {
+            end = end.max(*slot); // an empty cell ends where the one before does
+            *slot = end;
+        }
+        self.blocks.push(block);
+        Ok(())
+    }
 }
 
 fn add_road(road: u32, points: &[PointRecord], drafts: &mut Vec<DraftRun>) {
     let before = drafts.len();
     for (segment, pair) in points.windows(2).enumerate() {
-        for_each_cell(pair[0].position(), pair[1].position(), |cell| {
+        for_each_cell(pair[0].position(), pair[1].position(), |(row, column)| {
+            let block = (row >> BLOCK_SHIFT, column >> BLOCK_SHIFT);
+            let cell = (row % BLOCK_SIDE * BLOCK_SIDE + column % BLOCK_SIDE) as u8;
             let own = &mut drafts[before..];
-            let open = own.iter_mut().rev().take(OPEN_RUNS).find(|run| run.0 == cell);
+            let open = own.iter_mut().rev().take(OPEN_RUNS).find(|run| (run.0, run.1) == (block, cell));
             match open {
-                Some(run) if usize::from(run.2) + usize::from(run.3) == segment && run.3 < u8::MAX => run.3 += 1,
-                Some(run) if usize::from(run.2) + usize::from(run.3) > segment => {}
-                _ => drafts.push((cell, road, segment as u16, 1)),
+                Some(run) if usize::from(run.3) + usize::from(run.4) == segment && run.4 < u8::MAX => run.4 += 1,
+                Some(run) if usize::from(run.3) + usize::from(run.4) > segment => {}
+                _ => drafts.push((block, cell, road, segment as u16, 1)),
             }
         });
     }

@@ -15,6 +15,7 @@ use super::ids::Ids;
 use super::limits::CountryLimits;
 use super::tags::{self, RoadTags, Tags};
 use super::{ImportError, ImportOptions, Progress, Stage};
+use crate::record::NONE;
 use crate::tiles::feature::{self, FeatureKind};
 
 /// What a way is to us.
@@ -266,6 +267,14 @@ impl Members<'_> {
             }
         }
         Ok(ids)
+    }
+}
+
+impl Harvest {
+    /// For each ref the place of its node, or NONE where the extract does not hold it.
+    pub fn places(&self, ids: &Ids, nodes: &Nodes) -> Vec<u32> {
+        let is_held = |place: &u32| nodes.positions[*place as usize].is_some();
+        self.refs.par_iter().map(|id| ids.place(*id).filter(is_held).unwrap_or(NONE)).collect()
     }
 }
 

@@ -200,15 +200,16 @@ fn to_map(
     let nodes = harvest::nodes(extract, &harvest.node_blobs, &ids, progress)?;
 
     progress(Progress { stage: Stage::Graph, done: 0, total: 1 });
-    let mut tables = build::tables(&harvest, &nodes, &ids);
+    let places = harvest.places(&ids, &nodes);
+    let mut tables = build::tables(&harvest, &nodes, &places);
     if tables.edges.is_empty() {
         return Err(ImportError::NoRoads { ways: harvest.ways_read });
     }
     let turns = turns::turns(&mut tables, &harvest, &nodes, &ids);
     components::mark(&mut tables, &turns.records);
-    let features = features::features(&harvest, &nodes, &ids, &mut tables.text);
+    let features = features::features(&harvest, &nodes, &places, &mut tables.text);
     progress(Progress { stage: Stage::Index, done: 0, total: 1 });
-    let grid = grid::grid(&tables.edges, &tables.roads, &tables.points);
+    let grid = grid::grid(&tables.edges, &tables.roads, &tables.points)?;
 
     let mut imported = Imported {
         version: String::new(),
@@ -227,7 +228,7 @@ fn to_map(
         bytes_per_edge: 0.0,
         is_order_missing: false,
     };
-    drop((harvest, nodes, ids));
+    drop((harvest, nodes, ids, places));
     progress(Progress { stage: Stage::Order, done: 0, total: 1 });
     let order = order::compute(&topology(&tables), options.order_time_max);
     progress(Progress { stage: Stage::Order, done: 1, total: 1 });
@@ -306,8 +307,9 @@ fn sections(
         (Section::Turns, turns.records.as_bytes().to_vec()),
         (Section::Text, tables.text.bytes.clone().into_bytes()),
         (Section::IndexRows, grid.rows.as_bytes().to_vec()),
-        (Section::IndexCells, grid.cells.as_bytes().to_vec()),
+        (Section::IndexBlocks, grid.blocks.as_bytes().to_vec()),
         (Section::IndexRuns, grid.runs.as_bytes().to_vec()),
+        (Section::PointRoads, grid.point_roads.as_bytes().to_vec()),
         (Section::Order, order.nodes.as_bytes().to_vec()),
         (Section::Features, features.records.as_bytes().to_vec()),
         (Section::FeaturePoints, features.points.as_bytes().to_vec()),

@@ -1,15 +1,15 @@
-//! The index in the map file: a grid of cells about 45 m high and 45–90 m wide, of which only those that hold something
-//! are there: rows by number, cells of a row sorted, so that a city and a file of many cities cost the same. Each
-//! cell lists runs of neighbouring segments of one road; the points themselves lie next to each other.
+//! The index in the map file: a grid of cells about 45 m high and 45–90 m wide, in blocks of eight by eight, of which only
+//! those that hold something are there, sorted by row and column: so a city and a file of many cities cost the same.
+//! Each cell lists runs of neighbouring segments of one road; the points themselves lie next to each other.
 //!
 //! Sketch: 50 m around a position touch 3 × 3 cells with some 25 runs of 3 points, most of which the box rules out by
-//! four comparisons; a distance takes 3 ns.
+//! four comparisons. What takes the time is memory: a line for the block, one per row of cells, one or two per run.
 
 use protocol::Position;
 
 use super::{Hit, NearRoads, Query, nearest_on_segment};
 use crate::graph::Graph;
-use crate::record::{CellRecord, PointRecord, RunRecord};
+use crate::record::{BlockRecord, PointRecord, RunRecord};
 use crate::view::View;
 
 /// The grid of the graph's own file.
@@ -19,18 +19,13 @@ pub struct Grid;
 impl NearRoads for Grid {
     fn collect(&self, graph: &Graph, query: &Query, hits: &mut Vec<Hit>) {
         let view = graph.view();
-        let ((row_first, column_first), (row_last, column_last)) =
-            (cell_of(query.south_west), cell_of(query.north_east));
+        let (low, high) = (cell_of(query.south_west), cell_of(query.north_east));
         let mut search = Search { view, query, hits };
-        for row in row_first..=row_last {
-            let cells = row_cells(view, row);
-            let mut at = cells.start + lower_bound(&view.index_cells[cells.clone()], column_first);
-            while at < cells.end && view.index_cells[at].column <= column_last {
-                let runs = view.index_cells[at].first_run as usize..view.index_cells[at + 1].first_run as usize;
-                for run in view.index_runs[runs].iter().filter(|run| run.access & query.profile.bit() != 0) {
-                    search.visit(run);
-                }
-                at += 1;
+        for row in low.0 >> BLOCK_SHIFT..=high.0 >> BLOCK_SHIFT {
+            let blocks = row_blocks(view, row);
+            let first = blocks.partition_point(|block| block.column < low.1 >> BLOCK_SHIFT);
+            for block in blocks[first..].iter().take_while(|block| block.column <= high.1 >> BLOCK_SHIFT) {
+                search.visit_block(row, block, low, high);
             }
         }
     }
@@ -49,16 +44,12 @@ pub fn row_edges_e7(row: u32) -> (f64, f64) {
     (bottom, bottom + f64::from(1 << ROW_SHIFT))
 }
 
-fn row_cells(view: &View<'_>, row: u32) -> std::ops::Range<usize> {
+fn row_blocks<'a>(view: &View<'a>, row: u32) -> &'a [BlockRecord] {
     let rows = &view.index_rows[1..];
     match row.checked_sub(view.index_rows[0]).map(|row| row as usize) {
-        Some(row) if row + 1 < rows.len() => rows[row] as usize..rows[row + 1] as usize,
-        _ => 0..0,
+        Some(row) if row + 1 < rows.len() => &view.index_blocks[rows[row] as usize..rows[row + 1] as usize],
+        _ => &[],
     }
-}
-
-fn lower_bound(cells: &[CellRecord], column: u32) -> usize {
-    cells.partition_point(|cell| cell.column < column)
 }
 
 struct Search<'a, 'q> {
@@ -68,11 +59,27 @@ struct Search<'a, 'q> {
 }
 
 impl Search<'_, '_> {
+    /// The cells of a block from `low` to `high`: those of one row lie together, and so do their runs.
+    fn visit_block(&mut self, row: u32, block: &BlockRecord, low: (u32, u32), high: (u32, u32)) {
+        let within = |cell: u32, block: u32| cell.saturating_sub(block << BLOCK_SHIFT).min(BLOCK_SIDE - 1) as usize;
+        let (left, right) = (within(low.1, block.column), within(high.1, block.column));
+        for row in within(low.0, row)..=within(high.0, row) {
+            let (first, last) = (row * BLOCK_SIDE as usize + left, row * BLOCK_SIDE as usize + right);
+            let start = if first == 0 { 0 } else { block.ends[first - 1] };
+            let run = |offset: u16| block.first_run as usize + usize::from(offset);
+            for run in &self.view.index_runs[run(start)..run(block.ends[last])] {
+                if run.access & self.query.profile.bit() != 0 {
+                    self.visit(run);
+                }
+            }
+        }
+    }
+
     #[inline]
     fn visit(&mut self, run: &RunRecord) {
-        let first = self.view.roads[run.road as usize].first_point + u32::from(run.first);
+        let first = run.first_point;
         let points = &self.view.points[first as usize..=first as usize + usize::from(run.count)];
-        let mut best = Hit { road: run.road, point: NOWHERE, off_cm_squared: self.query.radius_squared, share: 0.0 };
+        let mut best = Hit { road: NOWHERE, point: NOWHERE, off_cm_squared: self.query.radius_squared, share: 0.0 };
         let mut sides = self.sides(&points[0]);
         for (i, pair) in points.windows(2).enumerate() {
             let sides_before = std::mem::replace(&mut sides, self.sides(&pair[1]));
@@ -83,10 +90,11 @@ impl Search<'_, '_> {
             let (off_cm_squared, share) = nearest_on_segment(a, b);
             let is_first = best.point == NOWHERE && off_cm_squared == best.off_cm_squared;
             if off_cm_squared < best.off_cm_squared || is_first {
-                best = Hit { road: run.road, point: first + i as u32, off_cm_squared, share };
+                best = Hit { road: NOWHERE, point: first + i as u32, off_cm_squared, share };
             }
         }
         if best.point != NOWHERE {
+            best.road = self.view.road_of_point(first);
             best.keep(self.hits);
         }
     }
@@ -103,4 +111,7 @@ impl Search<'_, '_> {
 
 const ROW_SHIFT: u32 = 12; // 4,096 × 1.11 cm = 45.5 m
 const COLUMN_SHIFT: u32 = 13; // 91 m at the equator, 69 m in Porto, 46 m in Helsinki
+/// Cells along a block's side.
+pub const BLOCK_SIDE: u32 = 1 << BLOCK_SHIFT;
+pub const BLOCK_SHIFT: u32 = 3;
 const NOWHERE: u32 = u32::MAX;

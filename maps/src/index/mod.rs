@@ -14,7 +14,7 @@ use crate::graph::{Candidate, EdgeId, Graph, between};
 use crate::record::{NONE, PointRecord};
 
 pub use grid::Grid;
-pub(crate) use grid::{cell_of, row_edges_e7};
+pub(crate) use grid::{BLOCK_SHIFT, BLOCK_SIDE, cell_of, row_edges_e7};
 pub use rtree::Rtree;
 
 /// Finds the roads near a position.

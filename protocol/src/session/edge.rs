@@ -245,7 +245,7 @@ impl EdgeSessions {
 
     /// Says that these numbers of this session are durable in the log. The next ack will name them.
     pub fn handle_durable(&mut self, session: &SessionRef, ranges: &NumberRanges) {
-        let Some(identity) = identity_of(session) else { return };
+        let identity = SessionIdentity::of(&session.record);
         if let Some(warm) = self.warm.session_if(session.slot, &identity) {
             warm.note_durable(ranges);
         }
@@ -253,7 +253,7 @@ impl EdgeSessions {
 
     /// An ack: `ranges`, durable in the log, and what became durable since the last ack.
     pub fn seal_ack(&mut self, to: &AnswerTo, ranges: &NumberRanges) -> Option<SealedAnswer> {
-        let identity = identity_of(&to.session)?;
+        let identity = SessionIdentity::of(&to.session.record);
         let named = match self.warm.session_if(to.session.slot, &identity) {
             Some(warm) => warm.take_unreported(ranges),
             None => *ranges,
@@ -312,7 +312,7 @@ impl EdgeSessions {
         if (i64::from(counter) - ticks_now).abs() > FRESH_S * TICKS_PER_S {
             return Err(RefuseReason::Stale);
         }
-        let identity = SessionIdentity::of(&record);
+        let identity = SessionIdentity::of(&record_bytes);
         Ok(Header { kid: first.kid, kind: first.kind, record_bytes, record, identity, counter })
     }
 
@@ -368,10 +368,6 @@ fn read_payload(header: &Header, payload: &[u8], out: &mut OpenedDatagram) -> Re
         out.answer_to = None;
     }
     result.map_err(malformed)
-}
-
-fn identity_of(session: &SessionRef) -> Option<SessionIdentity> {
-    SessionRecord::from_bytes(&session.record).map(|record| SessionIdentity::of(&record))
 }
 
 fn unmask(fleet_key: &FleetKey, sid: &[u8; SID_LEN], masked: &[u8]) -> u32 {

@@ -4,7 +4,7 @@
 //! **Invariant:** never more than the configured number of sessions; the coldest of a few makes way for a new one.
 
 use super::fleet_key::SessionKeys;
-use super::record::SessionRecord;
+use super::record::{RECORD_LEN, SessionRecord};
 use super::window::ReplayWindow;
 use crate::datagram::ranges::{NumberRanges, NumberRun};
 use crate::datagram::seal::{IV_LEN, KEY_LEN_MAX};
@@ -21,12 +21,11 @@ pub struct SlotNumber(u32);
 pub struct SessionIdentity([u8; 13]);
 
 impl SessionIdentity {
-    pub fn of(record: &SessionRecord) -> Self {
+    /// From a record's bytes, whether or not they are one.
+    pub fn of(record: &[u8; RECORD_LEN]) -> Self {
         let mut bytes = [0; 13];
-        bytes[..3].copy_from_slice(&record.device.tenant.0.to_be_bytes()[1..]);
-        bytes[3..7].copy_from_slice(&record.device.driver.0.to_be_bytes());
-        bytes[7..9].copy_from_slice(&record.device.device.0.to_be_bytes());
-        bytes[9..].copy_from_slice(&record.start_s.to_be_bytes());
+        bytes[..9].copy_from_slice(&record[6..15]);
+        bytes[9..].copy_from_slice(&record[1..5]);
         SessionIdentity(bytes)
     }
 
@@ -160,9 +159,9 @@ pub struct WarmSessions {
     /// 0 is empty; else slot number + 1 in the low bits, hash bits above.
     index: Vec<u32>,
     slot_bits: u32,
-    chunks: Vec<Vec<WarmSession>>,
-    /// Slots ever used; those freed since are in `free`.
-    used: usize,
+    /// Has room for all from the beginning, so that it is never moved and can lie in large pages. What was never
+    /// used is address space, not memory.
+    slots: Vec<WarmSession>,
     free: Vec<u32>,
     hand: usize,
     evicted_while_fresh: u64,
@@ -175,8 +174,7 @@ impl WarmSessions {
             sessions_max,
             index: vec![0; sessions_max * 8 / 7 + 2],
             slot_bits: usize::BITS - sessions_max.leading_zeros(),
-            chunks: Vec::new(),
-            used: 0,
+            slots: Vec::with_capacity(sessions_max),
             free: Vec::new(),
             hand: 0,
             evicted_while_fresh: 0,
@@ -184,7 +182,7 @@ impl WarmSessions {
     }
 
     pub fn len(&self) -> usize {
-        self.used - self.free.len()
+        self.slots.len() - self.free.len()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -196,23 +194,22 @@ impl WarmSessions {
         self.evicted_while_fresh
     }
 
-    /// Bytes of memory held, index included.
+    /// Bytes of memory in use, index included.
     pub fn memory_bytes(&self) -> usize {
-        let slots: usize = self.chunks.iter().map(|chunk| chunk.capacity() * size_of::<WarmSession>()).sum();
-        slots + (self.index.capacity() + self.free.capacity()) * size_of::<u32>()
+        self.slots.len() * size_of::<WarmSession>() + (self.index.capacity() + self.free.capacity()) * size_of::<u32>()
     }
 
     pub fn session(&self, slot: SlotNumber) -> &WarmSession {
-        &self.chunks[slot.0 as usize / CHUNK_LEN][slot.0 as usize % CHUNK_LEN]
+        &self.slots[slot.0 as usize]
     }
 
     pub fn session_mut(&mut self, slot: SlotNumber) -> &mut WarmSession {
-        &mut self.chunks[slot.0 as usize / CHUNK_LEN][slot.0 as usize % CHUNK_LEN]
+        &mut self.slots[slot.0 as usize]
     }
 
     /// The session at a slot, if it is still this one.
     pub fn session_if(&mut self, slot: SlotNumber, identity: &SessionIdentity) -> Option<&mut WarmSession> {
-        let session = self.chunks.get_mut(slot.0 as usize / CHUNK_LEN)?.get_mut(slot.0 as usize % CHUNK_LEN)?;
+        let session = self.slots.get_mut(slot.0 as usize)?;
         (session.identity == *identity).then_some(session)
     }
 
@@ -231,21 +228,15 @@ impl WarmSessions {
             self.evict_coldest(now);
         }
         let slot = match self.free.pop() {
-            Some(slot) => slot,
-            None => {
-                let slot = self.used as u32;
-                self.used += 1;
-                if self.used > self.chunks.len() * CHUNK_LEN {
-                    self.chunks.push(Vec::with_capacity(CHUNK_LEN.min(self.sessions_max)));
-                }
+            Some(slot) => {
+                self.slots[slot as usize] = session;
                 slot
             }
+            None => {
+                self.slots.push(session);
+                (self.slots.len() - 1) as u32
+            }
         };
-        let chunk = &mut self.chunks[slot as usize / CHUNK_LEN];
-        match chunk.get_mut(slot as usize % CHUNK_LEN) {
-            Some(place) => *place = session,
-            None => chunk.push(session),
-        }
         let hash = session.identity.hash();
         let mut at = self.home(hash);
         while self.index[at] != 0 {
@@ -256,9 +247,9 @@ impl WarmSessions {
     }
 
     /// Looks at a few slots and forgets those whose newest datagram was sent before `before_s`.
-    pub fn sweep(&mut self, before_s: i64, slots: usize) {
-        for _ in 0..slots.min(self.used) {
-            self.hand = (self.hand + 1) % self.used;
+    pub fn sweep(&mut self, before_s: i64, slots_looked_at: usize) {
+        for _ in 0..slots_looked_at.min(self.slots.len()) {
+            self.hand = (self.hand + 1) % self.slots.len();
             let slot = SlotNumber(self.hand as u32);
             if self.is_taken(slot) && self.session(slot).last_sent_s() < before_s {
                 self.remove(slot);
@@ -269,7 +260,7 @@ impl WarmSessions {
     fn evict_coldest(&mut self, now: Time) {
         let mut coldest: Option<(i64, SlotNumber)> = None;
         for _ in 0..EVICTION_SAMPLE {
-            self.hand = (self.hand + 1) % self.used;
+            self.hand = (self.hand + 1) % self.slots.len();
             let slot = SlotNumber(self.hand as u32);
             let sent_s = self.session(slot).last_sent_s();
             if self.is_taken(slot) && coldest.is_none_or(|(least, _)| sent_s < least) {
@@ -358,8 +349,6 @@ impl WarmSessions {
 /// Tenant 0 begins no session at second 0, so this names no session.
 const FREED: SessionIdentity = SessionIdentity([0; 13]);
 const UNREPORTED_RUNS: usize = 2;
-/// Slots come in pieces, so that growing never copies what is there.
-const CHUNK_LEN: usize = 1024;
 const EVICTION_SAMPLE: usize = 8;
 /// 16 million, so that the index has hash bits left.
 const SESSIONS_MAX_MAX: usize = 1 << 24;
@@ -382,7 +371,7 @@ mod tests {
         let record = SessionRecord { suite: Suite::Aes128Gcm, start_s, lifetime: Lifetime::MAX, device, alias: 0 };
         let key = AeadKey { key: [driver as u8; KEY_LEN_MAX], iv: [0; IV_LEN] };
         let keys = SessionKeys { phone_to_edge: key, edge_to_phone: key };
-        WarmSession::starting_with(SessionIdentity::of(&record), &keys, counter, 10, NOW)
+        WarmSession::starting_with(SessionIdentity::of(&record.to_bytes().unwrap()), &keys, counter, 10, NOW)
     }
 
     #[test]

@@ -68,6 +68,7 @@ fn main() {
         at(1.0)
     );
     report_quality(&outcome, &all, &times);
+    report_mismatch(&graph, &outcome, &all);
     if let Some(path) = options.routes {
         let mut out = BufWriter::new(File::create(path).expect("the output can be made"));
         for (trace, trip) in all.iter().zip(&outcome.trips) {
@@ -151,6 +152,63 @@ fn report_quality(outcome: &Outcome, all: &[Trace], truth: &[Vec<Position>]) {
     }
 }
 
+/// The share of the true routes that was missed or added, counted as the scorer does.
+fn report_mismatch(graph: &Graph, outcome: &Outcome, all: &[Trace]) {
+    let (mut total, mut missed, mut added) = (0, 0, 0);
+    for (trip, trace) in outcome.trips.iter().zip(all).filter(|(_, trace)| !trace.truth.is_empty()) {
+        let origin = trace.truth[0][0];
+        let truth = samples(&trace.truth, origin);
+        let route = samples(&route_parts(graph, &trip.matched), origin);
+        let common = common(&truth, &route);
+        total += truth.len();
+        missed += truth.len() - common;
+        added += route.len() - common;
+    }
+    if total > 0 {
+        let share = |n: usize| 100.0 * n as f64 / total as f64;
+        println!("mismatch {:.2} % (missed {:.2}, added {:.2})", share(missed + added), share(missed), share(added));
+    }
+}
+
+/// Points every 5 m with their headings: east and north in metres, radians.
+fn samples(parts: &[Vec<Position>], origin: Position) -> Vec<(f64, f64, f64)> {
+    let plane = geo::Plane::at(origin);
+    let mut out = Vec::new();
+    for part in parts {
+        let mut at = STEP_M / 2.0;
+        for pair in part.windows(2) {
+            let (a, b) = (plane.to_cm(pair[0]), plane.to_cm(pair[1]));
+            let (east, north) = ((b.0 - a.0) / 100.0, (b.1 - a.1) / 100.0);
+            let length = east.hypot(north);
+            while length > 0.0 && at < length {
+                let share = at / length;
+                out.push((a.0 / 100.0 + share * east, a.1 / 100.0 + share * north, north.atan2(east)));
+                at += STEP_M;
+            }
+            at -= length;
+        }
+    }
+    out
+}
+
+/// Length of the longest common subsequence of two sampled routes.
+fn common(a: &[(f64, f64, f64)], b: &[(f64, f64, f64)]) -> usize {
+    let mut best = vec![0usize; b.len() + 1];
+    for point in a {
+        let mut diagonal = 0;
+        for (j, other) in b.iter().enumerate() {
+            let above = best[j + 1];
+            let turn = (point.2 - other.2).abs();
+            let is_same = (point.0 - other.0).powi(2) + (point.1 - other.1).powi(2) <= 64.0
+                && turn.min(std::f64::consts::TAU - turn) <= 1.0;
+            let here = if is_same { diagonal + 1 } else { 0 };
+            best[j + 1] = above.max(best[j]).max(here);
+            diagonal = above;
+        }
+    }
+    best[b.len()]
+}
+
 /// Where the driver truly was at each fix: the data has the route but not the places. At 1 Hz and 5 m of noise the
 /// nearest places of the route, smoothed over some seconds, are true to a few metres along and exact across.
 fn true_places(trace: &Trace) -> Vec<Position> {
@@ -228,6 +286,8 @@ fn set_weights(weights: &mut Weights, text: &str) {
     }
 }
 
+/// The scorer's step between samples.
+const STEP_M: f64 = 5.0;
 /// 40 m/s for 5 s.
 const AHEAD_M: usize = 200;
 const BEHIND_M: usize = 30;

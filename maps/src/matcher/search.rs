@@ -12,8 +12,8 @@ use std::collections::BinaryHeap;
 use protocol::Position;
 use wincode::{SchemaRead, SchemaWrite};
 
-use super::weights::Weights;
-use crate::class::{EdgeFlags, Profile};
+use super::weights::{Weights, minor_share};
+use crate::class::{EdgeFlags, Profile, RoadClass};
 use crate::geo::Plane;
 use crate::graph::{EdgeId, Graph};
 use crate::record::NONE;
@@ -96,6 +96,8 @@ pub(super) struct Search {
     stamp: u32,
     used: usize,
     heap: BinaryHeap<Reverse<u64>>,
+    /// What a centimetre on a road of each class costs more than its length, in 1,024ths.
+    class_prices: [u32; RoadClass::ALL.len()],
 }
 
 /// The end of an edge, as far as the search knows it.
@@ -132,8 +134,31 @@ struct Goal {
 }
 
 impl Search {
-    pub fn new() -> Search {
-        Search { slots: vec![Slot::default(); SLOTS_MIN], stamp: 0, used: 0, heap: BinaryHeap::with_capacity(256) }
+    pub fn new(weights: &Weights) -> Search {
+        let mut class_prices = [0; RoadClass::ALL.len()];
+        for class in RoadClass::ALL {
+            let price = weights.minor_price * minor_share(*class);
+            class_prices[usize::from(class.number())] = (price * 1024.0).round() as u32;
+        }
+        Search {
+            slots: vec![Slot::default(); SLOTS_MIN],
+            stamp: 0,
+            used: 0,
+            heap: BinaryHeap::with_capacity(256),
+            class_prices,
+        }
+    }
+
+    /// What so much of an edge costs more than its length, for somebody who chooses among main and minor roads.
+    #[inline]
+    fn minor_cm(&self, graph: &Graph, profile: Profile, edge: EdgeId, length_cm: u32) -> u32 {
+        match profile {
+            Profile::Car | Profile::Moped => {
+                let price = self.class_prices[usize::from(graph.record(edge).class)]; // checked when the map was opened
+                ((u64::from(length_cm) * u64::from(price)) >> 10) as u32
+            }
+            Profile::Bicycle | Profile::Foot => 0,
+        }
     }
 
     /// Finds for every target the source it is reached from at the least total.
@@ -152,8 +177,10 @@ impl Search {
         self.begin();
         for (i, source) in sources.iter().enumerate() {
             let Place { edge, along_cm } = source.place;
-            let key_cm = source.base_cm + graph.length_cm(edge).saturating_sub(along_cm);
-            self.relax(graph, &goal, Step { edge, key_cm, price_cm: 0, parent: NONE, source: i as u8 });
+            let length_cm = graph.length_cm(edge).saturating_sub(along_cm);
+            let price_cm = self.minor_cm(graph, profile, edge, length_cm);
+            let key_cm = source.base_cm + length_cm + price_cm;
+            self.relax(graph, &goal, Step { edge, key_cm, price_cm, parent: NONE, source: i as u8 });
         }
         while let Some((end, slot)) = self.next(&goal) {
             if self.used > bounds.labels_max {
@@ -163,14 +190,20 @@ impl Search {
                 let (key_cm, price_cm) = (slot.key_cm.saturating_add(turn_cm), slot.price_cm.saturating_add(turn_cm));
                 if mask & (1 << (edge.0 & 63)) != 0 {
                     for target in targets.iter_mut().filter(|t| t.place.edge == edge) {
-                        if target.offer(slot.source, key_cm.saturating_add(target.place.along_cm), price_cm) {
+                        let along_cm = target.place.along_cm;
+                        let minor_cm = self.minor_cm(graph, profile, edge, along_cm);
+                        let key_cm = key_cm.saturating_add(along_cm + minor_cm);
+                        if target.offer(slot.source, key_cm, price_cm.saturating_add(minor_cm)) {
                             let over_cm = (target.key_cm as f32 - bounds.straight_cm).max(0.0);
                             let slack = target.emission - best_emission + weights.beam;
                             goal.limit_cm = goal.limit_cm.min(bounds.straight_cm + over_cm + slack * bounds.beta_cm);
                         }
                     }
                 }
-                let key_cm = key_cm.saturating_add(graph.length_cm(edge));
+                let length_cm = graph.length_cm(edge);
+                let minor_cm = self.minor_cm(graph, profile, edge, length_cm);
+                let key_cm = key_cm.saturating_add(length_cm + minor_cm);
+                let price_cm = price_cm.saturating_add(minor_cm);
                 self.relax(graph, &goal, Step { edge, key_cm, price_cm, parent: end.0, source: slot.source });
             });
         }
@@ -207,7 +240,9 @@ impl Search {
                     best = Some((key_cm, end));
                     goal.limit_cm = key_cm.saturating_add(to.along_cm) as f32;
                 }
-                let key_cm = key_cm.saturating_add(graph.length_cm(edge));
+                let length_cm = graph.length_cm(edge);
+                let minor_cm = self.minor_cm(graph, profile, edge, length_cm);
+                let key_cm = key_cm.saturating_add(length_cm + minor_cm);
                 self.relax(graph, &goal, Step { edge, key_cm, price_cm: 0, parent: end.0, source: 0 });
             });
         }

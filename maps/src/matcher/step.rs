@@ -43,7 +43,7 @@ impl Scratch {
     pub fn with_weights(weights: Weights) -> Scratch {
         Scratch {
             weights,
-            search: Search::new(),
+            search: Search::new(&weights),
             candidates: Vec::with_capacity(64),
             targets: Vec::with_capacity(CANDIDATES_MAX),
             sources: Vec::with_capacity(STATES_MAX),
@@ -111,11 +111,13 @@ impl Scratch {
         }
         let beta_cm = self.weights.beta_cm(seconds);
         self.set_sources(before, beta_cm);
+        // Prices are in the limit too, up to what is forgotten anyway.
+        let driven_cm_max = SPEED_CM_S_MAX * seconds + JITTER_CM + self.weights.beam * beta_cm;
         let mut bounds = Bounds {
             around: fix.position,
             radius_cm: self.candidates.iter().map(|c| f64::from(c.off_cm)).fold(0.0, f64::max),
             straight_cm,
-            limit_cm: straight_cm * 1.5 + SLACK_CM,
+            limit_cm: (straight_cm * 1.5 + SLACK_CM).min(driven_cm_max),
             beta_cm,
             labels_max: LABELS_MAX,
         };
@@ -127,7 +129,7 @@ impl Scratch {
         if is_reached {
             return true;
         }
-        bounds.limit_cm = straight_cm * 3.0 + SLACK_FAR_CM;
+        bounds.limit_cm = (straight_cm * 3.0 + SLACK_FAR_CM).min(driven_cm_max);
         bounds.labels_max = LABELS_FAR_MAX;
         self.search.reach(graph, profile, &self.weights, &self.sources, &mut self.targets, bounds);
         self.combine(graph, before, straight_cm, beta_cm)

@@ -1,6 +1,8 @@
 //! What the matcher weighs, in one place. `docs/maps.md` tells how each figure was chosen. The defaults are what
 //! runs: a fold that is to give the same bytes everywhere must use them everywhere.
 
+use crate::class::RoadClass;
+
 /// The matcher's weights. Costs are negative logarithms of likelihoods.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Weights {
@@ -31,6 +33,9 @@ pub struct Weights {
     pub u_turn_dead_end_m: f32,
     /// What a turn costs that a sign forbids, as metres: signs change, and are broken.
     pub forbidden_turn_m: f32,
+    /// What a metre on a minor road costs more than one on a main road, in metres, scaled by `minor_share`: who drives
+    /// through takes the main road.
+    pub minor_price: f32,
     /// Cost of a used fix being on a service road: there are many, and few drive them.
     pub service: f32,
     /// Cost of a heading that is straight against the road's.
@@ -64,6 +69,7 @@ impl Weights {
         u_turn_m: 60.0,
         u_turn_dead_end_m: 40.0,
         forbidden_turn_m: 60.0,
+        minor_price: 0.05,
         service: 0.5,
         heading: 4.0,
         off_road: 15.0,
@@ -88,6 +94,7 @@ impl Weights {
             "skip_m_per_s" => &mut self.skip_m_per_s,
             "skip_max_m" => &mut self.skip_max_m,
             "forbidden_turn_m" => &mut self.forbidden_turn_m,
+            "minor_price" => &mut self.minor_price,
             "service" => &mut self.service,
             "backward_max_m" => &mut self.backward_max_m,
             "backward_price" => &mut self.backward_price,
@@ -130,6 +137,27 @@ impl Weights {
     /// How far a route may differ from the straight line for one unit of cost, in centimetres.
     pub(super) fn beta_cm(&self, seconds: f32) -> f32 {
         100.0 * (self.beta_m + self.beta_m_per_s * seconds).min(self.beta_max_m)
+    }
+}
+
+/// How minor a road is for somebody who drives through, of `Weights::minor_price`.
+pub(super) const fn minor_share(class: RoadClass) -> f32 {
+    match class {
+        RoadClass::Motorway | RoadClass::Trunk | RoadClass::Primary | RoadClass::Secondary | RoadClass::Tertiary => 0.0,
+        RoadClass::MotorwayLink
+        | RoadClass::TrunkLink
+        | RoadClass::PrimaryLink
+        | RoadClass::SecondaryLink
+        | RoadClass::TertiaryLink
+        | RoadClass::Unclassified
+        | RoadClass::Residential => 1.0,
+        RoadClass::LivingStreet | RoadClass::Pedestrian | RoadClass::Ferry => 2.0,
+        RoadClass::Service
+        | RoadClass::Track
+        | RoadClass::Cycleway
+        | RoadClass::Footway
+        | RoadClass::Path
+        | RoadClass::Steps => 3.0,
     }
 }
 

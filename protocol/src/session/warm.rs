@@ -4,7 +4,7 @@
 //! **Invariant:** never more than the configured number of sessions; the coldest of a few makes way for a new one.
 
 use super::fleet_key::SessionKeys;
-use super::record::{RECORD_LEN, SessionRecord};
+use super::record::RECORD_LEN;
 use super::window::ReplayWindow;
 use crate::datagram::ranges::{NumberRanges, NumberRun};
 use crate::datagram::seal::{IV_LEN, KEY_LEN_MAX};
@@ -362,7 +362,7 @@ mod tests {
     use super::*;
     use crate::datagram::Suite;
     use crate::id::{DeviceKey, DeviceNumber, DriverId, TenantId};
-    use crate::session::Lifetime;
+    use crate::session::{Lifetime, SessionRecord};
 
     const NOW: Time = Time(1_700_000_000_000);
 

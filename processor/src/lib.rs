@@ -1,1 +1,69 @@
 //! The fold: records in, updates out; and the sinks that carry updates on.
+//!
+//! `track` is the fold itself, pure. `shard` owns partitions and feeds it: claims, ticks, snapshots, maps. `sinks` read
+//! what it says: live views, history, the ledger's clerk, events for others.
+
+pub mod config;
+pub mod metrics;
+pub mod shard;
+pub mod sinks;
+pub mod track;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context;
+use backends::blob_store::BlobStore;
+use backends::ledger::DeliveryLedger;
+use backends::live_store::LiveStore;
+use backends::log::Log;
+use backends::trail_store::TrailStore;
+use daemon::admin::Readiness;
+use daemon::{Clock, Drain, Meter};
+
+pub use config::{ProcessorConfig, ProcessorConfigError, ProcessorSettings};
+use metrics::ProcessorMetrics;
+use shard::{MapShelf, Shards};
+
+/// What the processor works with.
+pub struct ProcessorParts {
+    pub log: Arc<dyn Log>,
+    pub blobs: Arc<dyn BlobStore>,
+    pub live_store: Arc<dyn LiveStore>,
+    pub trail_store: Arc<dyn TrailStore>,
+    pub ledger: Arc<dyn DeliveryLedger>,
+    /// A map file to offer; None leaves the map that is in use.
+    pub map: Option<PathBuf>,
+}
+
+/// Folds this process's share of the partitions, and carries on what the folds say, until the drain stops.
+pub async fn start(
+    config: ProcessorConfig,
+    parts: ProcessorParts,
+    clock: Clock,
+    meter: &Meter,
+    readiness: &Readiness,
+    drain: &Drain,
+) -> anyhow::Result<()> {
+    let metrics = ProcessorMetrics::new(meter);
+    let shelf = Arc::new(MapShelf::new(parts.blobs.clone(), config.maps_folder.clone(), drain.token().clone()));
+    let map = match &parts.map {
+        Some(file) => Some(shelf.publish(file).await.context("offer the map")?),
+        None => None,
+    };
+    if let Some((hash, _)) = map {
+        shelf.load(hash).await.context("open the map")?;
+    }
+    let live = sinks::Live { store: parts.live_store.clone(), views_max: config.live_views_max };
+    let events = sinks::Events { views_max: config.live_views_max, of_movement: config.events_of_movement };
+    let log = &parts.log;
+    sinks::start(live, log.clone(), clock, metrics.clone(), drain, "live sink");
+    sinks::start(events, log.clone(), clock, metrics.clone(), drain, "events sink");
+    let trail = sinks::Trail { store: parts.trail_store.clone() };
+    sinks::start(trail, log.clone(), clock, metrics.clone(), drain, "trail sink");
+    let clerk = sinks::Clerk { ledger: parts.ledger.clone() };
+    sinks::start(clerk, log.clone(), clock, metrics.clone(), drain, "clerk");
+    let seams = (parts.log.clone(), parts.blobs.clone());
+    Shards::new(config, seams, shelf, map, clock, metrics, readiness.clone()).start(drain);
+    Ok(())
+}

@@ -1,0 +1,91 @@
+//! What the processor counts.
+
+use daemon::Meter;
+use metrics::{Counter, Gauge, Histogram};
+use protocol::RejectReason;
+
+use crate::track::Counts;
+
+#[derive(Clone)]
+pub struct ProcessorMetrics {
+    records: Counter,
+    fixes_accepted: Counter,
+    /// In the order of `RejectReason::ALL`.
+    fixes_rejected: Vec<Counter>,
+    fixes_repeated: Counter,
+    fixes_aside: Counter,
+    fixes_late: Counter,
+    ticks_ignored: Counter,
+    ledger_repeated: Counter,
+    assignments_refused: Counter,
+    folds_failed: Counter,
+    /// Entries of the records topic that do not decode.
+    pub entries_damaged: Counter,
+    pub updates: Counter,
+    pub breadcrumbs: Counter,
+    pub updates_too_large: Counter,
+    /// Time to fold what one read brought.
+    pub fold_seconds: Histogram,
+    pub snapshots: Counter,
+    pub snapshots_failed: Counter,
+    pub restores: Counter,
+    pub partitions: Gauge,
+    pub proposals_written: Counter,
+    pub proposals_refused: Counter,
+    pub sink_entries_damaged: Counter,
+}
+
+impl ProcessorMetrics {
+    pub fn new(meter: &Meter) -> Self {
+        let counter = |name, help| meter.counter(name, help, &[]);
+        let rejected = |reason: &RejectReason| {
+            let help = "Fixes recorded as rejected, by reason, the edge's verdicts included.";
+            meter.counter("wayfix_processor_fixes_rejected_total", help, &[("reason", reason.name())])
+        };
+        ProcessorMetrics {
+            records: counter("wayfix_processor_records_total", "Records folded."),
+            fixes_accepted: counter("wayfix_processor_fixes_accepted_total", "Fixes recorded as accepted."),
+            fixes_rejected: RejectReason::ALL.iter().map(rejected).collect(),
+            fixes_repeated: counter("wayfix_processor_fixes_repeated_total", "Fixes seen before, counted once."),
+            fixes_aside: counter("wayfix_processor_fixes_aside_total", "Fixes of devices that do not lead."),
+            fixes_late: counter("wayfix_processor_fixes_late_total", "Fixes older than what is shown."),
+            ticks_ignored: counter("wayfix_processor_ticks_ignored_total", "Ticks of owners that do not reign."),
+            ledger_repeated: counter("wayfix_processor_ledger_repeated_total", "Ledger records taken before."),
+            assignments_refused: counter("wayfix_processor_assignments_refused_total", "Deliveries too large to hold."),
+            folds_failed: counter("wayfix_processor_folds_failed_total", "Records that emptied their tracker."),
+            entries_damaged: counter(
+                "wayfix_processor_entries_damaged_total",
+                "Entries of records that do not decode.",
+            ),
+            updates: counter("wayfix_processor_updates_total", "Updates told."),
+            breadcrumbs: counter("wayfix_processor_breadcrumbs_total", "Breadcrumbs told."),
+            updates_too_large: counter("wayfix_processor_updates_too_large_total", "Updates that fit no log entry."),
+            fold_seconds: meter.histogram("wayfix_processor_fold_seconds", "Time to fold what one read brought.", &[]),
+            snapshots: counter("wayfix_processor_snapshots_total", "Snapshots announced."),
+            snapshots_failed: counter("wayfix_processor_snapshots_failed_total", "Snapshots that could not be kept."),
+            restores: counter("wayfix_processor_restores_total", "Partitions taken up from a snapshot."),
+            partitions: meter.gauge("wayfix_processor_partitions", "Partitions owned.", &[]),
+            proposals_written: counter("wayfix_processor_proposals_written_total", "Proposals the ledger wrote."),
+            proposals_refused: counter(
+                "wayfix_processor_proposals_refused_total",
+                "Proposals the ledger did not want.",
+            ),
+            sink_entries_damaged: counter("wayfix_processor_sink_entries_damaged_total", "Entries no sink can read."),
+        }
+    }
+
+    pub fn count(&self, counts: &Counts) {
+        self.records.increment(counts.records);
+        self.fixes_accepted.increment(counts.fixes_accepted);
+        for (counter, count) in self.fixes_rejected.iter().zip(counts.fixes_rejected) {
+            counter.increment(count);
+        }
+        self.fixes_repeated.increment(counts.fixes_repeated);
+        self.fixes_aside.increment(counts.fixes_aside);
+        self.fixes_late.increment(counts.fixes_late);
+        self.ticks_ignored.increment(counts.ticks_ignored);
+        self.ledger_repeated.increment(counts.ledger_repeated);
+        self.assignments_refused.increment(counts.assignments_refused);
+        self.folds_failed.increment(counts.folds_failed);
+    }
+}

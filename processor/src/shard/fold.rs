@@ -1,0 +1,281 @@
+//! The thread that folds one partition: entries in, encoded updates and breadcrumbs out, in order.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use backends::log::{Append, StoredEntry, Topic};
+use bytes::Bytes;
+use protocol::envelope::{self, ENTRY_BYTES_MAX, Enveloped};
+use protocol::record::{BlobHash, BodyKind, OwnerId};
+use protocol::update::Generation;
+use protocol::{
+    Breadcrumb, EdgeId, Offset, PartitionId, Record, RecordBatch, Time, TrackerKey, Update, UpdateBatch, partition_of,
+};
+use tokio::sync::mpsc;
+use tracing::error;
+
+use super::shelf::MapShelf;
+use crate::metrics::ProcessorMetrics;
+use crate::track::{Effects, Partition};
+
+pub enum Input {
+    /// What one read brought, and when.
+    Entries { entries: Vec<StoredEntry>, read: Time },
+    /// Take a snapshot here.
+    Snapshot,
+}
+
+pub enum Output {
+    Told(Told),
+    Snapshot {
+        next: Offset,
+        body: Vec<u8>,
+    },
+    /// All records up to our own claim are folded: the partition is ours in deed.
+    Live {
+        map: Option<BlobHash>,
+    },
+    /// A map that is offered and not in use.
+    Offered {
+        map: BlobHash,
+    },
+    /// A later owner has claimed the partition.
+    Superseded,
+}
+
+/// What the entries below `next` brought forth since the last.
+pub struct Told {
+    pub next: Offset,
+    pub appends: Vec<Append>,
+    /// The fold's time.
+    pub at: Time,
+    /// How far the owner's clock is ahead of the edges', as far as it can be seen.
+    pub ahead_ms: Option<i64>,
+}
+
+pub struct Folder {
+    pub id: PartitionId,
+    pub partition: Partition,
+    pub own: Generation,
+    pub owner: OwnerId,
+    pub shelf: Arc<MapShelf>,
+    pub metrics: ProcessorMetrics,
+    pub updates_partitions: u32,
+    pub offered: Option<BlobHash>,
+    pub is_live: bool,
+    pub skew: Skew,
+}
+
+impl Folder {
+    /// Until nobody sends or nobody listens any more.
+    pub fn run(mut self, mut inputs: mpsc::Receiver<Input>, outputs: &mpsc::Sender<Output>) {
+        while let Some(input) = inputs.blocking_recv() {
+            let is_on = match input {
+                Input::Entries { entries, read } => self.handle_entries(&entries, read, outputs),
+                Input::Snapshot => self.take_snapshot(outputs),
+            };
+            if !is_on {
+                return;
+            }
+        }
+        self.take_snapshot(outputs);
+    }
+
+    /// False when it is over.
+    fn handle_entries(&mut self, entries: &[StoredEntry], read: Time, outputs: &mpsc::Sender<Output>) -> bool {
+        let began = Instant::now();
+        let mut effects = Effects::default();
+        let mut is_superseded = false;
+        for entry in entries {
+            if entry.offset < self.partition.next() {
+                continue;
+            }
+            match envelope::decode::<RecordBatch>(&entry.value) {
+                Ok(batch) => {
+                    is_superseded = self.is_superseded(entry.offset, &batch);
+                    if is_superseded {
+                        break;
+                    }
+                    self.skew.handle_entry(&batch, entry.appended, self.owner);
+                    self.partition.handle_entry(entry.offset, &batch, &*self.shelf, &mut effects);
+                }
+                Err(error) => {
+                    error!(%error, partition = self.id.0, offset = entry.offset.0, "an entry cannot be read");
+                    self.metrics.entries_damaged.increment(1);
+                    self.partition.skip_entry(entry.offset);
+                }
+            }
+        }
+        if let Some(last) = entries.last() {
+            self.skew.handle_read(read, last.appended);
+        }
+        self.metrics.fold_seconds.record(began.elapsed().as_secs_f64());
+        let told = self.told(effects);
+        let is_on = outputs.blocking_send(Output::Told(told)).is_ok() && self.report(outputs);
+        if is_superseded {
+            let _ = outputs.blocking_send(Output::Superseded); // nobody listens: it is over anyway
+        }
+        is_on && !is_superseded
+    }
+
+    fn is_superseded(&self, offset: Offset, batch: &RecordBatch) -> bool {
+        batch.records.iter().any(|record| match record {
+            Record::Claim { incarnation, .. } => Generation { incarnation: *incarnation, claim: offset } > self.own,
+            _ => false,
+        })
+    }
+
+    /// Says what the shard has to act on.
+    fn report(&mut self, outputs: &mpsc::Sender<Output>) -> bool {
+        if !self.is_live && self.partition.next() > self.own.claim {
+            self.is_live = true;
+            let map = self.partition.offered(BodyKind::Map).or(self.partition.in_use(BodyKind::Map));
+            if outputs.blocking_send(Output::Live { map }).is_err() {
+                return false;
+            }
+        }
+        let offered = self.partition.offered(BodyKind::Map);
+        if !self.is_live || offered == self.offered {
+            return true;
+        }
+        self.offered = offered;
+        offered.is_none_or(|map| outputs.blocking_send(Output::Offered { map }).is_ok())
+    }
+
+    fn take_snapshot(&mut self, outputs: &mpsc::Sender<Output>) -> bool {
+        match self.partition.snapshot() {
+            Ok(body) => outputs.blocking_send(Output::Snapshot { next: self.partition.next(), body }).is_ok(),
+            Err(error) => {
+                error!(%error, partition = self.id.0, "no snapshot can be taken");
+                self.metrics.snapshots_failed.increment(1);
+                true
+            }
+        }
+    }
+
+    fn told(&self, effects: Effects) -> Told {
+        self.metrics.count(&effects.counts);
+        self.metrics.updates.increment(effects.updates.len() as u64);
+        self.metrics.breadcrumbs.increment(effects.breadcrumbs.len() as u64);
+        let mut by_partition: BTreeMap<PartitionId, Vec<Update>> = BTreeMap::new();
+        for update in effects.updates {
+            by_partition.entry(updates_partition(&update, self.updates_partitions)).or_default().push(update);
+        }
+        let mut appends = Vec::new();
+        for (partition, updates) in by_partition {
+            let wrap = |updates: &[Update]| UpdateBatch { updates: updates.to_vec() };
+            self.encode(Topic::Updates, partition, &updates, &wrap, &mut appends);
+        }
+        let wrap = |crumbs: &[Breadcrumb]| protocol::update::BreadcrumbBatch { breadcrumbs: crumbs.to_vec() };
+        self.encode(Topic::Trail, self.id, &effects.breadcrumbs, &wrap, &mut appends);
+        let clock = self.partition.clock();
+        Told { next: self.partition.next(), appends, at: clock.now(), ahead_ms: self.skew.ahead_ms() }
+    }
+
+    /// As few entries as hold them all.
+    fn encode<T, B: Enveloped>(
+        &self,
+        topic: Topic,
+        partition: PartitionId,
+        items: &[T],
+        wrap: &impl Fn(&[T]) -> B,
+        appends: &mut Vec<Append>,
+    ) {
+        if items.is_empty() {
+            return;
+        }
+        if items.len() <= ITEMS_MAX {
+            let value = envelope::encode(&wrap(items));
+            if value.len() <= ENTRY_BYTES_MAX {
+                appends.push(Append { topic, partition, key: Bytes::new(), value: value.into() });
+                return;
+            }
+        }
+        if items.len() == 1 {
+            error!(topic = topic.name(), partition = partition.0, "an update is too large for the log");
+            self.metrics.updates_too_large.increment(1);
+            return;
+        }
+        let (first, second) = items.split_at(items.len() / 2);
+        self.encode(topic, partition, first, wrap, appends);
+        self.encode(topic, partition, second, wrap, appends);
+    }
+}
+
+/// Updates of a delivery go by its own key, whoever drives it.
+fn updates_partition(update: &Update, count: u32) -> PartitionId {
+    match update {
+        Update::Delivery(update) => partition_of(&TrackerKey::Delivery(update.key).key_bytes(), count),
+        Update::Driver(update) => partition_of(&TrackerKey::Driver(update.key).key_bytes(), count),
+        Update::Heartbeat { source, .. } => PartitionId(source.0 % count),
+    }
+}
+
+/// How our clock stands to the edges', both compared with when the log took what they wrote: so a fold that lags does
+/// not look like a clock that is wrong.
+#[derive(Default)]
+pub struct Skew {
+    /// Of each edge's newest mark, with when the log took it.
+    edges: BTreeMap<EdgeId, (i64, Time)>,
+    own_ms: Option<(i64, Time)>,
+}
+
+impl Skew {
+    fn handle_entry(&mut self, batch: &RecordBatch, appended: Time, own: OwnerId) {
+        for record in &batch.records {
+            match record {
+                Record::Mark { edge, received_before } => {
+                    self.edges.insert(*edge, (received_before.millis_since(appended), appended));
+                }
+                Record::Tick { owner, at } if *owner == own => {
+                    self.own_ms = Some((at.millis_since(appended), appended));
+                }
+                _ => {}
+            }
+        }
+        self.edges.retain(|_, (_, seen)| appended.millis_since(*seen) < EDGE_SEEN_MS);
+    }
+
+    /// While we append no ticks, reading says at least by how much our clock is not behind.
+    fn handle_read(&mut self, read: Time, appended: Time) {
+        let is_old = self.own_ms.is_none_or(|(_, seen)| appended.millis_since(seen) > TICKS_OLD_MS);
+        if is_old {
+            self.own_ms = Some((read.millis_since(appended), appended));
+        }
+    }
+
+    fn ahead_ms(&self) -> Option<i64> {
+        let mut edges: Vec<i64> = self.edges.values().map(|(ms, _)| *ms).collect();
+        edges.sort_unstable();
+        let median = edges.get(edges.len() / 2)?;
+        self.own_ms.map(|(own, _)| own - median)
+    }
+}
+
+/// Above this many, entries are cut anyway: readers take them one by one.
+const ITEMS_MAX: usize = 4_096;
+const EDGE_SEEN_MS: i64 = 60_000;
+const TICKS_OLD_MS: i64 = 5_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_is_compared_with_the_median_of_the_edges_and_lag_is_not_skew() {
+        let mut skew = Skew::default();
+        let mark = |edge, at| Record::Mark { edge: EdgeId(edge), received_before: Time(at) };
+        let records = vec![
+            mark(1, 1_000_000),
+            mark(2, 1_000_010),
+            mark(3, 900_000),
+            Record::Tick { owner: OwnerId(1), at: Time(1_007_000) },
+        ];
+
+        skew.handle_entry(&RecordBatch { records }, Time(1_000_020), OwnerId(1));
+        skew.handle_read(Time(5_000_000), Time(1_000_020));
+
+        assert_eq!(skew.ahead_ms(), Some(7_000));
+    }
+}

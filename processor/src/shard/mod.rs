@@ -1,0 +1,347 @@
+//! Shards: the partitions of the records topic that this process owns, each folded on a thread of its own.
+//!
+//! ```text
+//! log ── read ──▶ [Input; bounded] ──▶ fold thread ──▶ [Output; bounded] ──▶ teller ──▶ log, blob store
+//! ```
+//! Where the log is slow, the teller waits, then the fold, then the reader: nothing grows.
+
+mod fold;
+mod notice;
+mod restore;
+mod shelf;
+mod tell;
+mod tick;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context;
+use backends::blob_store::BlobStore;
+use backends::log::{Log, LogError, ReadLimit, Topic};
+use daemon::admin::{Health, Readiness};
+use daemon::{Backoff, Clock, Drain, retry};
+use protocol::record::{BlobHash, OwnerId};
+use protocol::update::Generation;
+use protocol::{Offset, PartitionId, Record, Time};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::config::ProcessorConfig;
+use crate::metrics::ProcessorMetrics;
+use fold::{Folder, Input, Skew};
+pub use notice::SnapshotNotice;
+pub use shelf::MapShelf;
+use tell::{Teller, record_entry};
+use tick::Ticker;
+
+/// What all shards share.
+pub struct Shards {
+    pub config: ProcessorConfig,
+    pub log: Arc<dyn Log>,
+    pub blobs: Arc<dyn BlobStore>,
+    pub shelf: Arc<MapShelf>,
+    /// The map this process was started with.
+    pub map: Option<(BlobHash, u64)>,
+    pub clock: Clock,
+    pub metrics: ProcessorMetrics,
+    pub readiness: Readiness,
+    pub ticker: Arc<Ticker>,
+    standing: Mutex<Standing>,
+}
+
+/// Which partitions are ours, and which of them are live.
+#[derive(Default)]
+struct Standing {
+    /// None: the group has not said yet.
+    owned: Option<BTreeSet<PartitionId>>,
+    live: BTreeSet<PartitionId>,
+}
+
+impl Shards {
+    pub fn new(
+        config: ProcessorConfig,
+        (log, blobs): (Arc<dyn Log>, Arc<dyn BlobStore>),
+        shelf: Arc<MapShelf>,
+        map: Option<(BlobHash, u64)>,
+        clock: Clock,
+        metrics: ProcessorMetrics,
+        readiness: Readiness,
+    ) -> Arc<Shards> {
+        readiness.set(PART, Health::Starting);
+        let (ticker, standing) = (Arc::default(), Mutex::default());
+        Arc::new(Shards { config, log, blobs, shelf, map, clock, metrics, readiness, ticker, standing })
+    }
+
+    /// Shares the partitions with the other processors, and owns its share, until the drain stops.
+    pub fn start(self: &Arc<Self>, drain: &Drain) {
+        let (ticker, log, clock, stop) = (self.ticker.clone(), self.log.clone(), self.clock, drain.token().clone());
+        let shards = self.clone();
+        drain.spawn("processor ticks", async move {
+            ticker.run(log, clock, move || shards.say_health(), stop).await;
+            Ok(())
+        });
+        drain.spawn("processor shards", self.clone().share(drain.token().clone()));
+    }
+
+    async fn share(self: Arc<Self>, stop: CancellationToken) -> anyhow::Result<()> {
+        let mut membership = self.log.join(GROUP, Topic::Records).await.context("join the processors")?;
+        let mut running: BTreeMap<PartitionId, Running> = BTreeMap::new();
+        let (ended_tx, mut ended) = mpsc::channel(ENDED_MAX);
+        let outcome = loop {
+            let owned = tokio::select! {
+                () = stop.cancelled() => break Ok(()),
+                Some((partition, outcome)) = ended.recv() => {
+                    running.remove(&partition);
+                    match outcome {
+                        Ok(()) => self.owned(),
+                        Err(error) => break Err(error),
+                    }
+                }
+                changed = membership.changed() => match changed {
+                    Ok(owned) => owned,
+                    Err(LogError::Closed) => break Ok(()),
+                    Err(error) => break Err(error).context("share the partitions"),
+                },
+            };
+            let lost: Vec<PartitionId> = running.keys().filter(|p| !owned.contains(p)).copied().collect();
+            for partition in lost {
+                if let Some(lost) = running.remove(&partition) {
+                    lost.end().await;
+                }
+            }
+            self.set_owned(owned.clone());
+            for partition in owned {
+                running.entry(partition).or_insert_with(|| self.clone().own(partition, ended_tx.clone()));
+            }
+        };
+        ended.close();
+        running.values().for_each(|running| running.stop.cancel());
+        for (_, running) in running {
+            running.end().await;
+        }
+        membership.leave().await.context("leave the processors")?;
+        outcome
+    }
+
+    /// Owns one partition until told to stop, or until it fails.
+    fn own(self: Arc<Self>, partition: PartitionId, ended: mpsc::Sender<(PartitionId, anyhow::Result<()>)>) -> Running {
+        let stop = CancellationToken::new();
+        let shard = Shard { shards: self, partition, stop: stop.clone() };
+        let task = tokio::spawn(async move {
+            loop {
+                let outcome = shard.reign().await;
+                let is_superseded = matches!(outcome, Ok(Reign::Superseded));
+                if let (true, false) = (is_superseded, shard.stop.is_cancelled()) {
+                    // The group will say whose it is; if it is still ours then, the other one was wrong.
+                    tokio::select! {
+                        () = shard.shards.clock.sleep(SUPERSEDED_WAIT) => continue,
+                        () = shard.stop.cancelled() => {}
+                    }
+                }
+                if !shard.stop.is_cancelled() || outcome.is_err() {
+                    let _ = ended.send((partition, outcome.map(|_| ()))).await; // nobody waits at the stop
+                }
+                return;
+            }
+        });
+        Running { stop, task }
+    }
+
+    fn owned(&self) -> BTreeSet<PartitionId> {
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner).owned.clone().unwrap_or_default()
+    }
+
+    fn set_owned(&self, owned: BTreeSet<PartitionId>) {
+        self.metrics.partitions.set(owned.len() as f64);
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner).owned = Some(owned);
+        self.say_health();
+    }
+
+    pub fn set_live(&self, partition: PartitionId, is_live: bool) {
+        let mut standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
+        if is_live {
+            standing.live.insert(partition);
+        } else {
+            standing.live.remove(&partition);
+        }
+        drop(standing);
+        self.say_health();
+    }
+
+    fn say_health(&self) {
+        let is_whole = {
+            let standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
+            standing.owned.as_ref().is_some_and(|owned| owned.is_subset(&standing.live))
+        };
+        let health = match (is_whole, self.ticker.wrong_by_ms()) {
+            (false, _) => Health::Starting,
+            (true, None) => Health::Ready,
+            (true, Some(ms)) => Health::Degraded(format!("our clock is {ms} ms ahead of the edges': time stands")),
+        };
+        self.readiness.set(PART, health);
+    }
+}
+
+/// A shard at work.
+struct Running {
+    stop: CancellationToken,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Running {
+    async fn end(self) {
+        self.stop.cancel();
+        if let Err(error) = self.task.await {
+            warn!(%error, "a shard did not end well");
+        }
+    }
+}
+
+/// How a reign ended.
+enum Reign {
+    Stopped,
+    Superseded,
+}
+
+struct Shard {
+    shards: Arc<Shards>,
+    partition: PartitionId,
+    stop: CancellationToken,
+}
+
+impl Shard {
+    /// From our claim to the stop, or to another's claim.
+    async fn reign(&self) -> anyhow::Result<Reign> {
+        let owner = OwnerId(rand::random());
+        let outcome = self.reign_as(owner).await;
+        self.shards.ticker.end(self.partition, owner);
+        self.shards.set_live(self.partition, false);
+        match outcome {
+            Err(error) if self.stop.is_cancelled() => {
+                warn!(error = format!("{error:#}"), partition = self.partition.0, "stopped before all was told");
+                Ok(Reign::Stopped)
+            }
+            outcome => outcome.with_context(|| format!("own partition {}", self.partition)),
+        }
+    }
+
+    async fn reign_as(&self, owner: OwnerId) -> anyhow::Result<Reign> {
+        let (shards, partition) = (&self.shards, self.partition);
+        let own = self.claim(owner).await?;
+        let (restored, is_found) = restore::restore(shards, partition, own, &self.stop).await?;
+        shards.ticker.begin(partition, owner);
+        let (inputs_tx, inputs) = mpsc::channel(shards.config.reads_waiting_max);
+        let (outputs_tx, outputs) = mpsc::channel(shards.config.reads_waiting_max);
+        let from = restored.next();
+        let folder = Folder {
+            id: partition,
+            partition: restored,
+            own,
+            owner,
+            shelf: shards.shelf.clone(),
+            metrics: shards.metrics.clone(),
+            updates_partitions: shards.log.partition_count(Topic::Updates),
+            offered: None,
+            is_live: false,
+            skew: Skew::default(),
+        };
+        let fold = std::thread::Builder::new().name(format!("fold {partition}"));
+        let fold = fold.spawn(move || folder.run(inputs, &outputs_tx)).context("begin a fold")?;
+        let beside = Drain::default();
+        let (give_up, superseded) = (CancellationToken::new(), CancellationToken::new());
+        let teller = Teller {
+            shards: shards.clone(),
+            partition,
+            own,
+            drain: beside.clone(),
+            give_up: give_up.clone(),
+            superseded: superseded.clone(),
+            keeping: Arc::default(),
+        };
+        let mut telling = tokio::spawn(teller.run(outputs));
+        let reading = self.read(from, is_found, inputs_tx);
+        let reign = tokio::select! {
+            read = reading => read.map(|()| Reign::Stopped),
+            told = &mut telling => {
+                told.context("tell updates")??;
+                return if superseded.is_cancelled() { Ok(Reign::Superseded) } else { Err(FoldDied.into()) };
+            }
+            () = superseded.cancelled() => Ok(Reign::Superseded),
+        };
+        // The fold ends with what it was given, takes a last snapshot, and the teller tells it all.
+        let grace = tokio::time::timeout(STOP_GRACE, &mut telling).await;
+        give_up.cancel();
+        let told = match grace {
+            Ok(told) => told,
+            Err(_) => telling.await,
+        };
+        tokio::task::spawn_blocking(move || fold.join()).await.context("end a fold")?.map_err(|_| FoldDied)?;
+        beside.stop(STOP_GRACE).await;
+        told.context("tell updates")??;
+        reign
+    }
+
+    /// From here on the partition is ours.
+    async fn claim(&self, owner: OwnerId) -> anyhow::Result<Generation> {
+        let log = &self.shards.log;
+        let incarnation = log.incarnation();
+        let append = || {
+            let at = Time(self.shards.clock.now_ms());
+            log.append(vec![record_entry(self.partition, Record::Claim { owner, at, incarnation })])
+        };
+        let offsets = retry("claim a partition", Backoff::default(), &self.stop, LogError::is_transient, append)
+            .await
+            .context("claim the partition")?;
+        Ok(Generation { incarnation, claim: *offsets.first().context("the log answered no offset")? })
+    }
+
+    /// Reads on from an offset and hands over, with snapshots in between, until told to stop.
+    async fn read(&self, from: Offset, is_found: bool, inputs: mpsc::Sender<Input>) -> anyhow::Result<()> {
+        let (shards, partition) = (&self.shards, self.partition);
+        let every_ms = shards.config.snapshot_every.as_millis() as i64;
+        let mut next = from;
+        let mut snapshot_ms = if is_found { self.first_snapshot_ms(every_ms) } else { i64::MIN };
+        loop {
+            if shards.clock.now_ms() >= snapshot_ms {
+                let is_first = snapshot_ms == i64::MIN;
+                snapshot_ms = if is_first { self.first_snapshot_ms(every_ms) } else { snapshot_ms + every_ms };
+                snapshot_ms = snapshot_ms.max(shards.clock.now_ms());
+                if inputs.send(Input::Snapshot).await.is_err() {
+                    return std::future::pending().await; // the teller says why
+                }
+            }
+            let reading = || shards.log.read(Topic::Records, partition, next, READ_LIMIT, READ_WAIT);
+            let reading = retry("read records", Backoff::default(), &self.stop, LogError::is_transient, reading);
+            let entries = tokio::select! {
+                () = self.stop.cancelled() => return Ok(()),
+                entries = reading => entries.context("read records")?,
+            };
+            let Some(last) = entries.last() else { continue };
+            next = Offset(last.offset.0 + 1);
+            let input = Input::Entries { read: Time(shards.clock.now_ms()), entries };
+            if inputs.send(input).await.is_err() {
+                return std::future::pending().await; // the teller says why
+            }
+        }
+    }
+
+    /// Each partition has its own place within the interval.
+    fn first_snapshot_ms(&self, every_ms: i64) -> i64 {
+        let count = i64::from(self.shards.log.partition_count(Topic::Records).max(1));
+        self.shards.clock.now_ms() + every_ms / 2 + every_ms * i64::from(self.partition.0) / count / 2
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("the fold died")]
+struct FoldDied;
+
+const PART: &str = "processor";
+const GROUP: &str = "processor";
+const ENDED_MAX: usize = 16;
+const READ_LIMIT: ReadLimit = ReadLimit { entries_max: 1_024, bytes_max: 1 << 20 };
+const READ_WAIT: Duration = Duration::from_millis(500);
+const SUPERSEDED_WAIT: Duration = Duration::from_secs(3);
+const STOP_GRACE: Duration = Duration::from_secs(5);

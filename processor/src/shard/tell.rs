@@ -1,0 +1,202 @@
+//! Writes what the fold brought forth to the log, in order and at once: linger 0. Because it goes in order, a snapshot's
+//! turn comes when all that the records below it brought forth is acknowledged; then it is announced.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use backends::log::{Append, LogError, Topic};
+use bytes::Bytes;
+use daemon::{Backoff, Drain, retry};
+use protocol::record::{BlobHash, BodyKind};
+use protocol::update::Generation;
+use protocol::{Offset, PartitionId, Record, RecordBatch, Time, Update, UpdateBatch, envelope};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::Shards;
+use super::fold::{Output, Told};
+use super::notice::SnapshotNotice;
+use super::restore::notices;
+use crate::track::{FOLD_VERSION, SNAPSHOT_FORMAT};
+
+pub struct Teller {
+    pub shards: Arc<Shards>,
+    pub partition: PartitionId,
+    pub own: Generation,
+    /// For what may take long: it must not hold up the dot.
+    pub drain: Drain,
+    /// Cancelled when the log is not to be waited for any more.
+    pub give_up: CancellationToken,
+    /// Cancelled when a later owner has claimed the partition.
+    pub superseded: CancellationToken,
+    /// One snapshot at a time is being kept.
+    pub keeping: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl Teller {
+    /// Until the fold ends.
+    pub async fn run(self, mut outputs: mpsc::Receiver<Output>) -> anyhow::Result<()> {
+        let mut waiting: Vec<Output> = Vec::new();
+        let mut folded = None;
+        let mut beat_ms = self.shards.clock.now_ms();
+        loop {
+            let beat = self.shards.clock.sleep_until_ms(beat_ms);
+            let received = tokio::select! {
+                count = outputs.recv_many(&mut waiting, OUTPUTS_MAX) => count,
+                () = beat => {
+                    beat_ms = self.shards.clock.now_ms() + HEARTBEAT_MS;
+                    self.beat(folded).await?;
+                    continue;
+                }
+            };
+            if received == 0 {
+                return Ok(());
+            }
+            self.handle_outputs(&mut waiting, &mut folded).await?;
+        }
+    }
+
+    async fn handle_outputs(
+        &self,
+        waiting: &mut Vec<Output>,
+        folded: &mut Option<(Offset, Time)>,
+    ) -> anyhow::Result<()> {
+        let mut appends = Vec::new();
+        for output in waiting.drain(..) {
+            match output {
+                Output::Told(Told { next, appends: more, at, ahead_ms }) => {
+                    appends.extend(more);
+                    *folded = Some((next, at));
+                    self.shards.ticker.set_ahead(self.partition, ahead_ms);
+                }
+                Output::Snapshot { next, body } => {
+                    self.append(std::mem::take(&mut appends)).await?;
+                    self.keep_snapshot(next, body);
+                }
+                Output::Live { map } => self.handle_live(map).await?,
+                Output::Offered { map } => self.use_map(map),
+                Output::Superseded => {
+                    info!(partition = self.partition.0, "another owner has claimed the partition");
+                    self.superseded.cancel();
+                }
+            }
+        }
+        self.append(appends).await
+    }
+
+    async fn append(&self, appends: Vec<Append>) -> anyhow::Result<()> {
+        if appends.is_empty() {
+            return Ok(());
+        }
+        let append = || self.shards.log.append(appends.clone());
+        retry("tell updates", Backoff::default(), &self.give_up, LogError::is_transient, append)
+            .await
+            .context("append updates")?;
+        Ok(())
+    }
+
+    /// Tells each updates partition how far this source has come.
+    async fn beat(&self, folded: Option<(Offset, Time)>) -> anyhow::Result<()> {
+        let Some((offset, at)) = folded else { return Ok(()) };
+        let heartbeat = UpdateBatch { updates: vec![Update::Heartbeat { source: self.partition, offset, at }] };
+        let value = Bytes::from(envelope::encode(&heartbeat));
+        let count = self.shards.log.partition_count(Topic::Updates);
+        let beat =
+            |i| Append { topic: Topic::Updates, partition: PartitionId(i), key: Bytes::new(), value: value.clone() };
+        self.append((0..count).map(beat).collect()).await
+    }
+
+    async fn handle_live(&self, map: Option<BlobHash>) -> anyhow::Result<()> {
+        info!(partition = self.partition.0, "partition is live");
+        self.shards.ticker.set_live(self.partition);
+        self.shards.set_live(self.partition, true);
+        match self.shards.map {
+            Some((hash, size)) if map != Some(hash) => {
+                self.append_record(Record::Offered { kind: BodyKind::Map, hash, size }).await
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    async fn append_record(&self, record: Record) -> anyhow::Result<()> {
+        self.append(vec![record_entry(self.partition, record)]).await
+    }
+
+    /// Fetches and checks an offered map, then says that it is in use: there, and only there, it takes effect.
+    fn use_map(&self, hash: BlobHash) {
+        let (shards, partition, give_up) = (self.shards.clone(), self.partition, self.give_up.clone());
+        self.drain.spawn("take a map into use", async move {
+            if let Err(error) = shards.shelf.load(hash).await {
+                let error = format!("{:#}", anyhow::Error::from(error));
+                warn!(error, map = %hash, partition = partition.0, "an offered map cannot be used");
+                return Ok(());
+            }
+            let entry = record_entry(partition, Record::InUse { kind: BodyKind::Map, hash });
+            let append = || shards.log.append(vec![entry.clone()]);
+            let appended = retry("take a map into use", Backoff::default(), &give_up, LogError::is_transient, append);
+            if let Err(error) = appended.await {
+                warn!(%error, partition = partition.0, "a map was not taken into use");
+            }
+            Ok(())
+        });
+    }
+
+    /// Makes the body durable, then announces it. If one is still under way, this one is left out.
+    fn keep_snapshot(&self, next: Offset, body: Vec<u8>) {
+        let Ok(turn) = self.keeping.clone().try_lock_owned() else { return };
+        let (shards, partition, own) = (self.shards.clone(), self.partition, self.own);
+        self.drain.spawn("keep a snapshot", async move {
+            let _turn = turn;
+            match keep(&shards, partition, own, next, body).await {
+                Ok(()) => shards.metrics.snapshots.increment(1),
+                Err(error) => {
+                    warn!(error = format!("{error:#}"), partition = partition.0, "a snapshot could not be kept");
+                    shards.metrics.snapshots_failed.increment(1);
+                }
+            }
+            Ok(())
+        });
+    }
+}
+
+pub fn record_entry(partition: PartitionId, record: Record) -> Append {
+    let value = envelope::encode(&RecordBatch { records: vec![record] }).into();
+    Append { topic: Topic::Records, partition, key: Bytes::new(), value }
+}
+
+async fn keep(
+    shards: &Shards,
+    partition: PartitionId,
+    generation: Generation,
+    next: Offset,
+    body: Vec<u8>,
+) -> anyhow::Result<()> {
+    let size = body.len() as u64;
+    let hash = shards.blobs.put(body.into()).await.context("put a snapshot into the blob store")?;
+    let at = Time(shards.clock.now_ms());
+    let format = SNAPSHOT_FORMAT;
+    let notice = SnapshotNotice { partition, next, generation, fold_version: FOLD_VERSION, format, hash, size, at };
+    let value = envelope::encode(&notice).into();
+    let entry = Append { topic: Topic::Snapshots, partition, key: Bytes::new(), value };
+    shards.log.append(vec![entry]).await.context("announce a snapshot")?;
+    clear(shards, partition, hash).await
+}
+
+/// Of the snapshots before, the newest few stay, and the first of every hour for as long as the records are kept.
+async fn clear(shards: &Shards, partition: PartitionId, newest: BlobHash) -> anyhow::Result<()> {
+    let notices = notices(&*shards.log, partition).await.context("read the snapshots topic")?;
+    let hour = |notice: &SnapshotNotice| notice.at.as_secs().div_euclid(3600);
+    let Some(candidate) = notices.len().checked_sub(KEPT_NEWEST + 1) else { return Ok(()) };
+    let (old, before) = (notices[candidate], candidate.checked_sub(1).map(|i| notices[i]));
+    let is_first_of_hour = before.is_none_or(|before| hour(&before) != hour(&old));
+    if !is_first_of_hour && old.hash != newest {
+        shards.blobs.remove(old.hash).await.context("remove an old snapshot")?;
+    }
+    Ok(())
+}
+
+const OUTPUTS_MAX: usize = 64;
+const HEARTBEAT_MS: i64 = 5_000;
+const KEPT_NEWEST: usize = 2;

@@ -1,0 +1,199 @@
+//! Time in the fold. It comes in records alone: the ticks of the latest claim's owner, and the marks of edges that say
+//! how far their word is complete. So a tracker folded again, on any machine at any time, sees the same time pass.
+//!
+//! **Invariant:** between two claims the fold's time never goes back.
+
+use std::collections::BTreeMap;
+
+use protocol::record::OwnerId;
+use protocol::update::{Generation, SilentCause};
+use protocol::{EdgeId, Time};
+use wincode::{SchemaRead, SchemaWrite};
+
+/// What one partition knows of time and of who reigns over it.
+#[derive(Clone, PartialEq, Debug, Default, SchemaWrite, SchemaRead)]
+pub struct FoldClock {
+    owner: Option<OwnerId>,
+    claimed: Generation,
+    /// Epochs begin under this generation at least: set when another fold's work is taken up.
+    floor: Generation,
+    now: Time,
+    marks: BTreeMap<EdgeId, Mark>,
+}
+
+#[derive(Clone, Copy, PartialEq, Debug, SchemaWrite, SchemaRead)]
+struct Mark {
+    received_before: Time,
+    /// From here on the edge has marked without a gap. What it did not hear before, it may just not have been there.
+    steady_since: Time,
+    /// The fold's time at which it stood in the records.
+    at: Time,
+}
+
+impl FoldClock {
+    pub fn now(&self) -> Time {
+        self.now
+    }
+
+    /// Under which new epochs begin.
+    pub fn generation(&self) -> Generation {
+        self.claimed.max(self.floor)
+    }
+
+    pub fn raise_floor(&mut self, floor: Generation) {
+        self.floor = self.floor.max(floor);
+    }
+
+    /// A new reign begins; it may set the time back.
+    pub fn handle_claim(&mut self, owner: OwnerId, at: Time, generation: Generation) {
+        self.owner = Some(owner);
+        self.claimed = generation;
+        self.now = at;
+    }
+
+    /// Whether time moved: not by another owner's tick, nor by one that lags.
+    pub fn handle_tick(&mut self, owner: OwnerId, at: Time) -> bool {
+        if self.owner != Some(owner) || at <= self.now {
+            return false;
+        }
+        self.now = at;
+        true
+    }
+
+    pub fn handle_mark(&mut self, edge: EdgeId, received_before: Time) {
+        let mark = Mark { received_before, steady_since: received_before, at: self.now };
+        let kept = self.marks.entry(edge).or_insert(mark);
+        if received_before.millis_since(kept.received_before) > MARK_GRACE_MS {
+            kept.steady_since = received_before;
+        }
+        kept.received_before = kept.received_before.max(received_before);
+        kept.at = self.now;
+        if self.marks.len() > EDGES_MAX {
+            let oldest = self.marks.iter().min_by_key(|(edge, mark)| (mark.at, **edge)).map(|(edge, _)| *edge);
+            oldest.map(|edge| self.marks.remove(&edge));
+        }
+    }
+
+    /// The newest marks of all edges that still send them: what an owner's clock is compared with.
+    pub fn marks(&self) -> impl Iterator<Item = Time> + '_ {
+        self.marks.values().filter(|mark| self.is_fresh(mark)).map(|mark| mark.received_before)
+    }
+
+    /// Why nothing was heard since `heard` through this edge; None while he still has time.
+    pub fn silence(&self, edge: EdgeId, heard: Time, timeout_ms: i64) -> Option<SilentCause> {
+        let due = Time(heard.0.saturating_add(timeout_ms));
+        let has_listened = |mark: &Mark| {
+            let listening_due = Time(mark.steady_since.0.saturating_add(timeout_ms));
+            mark.received_before >= due.max(listening_due)
+        };
+        if self.mark_of(edge).is_some_and(has_listened) {
+            return Some(SilentCause::Driver);
+        }
+        (self.now.millis_since(due) >= MARK_GRACE_MS).then_some(SilentCause::BackEnd)
+    }
+
+    /// The mark that says how far we know what he sent: his edge's, or once that is gone the newest of the others.
+    fn mark_of(&self, edge: EdgeId) -> Option<&Mark> {
+        let own = self.marks.get(&edge);
+        if own.is_some_and(|mark| self.is_fresh(mark)) {
+            return own;
+        }
+        let others = self.marks.values().filter(|mark| self.is_fresh(mark));
+        others.max_by_key(|mark| mark.received_before).or(own)
+    }
+
+    fn is_fresh(&self, mark: &Mark) -> bool {
+        self.now.millis_since(mark.at) < EDGE_GONE_MS
+    }
+}
+
+/// An edge without marks for so long no longer counts once another's has passed.
+const EDGE_GONE_MS: i64 = 60_000;
+/// Marks come every second; when none has passed a time-out for so long after it, it is not the driver who is silent.
+const MARK_GRACE_MS: i64 = 10_000;
+/// More edges than this do not serve one partition; the one heard longest ago is forgotten.
+const EDGES_MAX: usize = 1_024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EDGE: EdgeId = EdgeId(1);
+    const OTHER: EdgeId = EdgeId(2);
+
+    fn clock_at(now: i64) -> FoldClock {
+        let mut clock = FoldClock::default();
+        clock.handle_claim(OwnerId(1), Time(now), Generation::default());
+        clock
+    }
+
+    #[test]
+    fn only_the_latest_claims_owner_moves_time_and_a_claim_may_set_it_back() {
+        let mut clock = clock_at(10_000);
+        assert!(clock.handle_tick(OwnerId(1), Time(11_000)));
+        assert!(!clock.handle_tick(OwnerId(1), Time(10_500)));
+
+        clock.handle_claim(OwnerId(2), Time(5_000), Generation::default());
+
+        assert!(!clock.handle_tick(OwnerId(1), Time(12_000)));
+        assert_eq!(clock.now(), Time(5_000));
+        assert!(clock.handle_tick(OwnerId(2), Time(6_000)));
+    }
+
+    #[test]
+    fn a_driver_is_silent_only_once_his_edges_mark_has_passed_his_time_out() {
+        let mut clock = clock_at(100_000);
+        for at in (100_000..129_000).step_by(1_000) {
+            clock.handle_mark(EDGE, Time(at));
+        }
+        clock.handle_tick(OwnerId(1), Time(131_000));
+        assert_eq!(clock.silence(EDGE, Time(100_000), 30_000), None);
+
+        clock.handle_mark(EDGE, Time(130_500));
+
+        assert_eq!(clock.silence(EDGE, Time(100_000), 30_000), Some(SilentCause::Driver));
+    }
+
+    #[test]
+    fn without_marks_it_is_the_back_end_that_is_silent() {
+        let mut clock = clock_at(100_000);
+        clock.handle_mark(EDGE, Time(100_000));
+
+        clock.handle_tick(OwnerId(1), Time(145_000));
+
+        assert_eq!(clock.silence(EDGE, Time(100_000), 30_000), Some(SilentCause::BackEnd));
+    }
+
+    #[test]
+    fn an_edge_that_was_away_does_not_blame_the_driver_for_it() {
+        let mut clock = clock_at(100_000);
+        clock.handle_mark(EDGE, Time(100_000));
+        clock.handle_tick(OwnerId(1), Time(700_000));
+
+        clock.handle_mark(EDGE, Time(700_000));
+        assert_eq!(clock.silence(EDGE, Time(100_000), 30_000), Some(SilentCause::BackEnd));
+
+        for at in (701_000..=730_000).step_by(1_000) {
+            clock.handle_mark(EDGE, Time(at));
+        }
+        assert_eq!(clock.silence(EDGE, Time(100_000), 30_000), Some(SilentCause::Driver));
+    }
+
+    #[test]
+    fn an_edge_that_is_gone_no_longer_counts_once_anothers_mark_has_passed() {
+        let mut clock = clock_at(50_000);
+        for at in (50_000..=100_000).step_by(1_000) {
+            clock.handle_mark(EDGE, Time(at));
+            clock.handle_mark(OTHER, Time(at));
+            clock.handle_tick(OwnerId(1), Time(at));
+        }
+        clock.handle_tick(OwnerId(1), Time(161_000));
+        assert_eq!(clock.silence(EDGE, Time(100_000), 30_000), Some(SilentCause::BackEnd));
+
+        for at in (101_000..=161_000).step_by(1_000) {
+            clock.handle_mark(OTHER, Time(at));
+        }
+
+        assert_eq!(clock.silence(EDGE, Time(100_000), 30_000), Some(SilentCause::Driver));
+    }
+}

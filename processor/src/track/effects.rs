@@ -1,0 +1,91 @@
+//! What folding records brings forth: updates, breadcrumbs, and counts for the metrics. Nothing here feeds back.
+
+use protocol::update::Source;
+use protocol::{Breadcrumb, FixRecord, Offset, PartitionId, RejectReason, Update, Verdict};
+
+use maps::matcher::Scratch;
+
+use super::clock::FoldClock;
+use super::roads::RoadMap;
+
+#[derive(Debug, Default)]
+pub struct Effects {
+    pub updates: Vec<Update>,
+    pub breadcrumbs: Vec<Breadcrumb>,
+    pub counts: Counts,
+    ordinal: u32,
+}
+
+impl Effects {
+    /// Before each entry: what is there is the caller's and stays.
+    pub(super) fn begin_entry(&mut self) {
+        self.ordinal = 0;
+    }
+}
+
+/// How often what happened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counts {
+    pub records: u64,
+    pub fixes_accepted: u64,
+    pub fixes_rejected: [u64; RejectReason::ALL.len()],
+    /// Seen before: neither shown nor recorded again.
+    pub fixes_repeated: u64,
+    /// Recorded, not shown: of another device than the one that leads.
+    pub fixes_aside: u64,
+    /// Recorded, not shown: measured before what is shown, or settled.
+    pub fixes_late: u64,
+    /// Ticks of an owner that does not reign.
+    pub ticks_ignored: u64,
+    /// Ledger events and assignments that were taken before, or are not for this tracker any more.
+    pub ledger_repeated: u64,
+    /// Assignments beyond what one tracker holds.
+    pub assignments_refused: u64,
+    pub folds_failed: u64,
+}
+
+impl Counts {
+    pub(super) fn judged(&mut self, verdict: Verdict) {
+        match verdict {
+            Verdict::Accepted => self.fixes_accepted += 1,
+            Verdict::Rejected(reason) => {
+                let at = RejectReason::ALL.iter().position(|r| *r == reason).expect("the list holds all reasons");
+                self.fixes_rejected[at] += 1;
+            }
+        }
+    }
+}
+
+/// Where the fold is, and what it may use, while one record is folded.
+pub struct Step<'a> {
+    pub partition: PartitionId,
+    pub offset: Offset,
+    pub index: u32,
+    pub clock: &'a FoldClock,
+    pub roads: Option<&'a RoadMap>,
+    pub scratch: &'a mut Scratch,
+    pub effects: &'a mut Effects,
+}
+
+impl Step<'_> {
+    /// The place of the record itself.
+    pub fn place(&self) -> Source {
+        Source { partition: self.partition, offset: self.offset, index: self.index, ordinal: 0 }
+    }
+
+    /// The place of an update, no two alike.
+    pub fn next_source(&mut self) -> Source {
+        self.effects.ordinal += 1;
+        Source { ordinal: self.effects.ordinal, ..self.place() }
+    }
+
+    pub fn emit(&mut self, update: Update) {
+        self.effects.updates.push(update);
+    }
+
+    pub fn record(&mut self, record: FixRecord, verdict: Verdict, delivery: Option<protocol::DeliveryId>) {
+        self.effects.counts.judged(verdict);
+        let source = self.place();
+        self.effects.breadcrumbs.push(Breadcrumb { record, verdict, snapped: None, delivery, source });
+    }
+}

@@ -1,0 +1,356 @@
+//! The fold of one partition: every record in its order, handed to the tracker it is for. What the same entries bring
+//! forth is the same on every machine, to the byte.
+//!
+//! **Invariant:** a record that cannot be folded empties its tracker and no other, and the fold goes on.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use maps::matcher::Scratch;
+use protocol::record::{BlobHash, BodyKind};
+use protocol::update::{Epoch, Generation, Source};
+use protocol::{
+    AssignmentNumber, Delivery, DeliveryKey, JournalNumber, Offset, PartitionId, Record, RecordBatch, Time, TrackerKey,
+};
+use wincode::{SchemaRead, SchemaWrite};
+
+use super::clock::FoldClock;
+use super::effects::{Effects, Step};
+use super::held::Held;
+use super::roads::{Maps, RoadMap};
+use super::tracker::Tracker;
+
+/// All that records of one partition have made.
+pub struct Partition {
+    pub(super) state: State,
+    pub(super) released: BTreeMap<(TrackerKey, DeliveryKey), Released>,
+    pub(super) trackers: BTreeMap<TrackerKey, Tracker>,
+    roads: Option<Arc<RoadMap>>,
+    /// Trackers that may have something to say at the end of the entry, with the record that touched them last.
+    touched: Vec<(TrackerKey, u32)>,
+    scratch: Scratch,
+    #[cfg(test)]
+    pub(super) breaks_at: Option<(Offset, u32)>,
+}
+
+/// What is not a tracker's.
+#[derive(Clone, PartialEq, Debug, SchemaWrite, SchemaRead)]
+pub(super) struct State {
+    pub partition: PartitionId,
+    /// The entry to fold next.
+    pub next: Offset,
+    pub clock: FoldClock,
+    pub bodies: Vec<Body>,
+    pub released_checked: Time,
+}
+
+/// A delivery that a tracker let go.
+#[derive(Clone, Copy, PartialEq, Debug, SchemaWrite, SchemaRead)]
+pub(super) struct Released {
+    assignment: AssignmentNumber,
+    last: JournalNumber,
+    at: Time,
+}
+
+/// A kind of body, which one is offered, and which is in use.
+#[derive(Clone, Copy, PartialEq, Debug, SchemaWrite, SchemaRead)]
+pub(super) struct Body {
+    kind: BodyKind,
+    offered: Option<BlobHash>,
+    in_use: Option<BlobHash>,
+}
+
+impl Partition {
+    /// Before its first record. Epochs begin under `floor` at least.
+    pub fn new(partition: PartitionId, next: Offset, floor: Generation) -> Partition {
+        let mut clock = FoldClock::default();
+        clock.raise_floor(floor);
+        let state = State { partition, next, clock, bodies: Vec::new(), released_checked: Time::default() };
+        Partition::of(state)
+    }
+
+    pub(super) fn of(state: State) -> Partition {
+        Partition {
+            state,
+            released: BTreeMap::new(),
+            trackers: BTreeMap::new(),
+            roads: None,
+            touched: Vec::new(),
+            scratch: Scratch::new(),
+            #[cfg(test)]
+            breaks_at: None,
+        }
+    }
+
+    /// The entry to fold next.
+    pub fn next(&self) -> Offset {
+        self.state.next
+    }
+
+    pub fn clock(&self) -> &FoldClock {
+        &self.state.clock
+    }
+
+    pub fn trackers_len(&self) -> usize {
+        self.trackers.len()
+    }
+
+    /// The body of this kind that was offered last and is not in use yet.
+    pub fn offered(&self, kind: BodyKind) -> Option<BlobHash> {
+        self.body(kind).and_then(|body| body.offered.filter(|offered| body.in_use != Some(*offered)))
+    }
+
+    pub fn in_use(&self, kind: BodyKind) -> Option<BlobHash> {
+        self.body(kind).and_then(|body| body.in_use)
+    }
+
+    /// Opens the map that is in use: after a restore.
+    pub fn open_maps(&mut self, maps: &dyn Maps) {
+        self.roads = self.in_use(BodyKind::Map).and_then(|hash| maps.map(hash));
+    }
+
+    /// Entries before this one are gone from the log: they cannot be folded any more.
+    pub fn skip_to(&mut self, next: Offset) {
+        self.state.next = self.state.next.max(next);
+    }
+
+    /// An entry that could not be read: its place is passed by.
+    pub fn skip_entry(&mut self, offset: Offset) {
+        self.state.next = Offset(offset.0 + 1);
+    }
+
+    /// Folds one entry of the log. An entry below `next` was folded before and is passed by.
+    pub fn handle_entry(&mut self, offset: Offset, batch: &RecordBatch, maps: &dyn Maps, effects: &mut Effects) {
+        if offset < self.state.next {
+            return;
+        }
+        effects.begin_entry();
+        effects.counts.records += batch.records.len() as u64;
+        for (index, record) in batch.records.iter().enumerate() {
+            self.handle_record(offset, index as u32, record, maps, effects);
+        }
+        self.flush(offset, effects);
+        self.state.next = Offset(offset.0 + 1);
+    }
+
+    fn handle_record(&mut self, offset: Offset, index: u32, record: &Record, maps: &dyn Maps, effects: &mut Effects) {
+        if let Some(key) = record.key() {
+            return self.with_tracker(key, offset, index, effects, |tracker, ledgers, step| {
+                handle_keyed(tracker, ledgers, record, step);
+            });
+        }
+        match record {
+            Record::Claim { owner, at, incarnation } => {
+                let generation = Generation { incarnation: *incarnation, claim: offset };
+                self.state.clock.handle_claim(*owner, *at, generation);
+            }
+            Record::Tick { owner, at } => {
+                if self.state.clock.handle_tick(*owner, *at) {
+                    self.handle_tick(offset, index, effects);
+                } else {
+                    effects.counts.ticks_ignored += 1;
+                }
+            }
+            Record::Mark { edge, received_before } => self.state.clock.handle_mark(*edge, *received_before),
+            Record::Offered { kind, hash, .. } => self.body_mut(*kind).offered = Some(*hash),
+            Record::InUse { kind, hash } => {
+                let before = self.body_mut(*kind).in_use.replace(*hash);
+                if *kind == BodyKind::Map && before != Some(*hash) {
+                    self.swap_map(maps.map(*hash), offset, index, effects);
+                }
+            }
+            Record::Fix(_)
+            | Record::Heard(_)
+            | Record::Lead { .. }
+            | Record::Assign { .. }
+            | Record::Release { .. }
+            | Record::Ledger { .. }
+            | Record::Fences { .. }
+            | Record::Score { .. } => {}
+        }
+    }
+
+    fn handle_tick(&mut self, offset: Offset, index: u32, effects: &mut Effects) {
+        let now = self.state.clock.now();
+        let keys: Vec<TrackerKey> = self.trackers.keys().copied().collect();
+        for key in keys {
+            self.with_tracker(key, offset, index, effects, |tracker, _, step| tracker.handle_tick(step));
+        }
+        if now.millis_since(self.state.released_checked).abs() >= RELEASED_CHECK_MS {
+            self.state.released_checked = now;
+            self.released.retain(|_, released| now.millis_since(released.at) < RELEASED_MS);
+            self.trackers.retain(|_, tracker| !tracker.is_over(now));
+        }
+    }
+
+    fn swap_map(&mut self, new: Option<Arc<RoadMap>>, offset: Offset, index: u32, effects: &mut Effects) {
+        let old = std::mem::replace(&mut self.roads, new);
+        let keys: Vec<TrackerKey> = self.trackers.keys().copied().collect();
+        for key in keys {
+            self.with_tracker(key, offset, index, effects, |tracker, _, step| {
+                tracker.carry_over(old.as_deref(), step);
+            });
+        }
+    }
+
+    /// Lets a tracker do something; one that breaks at it is emptied.
+    fn with_tracker(
+        &mut self,
+        key: TrackerKey,
+        offset: Offset,
+        index: u32,
+        effects: &mut Effects,
+        what: impl FnOnce(&mut Tracker, &mut Ledgers<'_>, &mut Step<'_>),
+    ) {
+        let partition = self.state.partition;
+        let clock = &self.state.clock;
+        let tracker = self.trackers.entry(key).or_insert_with(|| Tracker::new(key, clock.now()));
+        let emitted = (effects.updates.len(), effects.breadcrumbs.len());
+        let mut ledgers = Ledgers { released: &mut self.released };
+        let mut step = Step {
+            partition,
+            offset,
+            index,
+            clock,
+            roads: self.roads.as_deref(),
+            scratch: &mut self.scratch,
+            effects: &mut *effects,
+        };
+        #[cfg(test)]
+        let breaks = self.breaks_at == Some((offset, index));
+        let folded = catch_unwind(AssertUnwindSafe(|| {
+            what(tracker, &mut ledgers, &mut step);
+            #[cfg(test)]
+            assert!(!breaks, "a test broke the fold here");
+        }));
+        if folded.is_err() {
+            effects.updates.truncate(emitted.0);
+            effects.breadcrumbs.truncate(emitted.1);
+            effects.counts.folds_failed += 1;
+            self.scratch = Scratch::new();
+            let broken = std::mem::replace(tracker, Tracker::new(key, clock.now()));
+            *tracker = broken.emptied(Source { partition, offset, index, ordinal: 0 }, clock.now());
+        }
+        self.touched.push((key, index));
+    }
+
+    fn flush(&mut self, offset: Offset, effects: &mut Effects) {
+        let mut touched = std::mem::take(&mut self.touched);
+        touched.sort_by_key(|(key, index)| (*key, std::cmp::Reverse(*index)));
+        touched.dedup_by_key(|(key, _)| *key);
+        let now = self.state.clock.now();
+        for (key, index) in touched.drain(..) {
+            self.with_tracker(key, offset, index, effects, |tracker, ledgers, step| {
+                for held in tracker.flush(step) {
+                    ledgers.remember(key, &held, now);
+                }
+            });
+            let holds_nothing = |tracker: &Tracker| tracker.held().next().is_none();
+            if matches!(key, TrackerKey::Delivery(_)) && self.trackers.get(&key).is_some_and(holds_nothing) {
+                self.trackers.remove(&key);
+            }
+        }
+        self.touched.clear();
+    }
+
+    fn body(&self, kind: BodyKind) -> Option<&Body> {
+        self.state.bodies.iter().find(|body| body.kind == kind)
+    }
+
+    fn body_mut(&mut self, kind: BodyKind) -> &mut Body {
+        let bodies = &mut self.state.bodies;
+        let at = bodies.iter().position(|body| body.kind == kind).unwrap_or_else(|| {
+            bodies.push(Body { kind, offered: None, in_use: None });
+            bodies.len() - 1
+        });
+        &mut bodies[at]
+    }
+}
+
+fn handle_keyed(tracker: &mut Tracker, ledgers: &mut Ledgers<'_>, record: &Record, step: &mut Step<'_>) {
+    match record {
+        Record::Fix(fix) => tracker.handle_fix(fix, step),
+        Record::Heard(heard) => tracker.handle_heard(heard, step),
+        Record::Lead { device, at } => tracker.handle_lead(*device, *at),
+        Record::Fences { fences, .. } => tracker.handle_fences(fences),
+        Record::Assign { delivery, .. } => ledgers.assign(tracker, delivery, step),
+        Record::Release { delivery, assignment, .. } => ledgers.release(tracker, *delivery, *assignment, step),
+        Record::Ledger { delivery, entry, .. } => {
+            let is_news = tracker.held_mut(*delivery).is_some_and(|held| held.handle_entry(entry.clone()));
+            if is_news {
+                tracker.steer(step);
+            } else {
+                step.effects.counts.ledger_repeated += 1;
+            }
+        }
+        Record::Score { .. }
+        | Record::Offered { .. }
+        | Record::InUse { .. }
+        | Record::Mark { .. }
+        | Record::Tick { .. }
+        | Record::Claim { .. } => {}
+    }
+}
+
+/// What is remembered of deliveries beyond the trackers that hold them.
+struct Ledgers<'a> {
+    released: &'a mut BTreeMap<(TrackerKey, DeliveryKey), Released>,
+}
+
+impl Ledgers<'_> {
+    /// The tracker takes a delivery, unless it has let go this very assignment before.
+    fn assign(&mut self, tracker: &mut Tracker, delivery: &Delivery, step: &mut Step<'_>) {
+        let place = (tracker.key(), delivery.key);
+        if self.released.get(&place).is_some_and(|released| delivery.assignment <= released.assignment) {
+            step.effects.counts.ledger_repeated += 1;
+            return;
+        }
+        if let Some(held) = tracker.held_mut(delivery.key) {
+            if delivery.assignment <= held.epoch().assignment {
+                if held.handle_again(delivery.clone()) {
+                    tracker.steer(step);
+                } else {
+                    step.effects.counts.ledger_repeated += 1;
+                }
+                return;
+            }
+            tracker.release(delivery.key, step);
+        }
+        let epoch = Epoch { assignment: delivery.assignment, generation: step.clock.generation() };
+        if !is_sound(delivery) || !tracker.take(Held::begin(delivery.clone(), epoch), step) {
+            step.effects.counts.assignments_refused += 1;
+        }
+    }
+
+    fn release(&mut self, tracker: &mut Tracker, key: DeliveryKey, ends: AssignmentNumber, step: &mut Step<'_>) {
+        let is_this = tracker.held_mut(key).is_some_and(|held| held.epoch().assignment <= ends);
+        let held = if is_this { tracker.release(key, step) } else { None };
+        let now = step.clock.now();
+        match held {
+            Some(held) => self.remember(tracker.key(), &held, now),
+            None => step.effects.counts.ledger_repeated += 1,
+        }
+        // Also when the assignment itself was never seen: it must not be taken after its end.
+        let released = self.released.entry((tracker.key(), key)).or_insert(Released {
+            assignment: ends,
+            last: JournalNumber(0),
+            at: now,
+        });
+        released.assignment = released.assignment.max(ends);
+    }
+
+    fn remember(&mut self, tracker: TrackerKey, held: &Held, now: Time) {
+        let released = Released { assignment: held.epoch().assignment, last: held.delivery.last_number(), at: now };
+        self.released.insert((tracker, held.delivery.key), released);
+    }
+}
+
+/// Whether a delivery is within what a tracker can hold.
+fn is_sound(delivery: &Delivery) -> bool {
+    delivery.stops.len() <= protocol::delivery::STOPS_MAX && delivery.journal.len() <= protocol::delivery::JOURNAL_MAX
+}
+
+/// How long it is remembered what was let go: as long as the records are kept.
+const RELEASED_MS: i64 = 72 * 3_600_000;
+const RELEASED_CHECK_MS: i64 = 600_000;

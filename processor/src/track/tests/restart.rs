@@ -1,0 +1,255 @@
+//! The same records make the same bytes: after a restore, after a crash at any place, on any input.
+
+use super::*;
+
+#[test]
+fn a_restored_fold_goes_on_to_the_very_bytes_of_one_that_never_stopped() {
+    let log = day(11, 400);
+    let whole = fold(&log, &[]);
+
+    for cut in [1, 7, 100, 250, 399] {
+        assert!(fold(&log, &[cut]) == whole, "cut at {cut}");
+    }
+    assert!(fold(&log, &[3, 50, 51, 52, 300]) == whole);
+}
+
+#[test]
+fn a_takeover_by_the_same_version_repeats_the_same_numbers() {
+    let log = day(12, 200);
+    let mut first = Partition::new(PartitionId(0), Offset(0), Generation::default());
+    feed(&mut first, &log, 0..100);
+    let snapshot = first.snapshot().unwrap();
+    let told = feed(&mut first, &log, 100..200);
+
+    let mut second = Partition::restore(&snapshot, later(), &NoMaps).unwrap();
+
+    assert_eq!(second.next(), Offset(100));
+    assert!(feed(&mut second, &log, 100..200) == told);
+}
+
+#[test]
+fn a_takeover_by_another_version_begins_new_epochs_with_keyframes() {
+    let log = day(13, 200);
+    let mut first = Partition::new(PartitionId(0), Offset(0), Generation::default());
+    feed(&mut first, &log, 0..150);
+    let mut snapshot = first.snapshot().unwrap();
+    snapshot[4..8].copy_from_slice(&(FOLD_VERSION + 1).to_le_bytes());
+
+    let mut second = Partition::restore(&snapshot, later(), &NoMaps).unwrap();
+    let (updates, _) = feed(&mut second, &log, 150..200);
+
+    let mut begun: BTreeMap<DeliveryKey, u64> = BTreeMap::new();
+    for update in updates {
+        let Update::Delivery(update) = update else { continue };
+        assert_eq!(update.epoch.generation, later());
+        let number = begun.entry(update.key).or_default();
+        *number += 1;
+        assert_eq!(update.number, *number);
+        assert_eq!(matches!(update.body, DeliveryBody::Keyframe { .. }) || *number > 1, true);
+    }
+    assert!(!begun.is_empty());
+}
+
+#[test]
+fn entries_below_the_next_are_passed_by() {
+    let log = day(14, 50);
+    let mut partition = Partition::new(PartitionId(0), Offset(0), Generation::default());
+    feed(&mut partition, &log, 0..50);
+    let before = partition.snapshot().unwrap();
+
+    let (updates, breadcrumbs) = feed(&mut partition, &log, 0..50);
+
+    assert!(updates.is_empty() && breadcrumbs.is_empty());
+    assert!(partition.snapshot().unwrap() == before);
+}
+
+#[test]
+fn a_record_that_breaks_the_fold_empties_its_tracker_and_the_rest_goes_on() {
+    let mut world = World::new();
+    world.push(assign(DRIVER, TO_READY));
+    world.drive(0.0);
+    world.pass(1);
+    let offset = Offset(world.log.len() as u64);
+    world.partition.breaks_at = Some((offset, 1));
+    let mut others = world.fix(0.0);
+    others.device = device(OTHER, 1);
+
+    let breaking = world.fix(10.0);
+    world.push_all(vec![Record::Fix(others), Record::Fix(breaking)]);
+
+    assert_eq!(world.counts.folds_failed, 1);
+    let failed =
+        |event: &Event| matches!(event, Event::FoldFailed { source } if source.offset == offset && source.index == 1);
+    assert!(world.events().iter().any(failed));
+    let view = world.view();
+    assert_eq!(view.view.position, None);
+    assert_eq!(view.view.delivery.journal.len(), 5);
+    assert!(world.drivers().any(|update| update.key == OTHER));
+
+    world.pass(4);
+    world.drive(20.0);
+    assert_eq!(world.view().view.position.unwrap().position, east(20.0));
+}
+
+#[test]
+fn a_snapshot_that_is_damaged_or_of_another_format_is_refused() {
+    let mut world = World::new();
+    world.push(assign(DRIVER, TO_READY));
+    world.drive(0.0);
+    let snapshot = world.partition.snapshot().unwrap();
+    let restore = |bytes: &[u8]| Partition::restore(bytes, later(), &NoMaps).map(|_| ());
+
+    for length in 0..snapshot.len() {
+        let is_whole_parts = restore(&snapshot[..length]).is_ok();
+        assert!(!is_whole_parts || length > 100, "{length}");
+    }
+    assert_eq!(restore(b"XX\0\0\0\0\0\0"), Err(SnapshotError::Magic));
+    let mut other = snapshot.clone();
+    other[2] = 0xee;
+    assert!(matches!(restore(&other), Err(SnapshotError::Format { .. })));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 32, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_the_crashes_the_effects_are_those_of_one_run(
+        seed in any::<u64>(),
+        cuts in prop::collection::btree_set(0_usize..300, 0..8),
+    ) {
+        let log = day(seed, 300);
+        let cuts: Vec<usize> = cuts.into_iter().collect();
+        prop_assert!(fold(&log, &cuts) == fold(&log, &[]));
+    }
+
+    #[test]
+    fn no_fix_breaks_the_fold_and_the_dot_never_goes_back(
+        fixes in prop::collection::vec(any_fix(), 0..200),
+    ) {
+        let mut world = World::new();
+        let count = fixes.len();
+        let mut identities = std::collections::BTreeSet::new();
+        for fix in fixes {
+            identities.insert((fix.fix.measured, fix.fix.position));
+            world.push(Record::Fix(fix));
+            world.push(Record::Tick { owner: OwnerId(1), at: fix.received });
+        }
+
+        prop_assert_eq!(world.counts.folds_failed, 0);
+        let shown = world.shown();
+        prop_assert!(shown.windows(2).all(|pair| pair[0].0 <= pair[1].0));
+        prop_assert!(world.breadcrumbs.len() <= count);
+        let recorded: std::collections::BTreeSet<_> =
+            world.breadcrumbs.iter().map(|crumb| (crumb.record.fix.measured, crumb.record.fix.position)).collect();
+        prop_assert_eq!(recorded, identities);
+    }
+}
+
+fn any_fix() -> impl Strategy<Value = FixRecord> {
+    let wild = prop_oneof![Just(i64::MIN), Just(i64::MAX), Just(0), any::<i64>()];
+    let near = -100_000_i64..100_000;
+    let time = || prop_oneof![8 => near.clone().prop_map(|ms| BEGIN_S * 1000 + ms), 1 => wild.clone()];
+    let position = prop_oneof![
+        8 => (0_i32..2_000).prop_map(|m| east(f64::from(m))),
+        1 => (any::<i32>(), any::<i32>()).prop_map(|(lat_e7, lon_e7)| Position { lat_e7, lon_e7 }),
+    ];
+    let numbers = (prop::option::of(any::<u64>()), any::<u64>());
+    (time(), time(), position, numbers, any::<Option<u8>>(), any::<Option<u8>>()).prop_map(
+        |(measured, received, position, (number, lowest), accuracy_m, state)| FixRecord {
+            device: device(DRIVER, 1),
+            session_start: 0,
+            number: number.map(FixNumber),
+            lowest_held: FixNumber(lowest),
+            edge: EDGE,
+            door: Door::Udp,
+            received: Time(received),
+            fix: Fix {
+                accuracy_m,
+                phone_state: state.map(PhoneState),
+                ..Fix::at(MeasuredTime(measured.div_euclid(100)), position)
+            },
+            verdict: Verdict::Accepted,
+        },
+    )
+}
+
+fn later() -> Generation {
+    Generation { incarnation: 1, claim: Offset(1_000_000) }
+}
+
+/// Folds a log, crashing and restoring before each of the cuts. The bytes told, and those of the state at the end.
+fn fold(log: &[RecordBatch], cuts: &[usize]) -> (Vec<u8>, Vec<Breadcrumb>, Vec<u8>) {
+    let mut partition = Partition::new(PartitionId(0), Offset(0), Generation::default());
+    let mut told = Vec::new();
+    let mut crumbs = Vec::new();
+    for (i, _) in log.iter().enumerate() {
+        if cuts.contains(&i) {
+            partition = Partition::restore(&partition.snapshot().unwrap(), later(), &NoMaps).unwrap();
+        }
+        let (updates, breadcrumbs) = feed(&mut partition, log, i..i + 1);
+        told.extend(envelope::encode(&UpdateBatch { updates }));
+        crumbs.extend(breadcrumbs);
+    }
+    (told, crumbs, partition.snapshot().unwrap())
+}
+
+fn feed(
+    partition: &mut Partition,
+    log: &[RecordBatch],
+    entries: std::ops::Range<usize>,
+) -> (Vec<Update>, Vec<Breadcrumb>) {
+    let mut effects = Effects::default();
+    for i in entries {
+        partition.handle_entry(Offset(i as u64), &log[i], &NoMaps, &mut effects);
+    }
+    (effects.updates, effects.breadcrumbs)
+}
+
+/// A log of all kinds of records, drawn from a seed.
+fn day(seed: u64, entries: usize) -> Vec<RecordBatch> {
+    let mut world = World::new();
+    let mut state = seed;
+    let mut draw = move |below: u64| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % below
+    };
+    let mut journal: Vec<JournalEntry> = Vec::new();
+    while world.log.len() < entries {
+        let driver = DriverKey { tenant: TENANT, driver: DriverId(draw(3) as u32) };
+        match draw(20) {
+            0 => {
+                let mut to = delivery(Some(driver), 1, vec![status(1, DeliveryState::Ready)]);
+                to.key.delivery = DeliveryId(draw(5));
+                to.assignment = AssignmentNumber(1 + draw(3) as u32);
+                world.push(Record::Assign { to: driver.into(), delivery: Box::new(to) });
+            }
+            1 => {
+                let key = DeliveryKey { tenant: TENANT, delivery: DeliveryId(draw(5)) };
+                journal.push(status(journal.len() as u64 + 2, DeliveryState::PickedUp));
+                let entry = journal.last().unwrap().clone();
+                world.push(Record::Ledger { to: driver.into(), delivery: key, entry });
+            }
+            2 => {
+                let key = DeliveryKey { tenant: TENANT, delivery: DeliveryId(draw(5)) };
+                let assignment = AssignmentNumber(draw(3) as u32);
+                world.push(Record::Release { from: driver.into(), delivery: key, assignment });
+            }
+            3 => world.push(Record::Claim { owner: OwnerId(1), at: world.now(), incarnation: 1 }),
+            4 => world.push(Record::Lead { device: device(driver, draw(2) as u16), at: world.now() }),
+            5..=9 => world.pass(1 + draw(4) as i64),
+            _ => {
+                let fixes = (0..=draw(4)).map(|_| {
+                    world.now_ms += draw(3_000) as i64;
+                    let mut fix = world.fix(draw(4_000) as f64);
+                    fix.device = device(driver, draw(2) as u16);
+                    fix.fix.measured = MeasuredTime(fix.fix.measured.0 - draw(50) as i64);
+                    Record::Fix(fix)
+                });
+                let fixes = fixes.collect();
+                world.push_all(fixes);
+            }
+        }
+    }
+    world.log.truncate(entries);
+    world.log
+}

@@ -1,0 +1,597 @@
+//! The state of one driver, or of one delivery that has no driver: folded from records, told in updates.
+//!
+//! A fix has its effects once, and only when it is the newest of the device that leads; every other is recorded and
+//! does nothing else. So the dot never goes back. What a batch changes is told once at its end.
+
+use std::collections::VecDeque;
+
+use maps::matcher::{Matched, Matcher, Observation, Snapped};
+use protocol::record::Fence;
+use protocol::update::{
+    Changed, DriverBody, DriverUpdate, DriverView, Event, ShownPosition, SilentCause, SnappedPosition, Source,
+};
+use protocol::{
+    Breadcrumb, DeliveryId, DeliveryKey, DeliveryPolicy, DeviceKey, DeviceNumber, DriverKey, EdgeId, FixRecord,
+    HeardRecord, MeasuredTime, PhoneState, Position, RejectReason, Time, TrackerKey, Update, Verdict,
+};
+use wincode::{SchemaRead, SchemaWrite};
+
+use super::device::{Device, Novelty};
+use super::effects::Step;
+use super::fence::{Passage, Presence, side_of_fence};
+use super::held::{Held, Here};
+use super::judge::Neighbour;
+use super::motion::Motion;
+use super::phone_clock::Mapped;
+use super::roads::{PROFILE, RoadMap};
+
+#[derive(Clone, PartialEq, Debug, SchemaWrite, SchemaRead)]
+pub struct Tracker {
+    key: TrackerKey,
+    devices: Vec<Device>,
+    lead: Option<Lead>,
+    shown: Option<ShownPosition>,
+    /// As measured.
+    measured: Option<Position>,
+    snapped: Option<Snapped>,
+    heard: Option<Heard>,
+    phone_state: Option<PhoneState>,
+    battery_percent: Option<u8>,
+    matcher: Option<Matcher>,
+    /// The newest time the matcher was given.
+    matched_until: MeasuredTime,
+    tag_next: u64,
+    waiting: VecDeque<Waiting>,
+    motion: Motion,
+    fences: Vec<Watched>,
+    held: Vec<Held>,
+    silent: Option<SilentCause>,
+    keyframe_due: Time,
+    tells: Tells,
+}
+
+#[derive(Clone, Copy, PartialEq, Debug, SchemaWrite, SchemaRead)]
+struct Lead {
+    device: DeviceNumber,
+    /// None: nobody said so, it was the first heard.
+    said: Option<Time>,
+}
+
+#[derive(Clone, Copy, PartialEq, Debug, SchemaWrite, SchemaRead)]
+struct Heard {
+    at: Time,
+    edge: EdgeId,
+}
+
+/// A fix whose final place is still to come.
+#[derive(Clone, PartialEq, Debug, SchemaWrite, SchemaRead)]
+struct Waiting {
+    tag: u64,
+    record: FixRecord,
+    delivery: Option<DeliveryId>,
+    source: Source,
+}
+
+#[derive(Clone, PartialEq, Debug, SchemaWrite, SchemaRead)]
+struct Watched {
+    fence: Fence,
+    presence: Presence,
+}
+
+/// What the next update of the driver says. Empty between entries of the log.
+#[derive(Clone, PartialEq, Debug, Default, SchemaWrite, SchemaRead)]
+struct Tells {
+    events: Vec<Event>,
+    position: bool,
+    phone: bool,
+    silent: bool,
+    keyframe: bool,
+}
+
+impl Tracker {
+    pub fn new(key: TrackerKey, now: Time) -> Tracker {
+        Tracker {
+            key,
+            devices: Vec::new(),
+            lead: None,
+            shown: None,
+            measured: None,
+            snapped: None,
+            heard: None,
+            phone_state: None,
+            battery_percent: None,
+            matcher: None,
+            matched_until: MeasuredTime(i64::MIN),
+            tag_next: 0,
+            waiting: VecDeque::new(),
+            motion: Motion::default(),
+            fences: Vec::new(),
+            held: Vec::new(),
+            silent: None,
+            keyframe_due: keyframe_after(key, now),
+            tells: Tells { keyframe: true, ..Tells::default() },
+        }
+    }
+
+    /// After a failed fold: all is forgotten but what the ledger said.
+    pub fn emptied(self, source: Source, now: Time) -> Tracker {
+        let mut tracker = Tracker::new(self.key, now);
+        tracker.held = self.held.into_iter().map(|held| held.emptied(source)).collect();
+        tracker.tells.events.push(Event::FoldFailed { source });
+        tracker
+    }
+
+    pub fn key(&self) -> TrackerKey {
+        self.key
+    }
+
+    /// Nothing is left that anybody could ask for.
+    pub fn is_over(&self, now: Time) -> bool {
+        let is_idle = self.held.is_empty() && self.fences.is_empty() && self.waiting.is_empty();
+        is_idle && self.heard.is_none_or(|heard| now.millis_since(heard.at) >= FORGET_MS)
+    }
+
+    pub fn handle_fix(&mut self, record: &FixRecord, step: &mut Step<'_>) {
+        let device = self.device(record.device.device);
+        device.heard = device.heard.max(record.received);
+        let novelty = device.handle_fix(record);
+        let is_lead = self.is_lead(record.device.device);
+        if is_lead {
+            self.handle_sign(record.received, record.edge, step);
+        }
+        match novelty {
+            Novelty::Seen => step.effects.counts.fixes_repeated += 1,
+            Novelty::Settled => {
+                step.effects.counts.fixes_late += 1;
+                step.record(*record, record.verdict, self.delivery_under_way());
+            }
+            Novelty::New => self.handle_new_fix(record, is_lead, step),
+        }
+    }
+
+    fn handle_new_fix(&mut self, record: &FixRecord, is_lead: bool, step: &mut Step<'_>) {
+        let device = self.device(record.device.device);
+        let mapped = device.clock.handle_fix(record.fix.measured, record.received);
+        let mut verdict = verdict_of(record, mapped);
+        if verdict.is_accepted() {
+            let fix = &record.fix;
+            verdict = device.neighbours.judge(Neighbour {
+                at: mapped.at,
+                position: fix.position,
+                accuracy_m: fix.accuracy_m,
+            });
+        }
+        let is_late = !mapped.is_newest || self.shown.is_some_and(|shown| mapped.at < shown.event_time);
+        let counts = &mut step.effects.counts;
+        match (verdict.is_accepted(), is_lead, is_late) {
+            (true, true, false) => return self.handle_newest(record, mapped, step),
+            (true, true, true) => counts.fixes_late += 1,
+            (true, false, _) => counts.fixes_aside += 1,
+            (false, _, _) => {}
+        }
+        step.record(*record, verdict, self.delivery_under_way());
+    }
+
+    /// The fix that is where the driver is.
+    fn handle_newest(&mut self, record: &FixRecord, mapped: Mapped, step: &mut Step<'_>) {
+        self.snapped = self.snap(record, mapped.at, step);
+        let fix = &record.fix;
+        let snapped = self.snapped;
+        self.measured = Some(fix.position);
+        self.shown = Some(ShownPosition {
+            position: snapped.map_or(fix.position, |s| s.position),
+            snapped: snapped.is_some(),
+            confidence_percent: snapped.map_or(0, |s| s.confidence_percent),
+            heading_255: snapped.map(|s| s.heading_255).or(fix.heading_255),
+            speed_dm_s: fix.speed_dm_s,
+            accuracy_m: fix.accuracy_m,
+            measured: fix.measured,
+            event_time: mapped.at,
+            received: record.received,
+            standing: fix.phone_state.is_some_and(|state| state.has(PhoneState::STANDING)),
+        });
+        self.tells.position = true;
+        if fix.battery_percent.is_some() && fix.battery_percent != self.battery_percent {
+            self.battery_percent = fix.battery_percent;
+            self.tells.phone = true;
+        }
+        self.handle_phone_state(fix.phone_state);
+        let mut events = Vec::new();
+        self.motion.handle_position(fix.position, mapped.at, &mut events);
+        self.tell_all(events);
+        self.pass_fences(fix.position, mapped.at);
+        self.each_held(|held, here| held.handle_position(here, step.roads));
+    }
+
+    /// Where on the road the fix is as far as one can know by now. Its breadcrumb comes when that is final.
+    fn snap(&mut self, record: &FixRecord, at: Time, step: &mut Step<'_>) -> Option<Snapped> {
+        let delivery = self.delivery_under_way();
+        let Some(roads) = step.roads.filter(|roads| roads.covers(record.fix.position)) else {
+            step.record(*record, Verdict::Accepted, delivery);
+            return None;
+        };
+        let fix = &record.fix;
+        let measured = MeasuredTime::from_time(at).max(self.matched_until);
+        self.matched_until = measured;
+        let tag = self.tag_next;
+        self.tag_next += 1;
+        let observation = Observation {
+            tag,
+            measured,
+            position: fix.position,
+            accuracy_m: fix.accuracy_m,
+            heading_255: fix.heading_255,
+            speed_dm_s: fix.speed_dm_s,
+        };
+        step.effects.counts.judged(Verdict::Accepted);
+        self.waiting.push_back(Waiting { tag, record: *record, delivery, source: step.place() });
+        let matcher = self.matcher.get_or_insert_with(|| Matcher::new(PROFILE));
+        let snapped = matcher.handle_fix(&roads.graph, step.scratch, &observation);
+        self.take_matched(roads, step);
+        snapped
+    }
+
+    /// Breadcrumbs of all fixes whose place is final.
+    fn take_matched(&mut self, roads: &RoadMap, step: &mut Step<'_>) {
+        while let Some(matched) = self.matcher.as_mut().and_then(|m| m.poll_matched(&roads.graph, step.scratch)) {
+            self.settle_waiting(&matched, step);
+        }
+        while self.waiting.len() > WAITING_MAX {
+            self.settle_oldest(None, step);
+        }
+    }
+
+    fn settle_waiting(&mut self, matched: &Matched, step: &mut Step<'_>) {
+        while let Some(tag) = self.waiting.front().map(|waiting| waiting.tag) {
+            if tag > matched.tag {
+                return; // it was settled before
+            }
+            let is_this = tag == matched.tag;
+            self.settle_oldest(matched.snapped.filter(|_| is_this), step);
+            if is_this {
+                return;
+            }
+        }
+    }
+
+    fn settle_oldest(&mut self, snapped: Option<Snapped>, step: &mut Step<'_>) {
+        let Some(waiting) = self.waiting.pop_front() else { return };
+        step.effects.breadcrumbs.push(Breadcrumb {
+            record: waiting.record,
+            verdict: Verdict::Accepted,
+            snapped: snapped.map(|s| SnappedPosition {
+                position: s.position,
+                edge: s.edge.0,
+                along_cm: s.along_cm,
+                off_cm: s.off_cm,
+                confidence_percent: s.confidence_percent,
+            }),
+            delivery: waiting.delivery,
+            source: waiting.source,
+        });
+    }
+
+    pub fn handle_heard(&mut self, record: &HeardRecord, step: &mut Step<'_>) {
+        let device = self.device(record.device.device);
+        let is_newest = record.received >= device.heard;
+        device.heard = device.heard.max(record.received);
+        device.settle_below(record.lowest_held);
+        if !self.is_lead(record.device.device) {
+            return;
+        }
+        self.handle_sign(record.received, record.edge, step);
+        if !is_newest {
+            return;
+        }
+        self.handle_phone_state(record.phone_state);
+        let is_standing = record.phone_state.is_some_and(|state| state.has(PhoneState::STANDING));
+        if let (true, Some(shown)) = (is_standing, &mut self.shown) {
+            shown.standing = true;
+            shown.received = shown.received.max(record.received);
+            self.tells.position = true;
+            let mut events = Vec::new();
+            self.motion.handle_stay(record.received, &mut events);
+            self.tell_all(events);
+            self.held.iter_mut().for_each(Held::tell_position);
+        }
+    }
+
+    /// The device says it lives.
+    fn handle_sign(&mut self, received: Time, edge: EdgeId, step: &Step<'_>) {
+        if self.heard.is_none_or(|heard| received >= heard.at) {
+            self.heard = Some(Heard { at: received, edge });
+            self.judge_silence(step);
+        }
+    }
+
+    pub fn handle_lead(&mut self, device: DeviceKey, at: Time) {
+        if self.lead.is_some_and(|lead| lead.said.is_some_and(|said| at < said)) {
+            return;
+        }
+        let is_news = self.lead.is_none_or(|lead| lead.device != device.device);
+        self.lead = Some(Lead { device: device.device, said: Some(at) });
+        self.tells.keyframe |= is_news;
+    }
+
+    /// All fences, in place of those before; who is inside one that stays is still inside.
+    pub fn handle_fences(&mut self, fences: &[Fence]) {
+        let before = std::mem::take(&mut self.fences);
+        let watched = |fence: &Fence| {
+            let presence = before.iter().find(|w| w.fence == *fence).map_or_else(Presence::default, |w| w.presence);
+            Watched { fence: fence.clone(), presence }
+        };
+        self.fences = fences.iter().filter(|f| f.ring.len() <= RING_MAX).take(FENCES_MAX).map(watched).collect();
+    }
+
+    /// False if it holds too many already.
+    pub fn take(&mut self, held: Held, step: &mut Step<'_>) -> bool {
+        if self.held.len() >= HELD_MAX {
+            return false;
+        }
+        let at = self.held.partition_point(|other| other.delivery.key < held.delivery.key);
+        self.held.insert(at, held);
+        self.tells.keyframe = true;
+        self.steer(step);
+        true
+    }
+
+    pub fn held_mut(&mut self, key: DeliveryKey) -> Option<&mut Held> {
+        self.held.iter_mut().find(|held| held.delivery.key == key)
+    }
+
+    pub fn held(&self) -> impl Iterator<Item = &Held> {
+        self.held.iter()
+    }
+
+    /// Lets a delivery go, with a last update.
+    pub fn release(&mut self, key: DeliveryKey, step: &mut Step<'_>) -> Option<Held> {
+        let at = self.held.iter().position(|held| held.delivery.key == key)?;
+        let mut held = self.held.remove(at);
+        held.flush(step, self.shown, true);
+        self.tells.keyframe = true;
+        Some(held)
+    }
+
+    /// What the ledger said may have changed where he is to go.
+    pub fn steer(&mut self, step: &mut Step<'_>) {
+        let now = step.clock.now();
+        let roads = step.roads;
+        self.each_held(|held, here| {
+            let from = if now > here.shown.event_time { now } else { here.shown.event_time };
+            held.steer(here, from, roads);
+        });
+    }
+
+    /// A second has passed.
+    pub fn handle_tick(&mut self, step: &mut Step<'_>) {
+        let now = step.clock.now();
+        self.judge_silence(step);
+        if let (Some(matcher), Some(roads)) = (&mut self.matcher, step.roads) {
+            let is_due = matcher.poll_timeout().is_some_and(|due| due <= MeasuredTime::from_time(now));
+            if is_due {
+                matcher.handle_timeout(MeasuredTime::from_time(now));
+                self.take_matched(roads, step);
+            }
+        }
+        let roads = step.roads;
+        self.each_held(|held, here| held.handle_time(Some(here), now, roads));
+        for watched in &mut self.fences {
+            if watched.presence.handle_time(i64::from(watched.fence.dwell_s) * 1000, now) {
+                self.tells.events.push(Event::FenceDwelt { fence: watched.fence.name.clone() });
+            }
+        }
+        self.handle_keyframe_time(now);
+    }
+
+    fn handle_keyframe_time(&mut self, now: Time) {
+        let is_set_back = self.keyframe_due.millis_since(now) > KEYFRAME_MS;
+        if now < self.keyframe_due && !is_set_back {
+            return;
+        }
+        self.keyframe_due = keyframe_after(self.key, now);
+        if is_set_back {
+            return; // the clock was; nothing fires twice
+        }
+        self.held.iter_mut().for_each(Held::want_keyframe);
+        let is_live = self.heard.is_some_and(|heard| now.millis_since(heard.at) < LIVE_MS);
+        self.tells.keyframe |= is_live || !self.held.is_empty();
+    }
+
+    /// Another map is in use: all that lies on edges moves over by position.
+    pub fn carry_over(&mut self, old: Option<&RoadMap>, step: &mut Step<'_>) {
+        self.snapped = None;
+        self.held.iter_mut().for_each(Held::forget_plan);
+        let Some(matcher) = &mut self.matcher else { return };
+        match (old, step.roads) {
+            (Some(old), Some(new)) => matcher.carry_over(&old.graph, &new.graph, step.scratch),
+            (Some(_), None) | (None, _) => self.matcher = None,
+        }
+        if self.matcher.is_none() {
+            while !self.waiting.is_empty() {
+                self.settle_oldest(None, step);
+            }
+        }
+    }
+
+    pub fn begin_epochs(&mut self, generation: protocol::update::Generation) {
+        for held in &mut self.held {
+            held.begin_epoch(protocol::update::Epoch { generation, ..held.epoch() });
+        }
+        self.tells.keyframe = true;
+    }
+
+    /// Says what there is to say, and lets go what is finished: those are answered.
+    pub fn flush(&mut self, step: &mut Step<'_>) -> Vec<Held> {
+        for held in &mut self.held {
+            held.flush(step, self.shown, false);
+        }
+        let (finished, held): (Vec<Held>, Vec<Held>) = self.held.drain(..).partition(Held::is_finished);
+        self.held = held;
+        self.tells.keyframe |= !finished.is_empty();
+        let tells = std::mem::take(&mut self.tells);
+        if let TrackerKey::Driver(key) = self.key
+            && tells.says_anything()
+        {
+            self.tell_driver(key, tells, step);
+        }
+        finished
+    }
+
+    fn tell_driver(&self, key: DriverKey, tells: Tells, step: &mut Step<'_>) {
+        let body = if tells.keyframe {
+            DriverBody::Keyframe { view: Box::new(self.view(key)) }
+        } else {
+            DriverBody::Changed { changed: self.changed(&tells) }
+        };
+        let source = step.next_source();
+        step.emit(Update::Driver(DriverUpdate {
+            key,
+            generation: step.clock.generation(),
+            fold_version: super::FOLD_VERSION,
+            source,
+            at: step.clock.now(),
+            events: tells.events,
+            body,
+        }));
+    }
+
+    fn view(&self, key: DriverKey) -> DriverView {
+        let device = |lead: Lead| DeviceKey { tenant: key.tenant, driver: key.driver, device: lead.device };
+        DriverView {
+            key,
+            lead: self.lead.map(device),
+            position: self.shown,
+            phone_state: self.phone_state,
+            battery_percent: self.battery_percent,
+            deliveries: self.held.iter().map(|held| held.delivery.key.delivery).collect(),
+            silent: self.silent,
+        }
+    }
+
+    fn changed(&self, tells: &Tells) -> Changed {
+        Changed {
+            position: self.shown.filter(|_| tells.position),
+            progress: None,
+            eta: None,
+            silent: tells.silent.then_some(self.silent),
+            phone_state: self.phone_state.filter(|_| tells.phone),
+            battery_percent: self.battery_percent.filter(|_| tells.phone),
+        }
+    }
+
+    fn handle_phone_state(&mut self, state: Option<PhoneState>) {
+        let Some(state) = state.filter(|state| self.phone_state != Some(*state)) else { return };
+        self.phone_state = Some(state);
+        self.tells.phone = true;
+        self.tells.events.push(Event::PhoneStateChanged { state });
+    }
+
+    fn judge_silence(&mut self, step: &Step<'_>) {
+        let Some(heard) = self.heard else { return };
+        let judge = |policy: &DeliveryPolicy| step.clock.silence(heard.edge, heard.at, policy.stale_after_ms());
+        for held in &mut self.held {
+            held.handle_silence(judge(&held.delivery.policy));
+        }
+        let strictest = self.held.iter().map(|held| held.delivery.policy).min_by_key(DeliveryPolicy::stale_after_ms);
+        let silent = judge(&strictest.unwrap_or_default());
+        if silent != self.silent {
+            self.silent = silent;
+            self.tells.silent = true;
+            self.tells.events.push(silent.map_or(Event::HeardAgain, |cause| Event::Silent { cause }));
+        }
+    }
+
+    fn pass_fences(&mut self, position: Position, at: Time) {
+        for watched in &mut self.fences {
+            let passage = watched.presence.handle_fix(side_of_fence(position, &watched.fence), at);
+            let fence = || watched.fence.name.clone();
+            match passage {
+                Some(Passage::Entered) => self.tells.events.push(Event::FenceEntered { fence: fence() }),
+                Some(Passage::Left | Passage::Brushed) => {
+                    self.tells.events.push(Event::FenceLeft { fence: fence() });
+                }
+                None => {}
+            }
+        }
+    }
+
+    /// Told of the driver and of all his deliveries.
+    fn tell_all(&mut self, events: Vec<Event>) {
+        for event in events {
+            self.held.iter_mut().for_each(|held| held.tell(event.clone()));
+            self.tells.events.push(event);
+        }
+    }
+
+    fn each_held(&mut self, mut what: impl FnMut(&mut Held, &Here<'_>)) {
+        let (Some(shown), Some(measured)) = (&self.shown, self.measured) else { return };
+        let here = Here { shown, measured, snapped: self.snapped.as_ref() };
+        self.held.iter_mut().for_each(|held| what(held, &here));
+    }
+
+    /// What the driver is doing it for.
+    fn delivery_under_way(&self) -> Option<DeliveryId> {
+        let under_way = self.held.iter().find(|held| held.is_under_way());
+        under_way.or(self.held.first()).map(|held| held.delivery.key.delivery)
+    }
+
+    fn is_lead(&mut self, device: DeviceNumber) -> bool {
+        let lead = self.lead.get_or_insert(Lead { device, said: None });
+        lead.device == device
+    }
+
+    /// The device, made if need be; of too many the one heard longest ago is forgotten.
+    fn device(&mut self, number: DeviceNumber) -> &mut Device {
+        let at = self.devices.iter().position(|device| device.number == number);
+        let at = at.unwrap_or_else(|| {
+            if self.devices.len() >= DEVICES_MAX {
+                let lead = self.lead.map(|lead| lead.device);
+                let others = self.devices.iter().enumerate().filter(|(_, d)| Some(d.number) != lead);
+                let oldest = others.min_by_key(|(_, d)| (d.heard, d.number)).map_or(0, |(i, _)| i);
+                self.devices.remove(oldest);
+            }
+            self.devices.push(Device::new(number));
+            self.devices.len() - 1
+        });
+        &mut self.devices[at]
+    }
+}
+
+impl Tells {
+    fn says_anything(&self) -> bool {
+        self.keyframe || self.position || self.phone || self.silent || !self.events.is_empty()
+    }
+}
+
+/// The edge's verdict, but for what only a wrong clock made look wrong.
+fn verdict_of(record: &FixRecord, mapped: Mapped) -> Verdict {
+    match record.verdict {
+        Verdict::Rejected(RejectReason::FromFuture | RejectReason::TooOld) if mapped.is_corrected => Verdict::Accepted,
+        verdict => verdict,
+    }
+}
+
+/// The next time this tracker gives keyframes: each has its own place within the interval.
+fn keyframe_after(key: TrackerKey, now: Time) -> Time {
+    let hash = key
+        .key_bytes()
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3));
+    let place_ms = (hash % KEYFRAME_MS as u64) as i64;
+    let since_ms = now.0.saturating_sub(place_ms).rem_euclid(KEYFRAME_MS);
+    Time(now.0.saturating_add(KEYFRAME_MS - since_ms))
+}
+
+/// Keyframes come at least every 60 s; ticks come every second and may be late.
+const KEYFRAME_MS: i64 = 55_000;
+/// As long as live views are kept.
+const LIVE_MS: i64 = 2 * 3_600_000;
+/// As long as the records are kept.
+const FORGET_MS: i64 = 72 * 3_600_000;
+/// More fixes than the matcher holds.
+const WAITING_MAX: usize = 64;
+const DEVICES_MAX: usize = 8;
+const FENCES_MAX: usize = 64;
+const RING_MAX: usize = 1_000;
+/// More than one driver can carry.
+const HELD_MAX: usize = 256;

@@ -327,6 +327,113 @@ async fn a_closed_log_wakes_who_waits_and_answers_closed() {
     assert!(matches!(log.join("group", Topic::Records).await.map(|_| ()), Err(LogError::Closed)));
 }
 
+/// A page in the middle of the batch that was not synced is lost, its end is not.
+#[tokio::test]
+async fn a_batch_torn_in_its_middle_is_cut_off_and_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = EmbeddedLog::open(folder.path(), small()).unwrap();
+    append(&log, 3).await.unwrap();
+    log.close();
+    let noted = std::fs::read(folder.path().join("acknowledged")).unwrap();
+    let log = EmbeddedLog::open(folder.path(), small()).unwrap();
+    append_of(&log, 2, 20_000).await.unwrap();
+    log.close();
+    // As if the machine had gone down before the second append was synced, and so before it was acknowledged.
+    std::fs::write(folder.path().join("acknowledged"), noted).unwrap();
+    let (_, journal) = journals(folder.path()).pop().unwrap();
+    let mut bytes = std::fs::read(&journal).unwrap();
+    let end = extent(&journal);
+    bytes[end - 12_000..end - 8_000].fill(0);
+    std::fs::write(&journal, bytes).unwrap();
+
+    let log = EmbeddedLog::open(folder.path(), small()).unwrap();
+
+    assert_eq!(read(&log, 0).await.unwrap().len(), 3);
+    assert_eq!(append(&log, 1).await.unwrap(), [Offset(3)]);
+    log.close();
+    let log = EmbeddedLog::open(folder.path(), small()).unwrap();
+    assert_eq!(read(&log, 0).await.unwrap().len(), 4);
+}
+
+#[tokio::test]
+async fn damage_to_what_was_acknowledged_is_an_error_and_never_a_silent_loss() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = EmbeddedLog::open(folder.path().join("log"), small()).unwrap();
+    for _ in 0..5 {
+        append_of(&log, 2, 100).await.unwrap();
+    }
+    let whole = read(&log, 0).await.unwrap();
+    log.close();
+    let (name, journal) = journals(&folder.path().join("log")).pop().unwrap();
+    let end = extent(&journal);
+
+    let mut refused = 0;
+    for at in (0..end).step_by(end / 9) {
+        for damage in [Damage::Flip, Damage::Cut] {
+            let copy = folder.path().join("copy");
+            copy_folder(&folder.path().join("log"), &copy);
+            let mut bytes = std::fs::read(&journal).unwrap();
+            match damage {
+                Damage::Flip => bytes[at] ^= 0x10,
+                Damage::Cut => bytes.truncate(at),
+            }
+            std::fs::write(copy.join(&name), bytes).unwrap();
+
+            match EmbeddedLog::open(&copy, small()) {
+                Err(_) => refused += 1,
+                Ok(log) => match read(&log, 0).await {
+                    Ok(entries) => assert_eq!(entries, whole, "{damage:?} at {at} of {end}"),
+                    Err(error) => assert!(matches!(error, LogError::Damaged { .. }), "{error}"),
+                },
+            }
+            std::fs::remove_dir_all(&copy).unwrap();
+        }
+    }
+    assert!(refused >= 9, "{refused}");
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Damage {
+    Flip,
+    Cut,
+}
+
+/// Needs a small disk of its own, such as `mount -t tmpfs -o size=80m`; where none is given it is left out, aloud.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_acknowledges_nothing_and_room_lets_it_go_on() {
+    let Some(disk) = std::env::var_os("WAYFIX_TEST_SMALL_DISK").map(PathBuf::from) else {
+        eprintln!("left out: WAYFIX_TEST_SMALL_DISK names no small disk");
+        return;
+    };
+    let ballast = disk.join("ballast");
+    std::fs::write(&ballast, vec![1; 40 << 20]).unwrap();
+    let log = EmbeddedLog::open(disk.join("log"), small()).unwrap();
+    let mut acknowledged: Vec<u64> = Vec::new();
+    let error = loop {
+        match append_of(&log, 4, 256 << 10).await {
+            Ok(offsets) => acknowledged.extend(offsets.iter().map(|offset| offset.0)),
+            Err(error) => break error,
+        }
+    };
+    assert!(error.is_transient(), "{error}");
+    // What was cut off left a little room: the next may fit or not.
+    match append_of(&log, 4, 256 << 10).await {
+        Ok(offsets) => acknowledged.extend(offsets.iter().map(|offset| offset.0)),
+        Err(error) => assert!(error.is_transient(), "{error}"),
+    }
+
+    std::fs::remove_file(&ballast).unwrap();
+    acknowledged.extend(until_appended(&log, 1).await.iter().map(|offset| offset.0));
+
+    for _ in 0..2 {
+        let found = offsets_in_steps(&log).await;
+        assert!(found.iter().zip(0..).all(|(found, offset)| *found == offset), "no hole");
+        assert!(acknowledged.iter().all(|offset| found.contains(offset)), "all that was acknowledged is there");
+    }
+    log.close();
+    std::fs::remove_dir_all(disk.join("log")).unwrap();
+}
+
 /// Readers far behind read files, also those that were flushed from memory; the newest come from memory.
 #[tokio::test]
 async fn a_reader_far_behind_gets_everything_from_the_files() {

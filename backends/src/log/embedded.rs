@@ -5,6 +5,7 @@
 //! see what a crash could take back.
 
 mod groups;
+mod journal;
 mod keeper;
 mod layout;
 mod partition;

@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use protocol::{Offset, Time};
 use tracing::warn;
 
+use super::journal::{self, JournalError};
 use super::layout::{self, Layout, Slot};
 use crate::log::{LogError, ReadLimit, StoredEntry};
 
@@ -44,7 +45,7 @@ pub struct Store {
     database: Database,
     meta: Keyspace,
     partitions: Vec<Keyspace>,
-    acknowledged: Mutex<File>,
+    acknowledged: Mutex<Acknowledged>,
     number: std::sync::atomic::AtomicU64,
     probe: Option<Arc<dyn WriteProbe>>,
 }
@@ -60,12 +61,9 @@ impl Store {
     /// Opens what lies at `path`, or begins there.
     pub fn open(path: &Path, layout: &Layout, probe: Option<Arc<dyn WriteProbe>>) -> Result<Self, LogError> {
         std::fs::create_dir_all(path).map_err(|error| unavailable(path, &error))?;
-        let database = Database::builder(path.join(DATABASE_FOLDER))
-            .cache_size(CACHE_BYTES)
-            .max_journaling_size(JOURNALS_BYTES_MAX)
-            .worker_threads(WORKER_THREADS)
-            .open()
-            .map_err(|error| open_error(path, error))?;
+        let acknowledged =
+            Acknowledged::open(&path.join(ACKNOWLEDGED_FILE)).map_err(|error| unavailable(path, &error))?;
+        let database = open_database(path, acknowledged.noted)?;
         let meta = database
             .keyspace(layout::META_KEYSPACE, KeyspaceCreateOptions::default)
             .map_err(|error| open_error(path, error))?;
@@ -77,7 +75,7 @@ impl Store {
             partitions.push(database.keyspace(&name, options).map_err(|error| open_error(path, error))?);
         }
         let number = read_u64(&meta, layout::COMMIT_NUMBER_KEY)?.unwrap_or(0);
-        let acknowledged = open_acknowledged(&path.join(ACKNOWLEDGED_FILE), number)?;
+        acknowledged.check(number)?;
         let store =
             Store { database, meta, partitions, acknowledged: Mutex::new(acknowledged), number: number.into(), probe };
         store.begin(layout)?;
@@ -124,7 +122,7 @@ impl Store {
             Err(error) => return Err(WriteError::Sync(error)),
         }
         self.number.store(number, std::sync::atomic::Ordering::Relaxed);
-        if let Err(error) = write_acknowledged(&mut self.acknowledged.lock(), number) {
+        if let Err(error) = self.acknowledged.lock().note(number) {
             warn!(%error, "the acknowledged number was not noted, damage to the journal would be noticed less surely");
         }
         if let Some(probe) = &self.probe {
@@ -297,41 +295,86 @@ fn read_u64(meta: &Keyspace, key: &[u8]) -> Result<Option<u64>, LogError> {
     Ok(Some(u64::from_be_bytes(bytes)))
 }
 
-/// The number of the last commit that anybody was told of lies in a file of its own, so that a journal that was cut or
+/// The number of the last commit that anybody was told of, in a file of its own, so that a journal that was cut or
 /// damaged since is noticed. It is not synced: an older number notices less and never accuses wrongly.
-fn open_acknowledged(path: &Path, recovered: u64) -> Result<File, LogError> {
-    let mut file = File::options()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(path)
-        .map_err(|error| unavailable(path, &error))?;
-    let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes).map_err(|error| unavailable(path, &error))?;
-    let noted = bytes.first_chunk::<16>().and_then(|bytes| {
-        let [number, check] = [&bytes[..8], &bytes[8..]].map(|half| half.try_into().map(u64::from_be_bytes));
-        let (number, check) = (number.ok()?, check.ok()?);
-        (number == !check).then_some(number)
-    });
-    match noted {
-        Some(noted) if noted > recovered => {
-            Err(damaged(&format!("its journal ends at commit {recovered}, but commit {noted} was acknowledged")))
+struct Acknowledged {
+    file: File,
+    noted: u64,
+}
+
+impl Acknowledged {
+    fn open(path: &Path) -> std::io::Result<Self> {
+        let mut file = File::options().read(true).write(true).create(true).truncate(false).open(path)?;
+        let mut bytes = Vec::new();
+        (&file).take(ACKNOWLEDGED_BYTES).read_to_end(&mut bytes)?;
+        let halves = bytes.split_first_chunk::<8>().and_then(|(number, check)| Some((*number, check.try_into().ok()?)));
+        let noted = match halves.map(|(number, check)| (u64::from_be_bytes(number), !u64::from_be_bytes(check))) {
+            Some((number, check)) if number == check => number,
+            // Never written, or torn by a power cut: nothing is known.
+            Some(_) | None => 0,
+        };
+        file.seek(SeekFrom::Start(0))?;
+        Ok(Acknowledged { file, noted })
+    }
+
+    fn check(&self, recovered: u64) -> Result<(), LogError> {
+        if self.noted <= recovered {
+            return Ok(());
         }
-        Some(_) => Ok(file),
-        None => {
-            write_acknowledged(&mut file, recovered).map_err(|error| unavailable(path, &error))?;
-            Ok(file)
-        }
+        let noted = self.noted;
+        Err(damaged(&format!("its journal ends at commit {recovered}, but commit {noted} was acknowledged")))
+    }
+
+    fn note(&mut self, number: u64) -> std::io::Result<()> {
+        let mut bytes = [0; ACKNOWLEDGED_BYTES as usize];
+        bytes[..8].copy_from_slice(&number.to_be_bytes());
+        bytes[8..].copy_from_slice(&(!number).to_be_bytes());
+        self.file.seek(SeekFrom::Start(0))?;
+        self.file.write_all(&bytes)?;
+        self.noted = number;
+        Ok(())
     }
 }
 
-fn write_acknowledged(file: &mut File, number: u64) -> std::io::Result<()> {
-    let mut bytes = [0; 16];
-    bytes[..8].copy_from_slice(&number.to_be_bytes());
-    bytes[8..].copy_from_slice(&(!number).to_be_bytes());
-    file.seek(SeekFrom::Start(0))?;
-    file.write_all(&bytes)
+/// A journal whose end a power cut has torn is cut back to what was acknowledged, and opened again.
+fn open_database(path: &Path, acknowledged: u64) -> Result<Database, LogError> {
+    let folder = path.join(DATABASE_FOLDER);
+    let open = || {
+        Database::builder(&folder)
+            .cache_size(CACHE_BYTES)
+            .max_journaling_size(JOURNALS_BYTES_MAX)
+            .worker_threads(WORKER_THREADS)
+            .open()
+    };
+    let lock = lock_while_inspecting(&folder).map_err(|error| open_error(path, error))?;
+    match journal::inspect(&folder, acknowledged) {
+        Ok(()) => drop(lock),
+        Err(JournalError::File(error)) => return Err(unavailable(path, &error)),
+        Err(error) => return Err(damaged(&error.to_string())),
+    }
+    match open() {
+        Err(error @ fjall::Error::JournalRecovery(_)) => {
+            let is_cut = journal::cut_unacknowledged_end(&folder, acknowledged);
+            if !is_cut.map_err(|error| unavailable(path, &error))? {
+                return Err(open_error(path, error));
+            }
+            open().map_err(|error| open_error(path, error))
+        }
+        opened => opened.map_err(|error| open_error(path, error)),
+    }
+}
+
+/// fjall's own lock, so that the journal of a log that is open is never touched.
+fn lock_while_inspecting(folder: &Path) -> Result<Option<File>, fjall::Error> {
+    let file = match File::options().read(true).write(true).open(folder.join(LOCK_FILE)) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        file => file?,
+    };
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(std::fs::TryLockError::WouldBlock) => Err(fjall::Error::Locked),
+        Err(std::fs::TryLockError::Error(error)) => Err(error.into()),
+    }
 }
 
 fn open_error(path: &Path, error: fjall::Error) -> LogError {
@@ -362,7 +405,10 @@ pub fn damaged(reason: &str) -> LogError {
 }
 
 const DATABASE_FOLDER: &str = "entries";
+/// As fjall names it.
+const LOCK_FILE: &str = "lock";
 const ACKNOWLEDGED_FILE: &str = "acknowledged";
+const ACKNOWLEDGED_BYTES: u64 = 16;
 const CACHE_BYTES: u64 = 32 << 20;
 /// Journals hold what is in memtables only; beyond this the memtables that hold back the oldest journal are flushed.
 const JOURNALS_BYTES_MAX: u64 = 512 << 20;

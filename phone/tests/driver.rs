@@ -45,6 +45,21 @@ async fn fixes_sent_over_udp_are_acknowledged_and_the_phone_stops_settled() {
 }
 
 #[tokio::test]
+async fn an_edge_with_an_ipv6_address_is_reached() {
+    if UdpSocket::bind("[::1]:0").await.is_err() {
+        eprintln!("skipped: this machine has no IPv6");
+        return;
+    }
+    let server = Server::start_at("[::1]:0", true).await;
+    let phone = Phone::start(server.phone_config("driver-1")).await.unwrap();
+
+    phone.send_fix(fix(1)).unwrap();
+
+    assert_eq!(phone.shutdown().await, []);
+    assert_eq!(server.by_https.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
 async fn with_udp_dead_they_go_by_https_to_the_pinned_certificate() {
     let server = Server::start(false).await;
     // 20 times as fast as life, so that silence shows soon.
@@ -207,6 +222,10 @@ async fn sessions(State(api): State<Api>, headers: HeaderMap, asked: axum::Json<
 
 impl Server {
     async fn start(udp_alive: bool) -> Self {
+        Self::start_at("127.0.0.1:0", udp_alive).await
+    }
+
+    async fn start_at(udp: &str, udp_alive: bool) -> Self {
         let fleet_key = Arc::new(FleetKey::new(Kid::new(0).unwrap(), &[3; 32]));
         let mut keys = FleetKeys::default();
         keys.set(fleet_key.clone());
@@ -217,7 +236,7 @@ impl Server {
             measured: Default::default(),
             clock: now(),
         }));
-        let udp = serve_udp(edge.clone(), udp_alive).await;
+        let udp = serve_udp(udp, edge.clone(), udp_alive).await;
         let by_https = Arc::new(AtomicU64::new(0));
         let (tls, pin) = serve_tls(edge.clone(), by_https.clone()).await;
         let tls_url = format!("https://{tls}");
@@ -235,8 +254,8 @@ impl Server {
     }
 }
 
-async fn serve_udp(edge: Arc<Mutex<Edge>>, alive: bool) -> SocketAddr {
-    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+async fn serve_udp(at: &str, edge: Arc<Mutex<Edge>>, alive: bool) -> SocketAddr {
+    let socket = UdpSocket::bind(at).await.unwrap();
     let address = socket.local_addr().unwrap();
     tokio::spawn(async move {
         let mut buffer = [0; 2048];

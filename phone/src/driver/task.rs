@@ -1,7 +1,7 @@
 //! The task of one phone: waits in one place for whatever can wake it, tells the client, and does what it says.
 
 use std::future::Future;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use protocol::session::SessionGrant;
 use reqwest::Url;
 use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tracing::{debug, trace, warn};
 
 use super::http::{HttpError, SessionAsked, checked_url};
@@ -47,6 +47,8 @@ enum Wake {
     Command(Option<Command>),
     Datagram(std::io::Result<(usize, [u8; RECEIVE_LEN])>),
     Finished(Finished),
+    /// A request ended without a result: ours to have prevented.
+    BrokeOff(JoinError),
     Timeout,
 }
 
@@ -97,10 +99,7 @@ impl PhoneTask {
             received = self.socket.recv_from(&mut buffer) => Wake::Datagram(received.map(|(len, _)| (len, buffer))),
             Some(finished) = self.requests.join_next() => match finished {
                 Ok(finished) => Wake::Finished(finished),
-                Err(error) => {
-                    warn!(%error, "request broke off");
-                    Wake::Timeout
-                }
+                Err(error) => Wake::BrokeOff(error),
             },
             () = tokio::time::sleep(wait) => Wake::Timeout,
         }
@@ -134,6 +133,11 @@ impl PhoneTask {
                 let response = response.as_deref().map_err(|_| HttpFault::Failed);
                 self.client.handle_http_response(request, response, now);
             }
+            Wake::BrokeOff(error) => {
+                warn!(%error, "request broke off");
+                // If it was a datagram the client finds out by silence; a session it must be told.
+                self.client.handle_renewal_failed(false, now);
+            }
             Wake::Timeout => self.client.handle_timeout(now),
         }
         true
@@ -164,14 +168,15 @@ impl PhoneTask {
             match transmit {
                 Transmit::Udp { to, bytes } => {
                     let to = self.config.through.as_ref().map_or(to, |through| through(to));
-                    if let Err(error) = self.socket.send_to(&bytes, to).await {
+                    if let Err(error) = self.send_udp(&bytes, to).await {
                         trace!(%error, "send failed");
                     }
                 }
                 Transmit::Https { request, url, pin, bytes } => {
                     let http = self.config.http.clone();
+                    let timeout = self.config.clock.real(REQUEST_TIMEOUT).max(REQUEST_TIMEOUT_MIN);
                     self.request(async move {
-                        let response = http.post_datagram(&url, pin, bytes, REQUEST_TIMEOUT).await;
+                        let response = http.post_datagram(&url, pin, bytes, timeout).await;
                         Finished::Datagram { request, response }
                     });
                 }
@@ -186,6 +191,15 @@ impl PhoneTask {
                 }
             }
         }
+    }
+
+    /// An edge may have an address of the other family than the one before.
+    async fn send_udp(&mut self, bytes: &[u8], to: SocketAddr) -> std::io::Result<()> {
+        if self.config.bind.is_none() && self.socket.local_addr()?.is_ipv6() != to.is_ipv6() {
+            let any = if to.is_ipv6() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+            self.socket = bind(Some(any)).await?;
+        }
+        self.socket.send_to(bytes, to).await.map(|_| ())
     }
 
     /// A full output kept the client from saying all it had to, so it is asked again once that is empty.
@@ -222,6 +236,8 @@ async fn bind(address: Option<IpAddr>) -> std::io::Result<UdpSocket> {
 /// One more than an answer may have, so that a longer one shows.
 const RECEIVE_LEN: usize = ANSWER_LEN_MAX + 1;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// A fast clock does not make servers faster.
+const REQUEST_TIMEOUT_MIN: Duration = Duration::from_secs(1);
 const IDLE_MS_MAX: i64 = 60_000;
 /// A timeout that does not move may cost a little, never a core.
 const WAIT_MIN: Duration = Duration::from_millis(1);

@@ -1,1 +1,11 @@
-//! Benchmarks: programs that print a figure beside its yardstick.
+//! Benchmarks: programs that print a figure beside its yardstick. What they have in common is here: rows, load, and
+//! the CPU time of threads, which says more than the wall clock where cores are shared.
+
+pub mod bare;
+pub mod bench_edge;
+pub mod cpu;
+pub mod load;
+pub mod null_log;
+pub mod report;
+
+pub use report::{Goal, Report};

@@ -28,7 +28,7 @@ use crate::identity::edge_id;
 use crate::intake::{Intake, IntakeConfig};
 use crate::metrics::{DoorMetrics, ShipMetrics, ThreadMetrics};
 use crate::ship::spool::Spool;
-use crate::ship::{LogState, PART, Shipper, ShipperParts};
+use crate::ship::{LogState, Shipper, ShipperParts};
 use crate::udp::inbox::{Inbox, Notice, ThreadPort, port};
 use crate::udp::socket;
 use crate::udp::thread::{ThreadParts, UdpThread};
@@ -45,7 +45,6 @@ pub struct EdgeHandle {
 }
 
 /// Sets an edge going. It stops when the drain does. Touches files, briefly.
-#[expect(clippy::too_many_arguments, reason = "each is one thing the composition decides")]
 pub fn start(
     config: &EdgeConfig,
     log: Arc<dyn Log>,
@@ -152,8 +151,11 @@ fn sessions_config(config: &EdgeConfig) -> SessionsConfig {
     }
 }
 
+/// What a thread waits with, and what it hears.
+type ThreadEnd = (Poll, Inbox);
+
 /// A port for each thread, and the ends that go to the threads.
-fn make_ports(count: usize) -> anyhow::Result<(Vec<ThreadPort>, Vec<(Poll, Inbox)>)> {
+fn make_ports(count: usize) -> anyhow::Result<(Vec<ThreadPort>, Vec<ThreadEnd>)> {
     let mut ports = Vec::with_capacity(count);
     let mut ends = Vec::with_capacity(count);
     for _ in 0..count {
@@ -231,6 +233,8 @@ fn control_health(reader: &ControlReader, now: Time) -> Health {
     }
 }
 
+/// The name in `/readyz`: ready once there is a key to open datagrams with.
+const PART: &str = "edge";
 /// The name in `/readyz` of what is known of `control`.
 const CONTROL_PART: &str = "edge control";
 /// Keys die by time alone, so we look even when nothing changes.

@@ -83,7 +83,7 @@ fn bad_fixes_are_recorded_with_their_verdict_and_counted() {
             RejectedFix { index: 2, reason: RejectReason::TooFast }
         ]
     );
-    let verdicts: Vec<_> = edge.ship(T0).into_iter().flat_map(|(_, r)| r).map(|r| fix_of(&r).verdict).collect();
+    let verdicts: Vec<_> = edge.ship(T0).into_values().flatten().map(|r| fix_of(&r).verdict).collect();
     assert_eq!(
         verdicts,
         [Verdict::Accepted, Verdict::Rejected(RejectReason::NullIsland), Verdict::Rejected(RejectReason::TooFast)]
@@ -101,7 +101,7 @@ fn records_go_to_the_partition_that_the_drivers_key_names() {
 
     let shipped = edge.ship(T0);
 
-    assert_eq!(shipped.iter().map(|(_, records)| records.len()).sum::<usize>(), 100);
+    assert_eq!(shipped.values().map(Vec::len).sum::<usize>(), 100);
     for (partition, records) in shipped {
         for record in records {
             let key = record.key().expect("fixes have a tracker").key_bytes();
@@ -121,7 +121,7 @@ fn a_ping_is_recorded_as_heard_and_answered() {
 
     assert_eq!(taken, DatagramTaken::AnswerFollows);
     let shipped = edge.ship(T0);
-    let records: Vec<_> = shipped.into_iter().flat_map(|(_, records)| records).collect();
+    let records: Vec<_> = shipped.into_values().flatten().collect();
     let [Record::Heard(heard)] = records.as_slice() else { panic!("{records:?}") };
     assert_eq!(heard.phone_state, Some(PhoneState(PhoneState::STANDING)));
     assert_eq!(heard.lowest_held, FixNumber(9));
@@ -197,7 +197,7 @@ proptest! {
                 _ => {}
             }
             while let Some(parcel) = edge.intake.poll_parcel() {
-                for record in records_of(&parcel).into_iter().flat_map(|(_, records)| records) {
+                for record in records_of(&parcel).into_values().flatten() {
                     prop_assert!(fix_of(&record).received >= promised);
                 }
                 promised = parcel.received_before;

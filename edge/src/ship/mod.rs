@@ -105,6 +105,7 @@ impl Shipper {
     }
 
     pub async fn run(mut self, mut parcels: mpsc::Receiver<Parcel>) -> anyhow::Result<()> {
+        self.parts.readiness.set(PART, Health::Ready);
         let mut has_ended = false;
         let mut leave_at = None;
         loop {
@@ -252,7 +253,7 @@ impl Shipper {
             return Err(error).context("append records");
         }
         self.parts.metrics.appends_failed.increment(1);
-        if self.failures % 64 == 0 {
+        if self.failures.is_multiple_of(64) {
             warn!(%error, failures = self.failures, "append failed, trying again");
         }
         let delay = APPEND_BACKOFF.delay(self.failures);
@@ -341,7 +342,7 @@ impl Shipper {
                 Ok(front) => return front,
                 Err(error) => {
                     error!(%error, "a shipment in the spool cannot be read and is given up");
-                    let Some(frame) = self.parts.spool.front_number() else { return None };
+                    let frame = self.parts.spool.front_number()?;
                     self.parts.metrics.spooled_lost.increment(1);
                     if let Some(origins) = self.take_spooled(frame) {
                         self.settle(&origins, ParcelOutcome::Lost);
@@ -404,7 +405,7 @@ async fn drive(attempt: Option<&mut Attempt>) -> Wake {
 }
 
 /// The name in `/readyz`.
-pub const PART: &str = "edge";
+const PART: &str = "edge log";
 /// A shipment's entries stay below what an entry of the log may be, even if all go to one partition.
 const SHIPMENT_BYTES_MAX: usize = 2 << 20;
 /// Longer than any linger: what is in memory only is less than that old.

@@ -1,6 +1,7 @@
 //! The spool: a ring in one preallocated file that keeps live fixes while the log is away. Preallocated, because the log
 //! is often away for want of disk. When it is full the oldest shipment makes way: the newest positions are worth most,
-//! and whoever sent the old ones holds them still, because nothing in here was acknowledged.
+//! and whoever sent the old ones holds them still, because nothing in here was acknowledged. A mark speaks of what was
+//! kept, not of what made way.
 //!
 //! It survives the death of the process (the bytes are the kernel's then), and is not promised to survive a power cut,
 //! so nothing waits for the disk. Layout: one page of header (where the oldest frame lies), then frames: `WFSP`, body

@@ -55,6 +55,8 @@ pub struct UdpThread {
 
 /// How far a stop has come.
 struct Stop {
+    /// Who goes on sending must not hold the stop.
+    drained_at: Instant,
     leave_at: Instant,
     has_shipped: bool,
 }
@@ -99,11 +101,12 @@ impl UdpThread {
             self.handle_time(now);
             self.tell(now);
             self.ship();
-            if received == 0 && !visited {
-                if self.has_stopped(now) {
-                    self.flush_counts();
-                    return Ok(());
-                }
+            let is_idle = received == 0 && !visited;
+            if self.has_stopped(now, is_idle) {
+                self.flush_counts();
+                return Ok(());
+            }
+            if is_idle {
                 self.wait(now, &mut events)?;
             }
         }
@@ -189,8 +192,9 @@ impl UdpThread {
                 Notice::Settled { through, outcome } => self.parts.intake.handle_settled(through, outcome),
                 Notice::Control(change) => self.handle_control(now, &change),
                 Notice::Stop => {
+                    let drained_at = Instant::now() + DRAIN_MAX;
                     let leave_at = Instant::now() + STOP_GRACE;
-                    self.stop.get_or_insert(Stop { leave_at, has_shipped: false });
+                    self.stop.get_or_insert(Stop { drained_at, leave_at, has_shipped: false });
                 }
             }
         }
@@ -333,13 +337,15 @@ impl UdpThread {
         self.parts.metrics.sessions_warm.set(self.parts.sessions.warm().len() as f64);
     }
 
-    /// Called when the socket is empty.
-    fn has_stopped(&mut self, now: Time) -> bool {
+    /// First the socket is emptied, then what was taken is shipped, then its fate is awaited.
+    fn has_stopped(&mut self, now: Time, is_idle: bool) -> bool {
         let Some(stop) = &mut self.stop else { return false };
         if !stop.has_shipped {
-            stop.has_shipped = true;
-            self.parts.intake.handle_stop(now);
-            self.ship();
+            if is_idle || Instant::now() >= stop.drained_at {
+                stop.has_shipped = true;
+                self.parts.intake.handle_stop(now);
+                self.ship();
+            }
             return false;
         }
         self.parts.intake.is_settled() || Instant::now() >= stop.leave_at
@@ -362,4 +368,6 @@ impl UdpThread {
 const VISITORS_PER_TURN: usize = 64;
 /// Longer than the shipper gives a log that is away, so that its last word is heard.
 const STOP_GRACE: Duration = Duration::from_secs(5);
+/// A full receive buffer takes far less.
+const DRAIN_MAX: Duration = Duration::from_millis(500);
 const STOP_LOOK: Duration = Duration::from_millis(20);

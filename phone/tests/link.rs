@@ -129,6 +129,24 @@ fn one_datagram_in_eight_asks_and_a_quiet_phone_pings_every_10_s() {
 }
 
 #[test]
+fn what_an_unanswered_datagram_carried_goes_out_again_after_3_s() {
+    let mut world = World::new(15, LinkQuality::PERFECT);
+    world.run_for(Duration::from_secs(1));
+    world.change_network();
+    world.udp.dead = true;
+    world.drive(1, Duration::from_secs(1));
+    world.run_for(Duration::from_millis(100));
+
+    world.udp.dead = false;
+    world.run_for(Duration::from_millis(2800));
+    assert_eq!(world.phone.stats().fixes_waiting, 1);
+    world.run_for(Duration::from_millis(400));
+
+    assert_eq!(world.phone.stats().fixes_waiting, 0, "{:?}", world.phone.stats());
+    world.check_all_delivered();
+}
+
+#[test]
 fn a_session_is_renewed_at_half_life_and_the_old_one_still_answers() {
     let mut world = World::new(12, LinkQuality::GOOD);
 

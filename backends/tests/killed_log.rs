@@ -1,6 +1,8 @@
 //! The embedded log under kill −9: this program starts itself as a child that appends and prints what was acknowledged,
 //! kills it at random, and opens what it left. No test harness: the child must be nothing but the appender.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;

@@ -220,8 +220,8 @@ mod tests {
         let body = Bytes::from(vec![3; 1000]);
         let hash = store.put(body.clone()).await.unwrap();
 
-        let damages: [&dyn Fn(&mut Vec<u8>); 4] =
-            [&|bytes| bytes[500] ^= 1, &|bytes| bytes.truncate(999), &|bytes| bytes.push(0), &|bytes| bytes.clear()];
+        let damages: [fn(&mut Vec<u8>); 4] =
+            [|bytes| bytes[500] ^= 1, |bytes| bytes.truncate(999), |bytes| bytes.push(0), |bytes| bytes.clear()];
         for damage in damages {
             let mut bytes = body.to_vec();
             damage(&mut bytes);

@@ -65,6 +65,11 @@ pub struct ServeLimits {
     pub buffer_bytes_max: usize,
     /// Requests under way at once on one HTTP/2 connection.
     pub streams_max: u32,
+    /// Bytes that the kernel takes for one connection beyond what is under way to its peer. What waits here is old by
+    /// the time a slow peer takes it; what waits in front of it can still be replaced by something newer.
+    pub unsent_bytes_max: u32,
+    /// A connection whose peer takes nothing of what was sent for so long is closed by the kernel.
+    pub stalled_max: Duration,
 }
 
 impl Default for ServeLimits {
@@ -75,6 +80,8 @@ impl Default for ServeLimits {
             drain_grace: Duration::from_secs(10),
             buffer_bytes_max: 16 << 10,
             streams_max: 64,
+            unsent_bytes_max: 16 << 10,
+            stalled_max: Duration::from_secs(60),
         }
     }
 }
@@ -144,7 +151,7 @@ impl Server {
             return;
         };
         self.counters.accepted.increment(1);
-        let _kept_as_it_is = stream.set_nodelay(true);
+        tune(&stream, &self.limits);
         let connection = Connection {
             service: RequestService {
                 inner: TowerToHyperService::new(self.router.clone()),
@@ -170,6 +177,19 @@ impl Server {
         };
         self.connections.spawn(Box::pin(task));
     }
+}
+
+/// What a kernel cannot do it leaves out: the connection works all the same.
+fn tune(stream: &TcpStream, limits: &ServeLimits) {
+    let _kept_as_it_is = stream.set_nodelay(true);
+    #[cfg(target_os = "linux")]
+    {
+        let socket = socket2::SockRef::from(stream);
+        let _kept_as_it_is = socket.set_tcp_notsent_lowat(limits.unsent_bytes_max);
+        let _kept_as_it_is = socket.set_tcp_user_timeout(Some(limits.stalled_max));
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _not_to_be_had_here = (limits.unsent_bytes_max, limits.stalled_max);
 }
 
 struct Connection {

@@ -11,6 +11,8 @@ mod metrics;
 mod settings;
 mod shards;
 mod stream;
+#[cfg(test)]
+mod tests;
 mod tiles;
 
 use std::sync::Arc;
@@ -31,7 +33,7 @@ pub use api::links::SecureDoor;
 pub use settings::{AdminKey, GatewayConfig, GatewaySettings, GatewaySettingsError};
 pub use tiles::{TileSet, TileSource};
 
-use api::{Api, ApiParts};
+use api::{Api, ApiParts, KnownScopes};
 use feed::Feed;
 use metrics::GatewayMetrics;
 use shards::Shards;
@@ -97,6 +99,7 @@ pub fn start(
         live_store: parts.live_store,
         trail_store: parts.trail_store,
         registry: parts.registry,
+        scopes: KnownScopes::new(SCOPES_MAX),
         control: parts.control,
         control_writer: parts.control_writer,
         edges,
@@ -134,6 +137,8 @@ async fn streams(
     Ok(())
 }
 
+/// About 100 bytes each.
+const SCOPES_MAX: usize = 100_000;
 const GAUGE_EVERY: Duration = Duration::from_secs(10);
 /// For the farewell and the closing handshake.
 const LEAVE_WAIT: Duration = Duration::from_secs(5);

@@ -118,7 +118,14 @@ async fn scope_of(api: &Api, token: &str) -> Result<Scope, Problem> {
     if token.len() > TOKEN_CHARS_MAX {
         return Err(bad_token());
     }
-    api.registry.scope_of(token).await?.ok_or_else(bad_token)
+    match api.registry.scope_of(token).await {
+        Ok(scope) => {
+            api.scopes.handle_answer(token, scope, api.now());
+            scope.ok_or_else(bad_token)
+        }
+        Err(error) if error.is_transient() => api.scopes.recall(token, api.now()).ok_or_else(|| Problem::from(error)),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn bearer(headers: &HeaderMap) -> Result<String, Problem> {

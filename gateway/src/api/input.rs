@@ -48,6 +48,10 @@ impl<T: DeserializeOwned> FromRequest<Api> for Input<T> {
             Err(_) => return Err(Problem::new(ProblemKind::TooSlow, "the body did not end in time")),
         };
         let json: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
+        // A list would pass for the fields of an object in their order.
+        if json.trim_ascii_start().first() != Some(&b'{') {
+            return Err(Problem::new(ProblemKind::BadRequest, "the body must be a JSON object"));
+        }
         let value = serde_json::from_slice(json)
             .map_err(|error| Problem::new(ProblemKind::BadRequest, format!("the body: {error}")))?;
         let idempotency = key.map(|key| Idempotency { key, request: digest(&parts, &bytes) });

@@ -1,0 +1,218 @@
+//! Deliveries, drivers, devices, sessions and history over REST.
+
+use backends::registry::Registry;
+use backends::trail_store::TrailStore;
+use protocol::record::Door;
+use protocol::session::{FleetKey, SessionGrant, SessionRecord};
+use protocol::{Breadcrumb, DeviceKey, DeviceNumber, EdgeId, Fix, FixNumber, FixRecord, RejectReason, Verdict};
+
+use super::*;
+
+#[tokio::test]
+async fn a_delivery_goes_through_its_states_and_no_other_way() {
+    let server = server().await;
+    let tenant = server.tenant("ours").await;
+    let path = format!("/api/v1/deliveries/{}/status", tenant.delivery.delivery);
+    let to = |status: &str| json!({"status": status});
+
+    let skipped = server.post(&path, &tenant.key, to("ready")).await;
+    let accepted = server.post(&path, &tenant.key, json!({"status": "accepted", "reason": "by hand"})).await;
+    let back = server.post(&path, &tenant.key, to("received")).await;
+    for status in ["preparing", "ready", "picked_up", "delivered"] {
+        assert_eq!(server.post(&path, &tenant.key, to(status)).await.0, 200, "{status}");
+    }
+    let cancelled =
+        server.post(&format!("/api/v1/deliveries/{}/cancel", tenant.delivery.delivery), &tenant.key, json!({})).await;
+
+    assert_eq!((skipped.0, &skipped.1["allowed"]), (409, &json!(["accepted", "failed"])));
+    assert_eq!((&skipped.1["type"], &skipped.1["from"]), (&json!("urn:wayfix:problem:transition"), &json!("received")));
+    assert_eq!((accepted.0, &accepted.1["status"]), (200, &json!("accepted")));
+    assert_eq!(accepted.1["journal"][1]["reason"], "by hand");
+    assert_eq!((back.0, &back.1["allowed"]), (409, &json!(["preparing", "failed"])));
+    assert_eq!((cancelled.0, &cancelled.1["allowed"]), (409, &json!([])));
+}
+
+#[tokio::test]
+async fn a_repeated_request_is_done_once_and_another_under_its_key_is_refused() {
+    let server = server().await;
+    let tenant = server.tenant("ours").await;
+    let ask = async |path: &str, key: &str, body: Value| {
+        let bearer = format!("Bearer {}", tenant.key);
+        let headers = [("authorization", bearer.as_str()), ("idempotency-key", key)];
+        let answer = server.ask("POST", path, &headers, body.to_string().as_bytes()).await;
+        (answer.status, answer.json())
+    };
+
+    let first = ask("/api/v1/deliveries", "a", two_stops()).await;
+    let again = ask("/api/v1/deliveries", "a", two_stops()).await;
+    let mut other = two_stops();
+    other["reference"] = json!("B-2");
+    let mismatch = ask("/api/v1/deliveries", "a", other).await;
+    let status = format!("/api/v1/deliveries/{}/status", tenant.delivery.delivery);
+    let moved = ask(&status, "b", json!({"status": "accepted"})).await;
+    let moved_again = ask(&status, "b", json!({"status": "accepted"})).await;
+
+    assert_eq!((first.0, again.0, mismatch.0), (201, 201, 422));
+    assert_eq!(first.1["delivery"], again.1["delivery"]);
+    let token = again.1["token"].as_str().unwrap();
+    assert_eq!(server.get(&format!("/api/v1/tracking/{}/status", again.1["delivery"]), token).await.0, 200);
+    assert_eq!((moved.0, moved_again.0), (200, 200));
+    assert_eq!(moved.1["last_number"], moved_again.1["last_number"]);
+    for bad in ["", &"k".repeat(256)] {
+        assert_eq!(ask("/api/v1/deliveries", bad, two_stops()).await.0, 400);
+    }
+}
+
+#[tokio::test]
+async fn lists_come_in_pages_that_miss_and_repeat_nothing() {
+    let server = server().await;
+    let tenant = server.tenant("ours").await;
+    for n in 0..6 {
+        server.post("/api/v1/deliveries", &tenant.key, two_stops()).await;
+        server
+            .post("/api/v1/drivers", &tenant.key, json!({"name": format!("n{n}"), "external_id": format!("x{n}")}))
+            .await;
+    }
+    server.post("/api/v1/deliveries/2/cancel", &tenant.key, json!({})).await;
+
+    for (path, list, id, count) in [
+        ("/api/v1/deliveries?limit=3", "deliveries", "delivery", 7),
+        ("/api/v1/deliveries?live=true&limit=3", "deliveries", "delivery", 6),
+        ("/api/v1/drivers?limit=3", "drivers", "driver", 7),
+    ] {
+        let (mut seen, mut after) = (Vec::new(), json!(0));
+        while !after.is_null() {
+            let (status, page) = server.get(&format!("{path}&after={after}"), &tenant.key).await;
+            assert_eq!(status, 200);
+            seen.extend(page[list].as_array().unwrap().iter().map(|item| item[id].as_u64().unwrap()));
+            after = page["next"].clone();
+        }
+        assert_eq!(seen.len(), count, "{path}: {seen:?}");
+        assert!(seen.is_sorted_by(|a, b| a < b), "{path}: {seen:?}");
+    }
+    let taken = server.post("/api/v1/drivers", &tenant.key, json!({"name": "n", "external_id": "x0"})).await;
+    assert_eq!(taken.0, 409);
+}
+
+#[tokio::test]
+async fn a_session_is_one_that_the_edges_open_and_each_begins_above_the_last() {
+    let server = server().await;
+    let tenant = server.tenant("ours").await;
+
+    let (status, first) = server.post("/api/v1/sessions", &tenant.credential, json!({"logged_in": true})).await;
+    let second = server
+        .ask("POST", "/api/v1/sessions", &[("authorization", &format!("Bearer {}", tenant.credential))], b"")
+        .await;
+
+    assert_eq!((status, second.status), (201, 201), "{first}");
+    let grants: Vec<SessionGrant> =
+        [first, second.json()].into_iter().map(|grant| serde_json::from_value(grant).unwrap()).collect();
+    assert!(grants[1].start > grants[0].start);
+    assert!(grants[1].numbers_from >= grants[0].numbers_from + 32_768);
+    assert_eq!(grants[0].edges[0].udp, "127.0.0.1:7000");
+    let control = server.world.control.snapshot();
+    let key = control.sealing_key(server.world.now()).unwrap();
+    let kid = grants[0].checked_kid().unwrap();
+    let fleet_key = FleetKey::new(kid, key.secret.bytes());
+    let record = SessionRecord::from_bytes(&fleet_key.open_sid(&grants[0].aliases[63].sid)).unwrap();
+    let device = DeviceKey { tenant: tenant.id, driver: tenant.driver, device: DeviceNumber(tenant.device) };
+    assert_eq!((record.device, record.alias, record.start_s), (device, 63, grants[0].start));
+    let led = server.world.registry.outbox(10).await.unwrap();
+    assert_eq!(led.iter().filter(|row| matches!(row.record, protocol::Record::Lead { .. })).count(), 1);
+}
+
+#[tokio::test]
+async fn a_revoked_device_gets_no_session_and_the_edges_know_of_it() {
+    let server = server().await;
+    let tenant = server.tenant("ours").await;
+    let path = format!("/api/v1/devices/{}/{}", tenant.driver, tenant.device);
+    let bearer = format!("Bearer {}", tenant.key);
+
+    let revoked = server.ask("DELETE", &path, &[("authorization", &bearer)], b"").await;
+
+    let device = DeviceKey { tenant: tenant.id, driver: tenant.driver, device: DeviceNumber(tenant.device) };
+    assert_eq!(revoked.status, 204);
+    assert_eq!(server.post("/api/v1/sessions", &tenant.credential, json!({})).await.0, 401);
+    eventually(|| server.world.control.snapshot().revoked.contains(&device)).await;
+    assert_eq!(server.ask("DELETE", &path, &[("authorization", &bearer)], b"").await.status, 204, "again is the same");
+    let (_, next) = server.post("/api/v1/devices", &tenant.key, json!({"driver": tenant.driver})).await;
+    assert!(next["device"].as_u64().unwrap() > u64::from(tenant.device));
+}
+
+#[tokio::test]
+async fn history_comes_whole_in_pages_with_its_verdicts_as_json_and_as_geojson() {
+    let server = server().await;
+    let tenant = server.tenant("ours").await;
+    // Phones say tenths of a second.
+    let begin = MeasuredTime::from_time(server.world.now() - Duration::from_secs(3600)).to_time();
+    let breadcrumbs: Vec<Breadcrumb> =
+        (0..25).map(|n| breadcrumb(&tenant, n, begin + Duration::from_secs(n / 2))).collect();
+    server.world.trail_store.append(PartitionId(0), breadcrumbs, Offset(1)).await.unwrap();
+
+    let (mut seen, mut from) = (Vec::new(), json!(begin.0));
+    while !from.is_null() {
+        let path = format!("/api/v1/drivers/{}/trail?limit=7&from={from}", tenant.driver);
+        let (status, page) = server.get(&path, &tenant.key).await;
+        assert_eq!(status, 200, "{page}");
+        seen.extend(page["points"].as_array().unwrap().iter().map(|point| point["lat"].as_f64().unwrap()));
+        from = page["next"].clone();
+    }
+    let geo =
+        server.get(&format!("/api/v1/deliveries/{}/trail?format=geojson", tenant.delivery.delivery), &tenant.key).await;
+    let by_date =
+        format!("/api/v1/drivers/{}/trail?from=1990-01-01T00:00:00Z&until=1991-01-01T00:00:00%2B02:00", tenant.driver);
+
+    assert_eq!(seen.len(), 25);
+    assert!(seen.is_sorted_by(|a, b| a < b));
+    assert_eq!(geo.1["type"], "FeatureCollection");
+    assert_eq!(geo.1["features"].as_array().unwrap().len(), 25);
+    let rejected = &geo.1["features"][3];
+    assert_eq!(rejected["geometry"]["coordinates"][0], 24.5);
+    assert_eq!(
+        (&rejected["properties"]["accepted"], &rejected["properties"]["reason"]),
+        (&json!(false), &json!("jump"))
+    );
+    assert_eq!(server.get(&by_date, &tenant.key).await.1["points"], json!([]));
+    for bad in ["from=yesterday", "limit=0", "limit=10001", "format=xml"] {
+        assert_eq!(server.get(&format!("/api/v1/drivers/{}/trail?{bad}", tenant.driver), &tenant.key).await.0, 400);
+    }
+}
+
+#[tokio::test]
+async fn links_lead_to_where_the_request_came_in_or_to_the_public_address() {
+    let world = World::new(Clock::system()).await;
+    let plain = world.serve(settings()).await;
+    let tenant = plain.tenant("ours").await;
+    let token_path = format!("/api/v1/deliveries/{}/token", tenant.delivery.delivery);
+    let public = world
+        .serve(GatewaySettings { public_url: Some("https://track.example".into()), group: "b".into(), ..settings() })
+        .await;
+
+    let (_, here) = plain.post(&token_path, &tenant.key, json!({})).await;
+    let (_, there) = public.post(&token_path, &tenant.key, json!({})).await;
+    let (_, link) = plain.get("/api/v1/tracking/link", here["token"].as_str().unwrap()).await;
+
+    let page = here["links"]["page"].as_str().unwrap();
+    assert!(page.starts_with(&format!("http://{}/t/wfl_", plain.address)), "{page}");
+    assert!(here["links"]["connect"].as_str().unwrap().starts_with("ws://"));
+    assert!(there["links"]["connect"].as_str().unwrap().starts_with("wss://track.example/api/v1/tracking/"));
+    assert_eq!(link["delivery"], tenant.delivery.delivery.0);
+}
+
+fn breadcrumb(tenant: &Tenant, n: u64, measured: Time) -> Breadcrumb {
+    let mut fix = Fix::at(MeasuredTime::from_time(measured), at(n as f64, measured).position);
+    fix.speed_dm_s = Some(55);
+    let verdict = if n == 3 { Verdict::Rejected(RejectReason::Jump) } else { Verdict::Accepted };
+    let record = FixRecord {
+        device: DeviceKey { tenant: tenant.id, driver: tenant.driver, device: DeviceNumber(tenant.device) },
+        session_start: 0,
+        number: Some(FixNumber(n + 1)),
+        lowest_held: FixNumber(0),
+        edge: EdgeId(1),
+        door: Door::Udp,
+        received: measured,
+        fix,
+        verdict,
+    };
+    Breadcrumb { record, verdict, snapped: None, delivery: Some(tenant.delivery.delivery), source: Source::default() }
+}

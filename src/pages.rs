@@ -1,6 +1,8 @@
 //! The pages, embedded in the binary, so that it serves them wherever it is put. Where the pages' npm packages were not
 //! fetched before the build, every page says so and what to do.
 
+use std::net::SocketAddr;
+
 use axum::Router;
 use axum::extract::Path;
 use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS};
@@ -9,20 +11,31 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use rust_embed::RustEmbed;
 
+use crate::up;
+
 /// Whether the map renderer was there when this binary was built.
 pub fn has_packages() -> bool {
     Web::get("vendor/maplibre-gl.mjs").is_some()
 }
 
-/// `/` the dispatcher's map, `/t/{token}` the customer's page, `/drive` the driver's.
-pub fn router() -> Router {
+/// `/` the dispatcher's map, `/t/{token}` the customer's page, `/drive` the driver's. Pages are told of the door with
+/// TLS, because browsers tell their position only there.
+pub fn router(https: Option<SocketAddr>) -> Router {
+    let secure = secure_door(https);
     Router::new()
+        .route("/assets/secure.json", get(move || async move { ([(CONTENT_TYPE, "application/json")], secure) }))
         .route("/", get(|| page("index.html")))
         .route("/t/{token}", get(|_: Path<String>| page("track.html")))
         .route("/drive", get(|| page("drive.html")))
         .route("/favicon.ico", get(|| async { file("assets/icon.svg", "max-age=86400") }))
         .route("/assets/{*path}", get(|Path(path): Path<String>| async move { file(&format!("assets/{path}"), SHORT) }))
         .route("/vendor/{*path}", get(|Path(path): Path<String>| async move { file(&format!("vendor/{path}"), LONG) }))
+}
+
+/// The address of the door with TLS as other machines reach it.
+fn secure_door(https: Option<SocketAddr>) -> String {
+    let urls = https.map(|address| up::addresses("https", address)).unwrap_or_default();
+    serde_json::json!({"origin": urls.last()}).to_string()
 }
 
 async fn page(name: &'static str) -> Response {

@@ -1,4 +1,7 @@
 //! The whole, from outside: the built binary, separate phone processes, real sockets, a real browser; and the rules that
 //! the workspace keeps. One binary, so that it links once.
 
+mod browser;
+mod command_line;
+mod harness;
 mod policy;

@@ -1,0 +1,256 @@
+//! Puts the whole together: the one place that picks what stands behind each seam, and the order in which all starts
+//! and stops.
+//!
+//! Stopping goes with the way of the data: doors close, edges ship what they have, trackers and sinks finish it,
+//! gateways let their streams go, and the log is closed last.
+
+mod stores;
+
+use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use axum::{Extension, Router};
+use daemon::admin::{self, Readiness};
+use daemon::meter::Exposition;
+use daemon::serve::{Listener, ServeLimits, serve};
+use daemon::{Clock, Drain, Meter};
+use gateway::{GatewayParts, SecureDoor, TileSource};
+use protocol::session::EdgeAddress;
+use protocol::{DeliveryPolicy, Time};
+use tracing::info;
+
+use crate::settings::{Settings, SettingsError};
+use crate::{pages, tiles};
+use stores::Stores;
+
+/// Where it is reached.
+pub struct Running {
+    pub http: Option<SocketAddr>,
+    pub https: Option<SocketAddr>,
+    pub admin: Option<SocketAddr>,
+    pub udp: SocketAddr,
+    /// The first tenant's API key.
+    pub key_file: PathBuf,
+}
+
+/// Everything, running.
+pub struct Whole {
+    pub running: Running,
+    stores: Stores,
+    stages: Stages,
+    whole: Drain,
+}
+
+/// Parts of the drain, in the order in which they stop.
+struct Stages {
+    doors: Drain,
+    edge: Drain,
+    relay: Drain,
+    processor: Drain,
+    gateway: Drain,
+    upkeep: Drain,
+}
+
+impl Stages {
+    fn of(whole: &Drain) -> Stages {
+        let part = || whole.part();
+        Stages { doors: part(), edge: part(), relay: part(), processor: part(), gateway: part(), upkeep: part() }
+    }
+}
+
+/// What every part is handed.
+struct Ground {
+    clock: Clock,
+    meter: Meter,
+    readiness: Readiness,
+}
+
+impl Whole {
+    pub async fn start(settings: Settings) -> Result<Whole> {
+        let whole = Drain::default();
+        let (meter, exposition) = Meter::prometheus();
+        let ground = Ground { clock: settings.clock()?, meter, readiness: Readiness::default() };
+        let stages = Stages::of(&whole);
+        let stores = Stores::open(&settings, &ground.clock, &ground.meter, &stages.upkeep).await?;
+        let started = start_roles(&settings, &stores, &ground, &stages, &exposition, &whole).await;
+        match started {
+            Ok(running) => Ok(Whole { running, stores, stages, whole }),
+            Err(error) => {
+                whole.stop(STAGE_GRACE).await;
+                stores.close().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Runs until `stop` resolves or a task fails, then stops in order.
+    pub async fn until_stopped(self, stop: impl Future<Output = Result<()>>) -> Result<()> {
+        tokio::select! {
+            outcome = stop => outcome?,
+            () = self.whole.token().cancelled() => {}
+        }
+        info!("stopping");
+        let Stages { doors, edge, relay, processor, gateway, upkeep } = self.stages;
+        let mut has_ended = true;
+        for stage in [doors, edge, relay, processor, gateway, upkeep] {
+            has_ended &= stage.stop(STAGE_GRACE).await;
+        }
+        self.stores.close().await;
+        if let Some(failure) = self.whole.failure() {
+            bail!("{failure}");
+        }
+        if !has_ended {
+            bail!("some parts did not stop in time");
+        }
+        info!("stopped");
+        Ok(())
+    }
+}
+
+async fn start_roles(
+    settings: &Settings,
+    stores: &Stores,
+    ground: &Ground,
+    stages: &Stages,
+    exposition: &Exposition,
+    whole: &Drain,
+) -> Result<Running> {
+    let Ground { clock, meter, readiness } = ground;
+    let key_file = first_tenant(settings, stores, clock).await?;
+    backends::relay::start(stores.log.clone(), stores.ledger.clone(), stores.registry.clone(), &stages.relay);
+
+    let edge_folder = settings.data.join("edge");
+    let edge_config = settings.edge.check(&edge_folder).map_err(|error| SettingsError::Role(error.to_string()))?;
+    let tls = edge::tls::server_tls(&edge_config.tls, &edge_folder).context("prepare the certificate")?;
+    let log = stores.log.clone();
+    let edge = edge::start(&edge_config, log, &stores.control, *clock, meter, readiness.clone(), &stages.edge)
+        .context("start the edge")?;
+
+    start_processor(settings, stores, ground, stages).await?;
+
+    let doors = Doors::bind(settings, &tls).await?;
+    let tiles = settings.map.as_deref().map(tiles::open).transpose()?;
+    let parts = GatewayParts {
+        log: stores.log.clone(),
+        live_store: stores.live_store.clone(),
+        trail_store: stores.trail_store.clone(),
+        ledger: stores.ledger.clone(),
+        registry: stores.registry.clone(),
+        control: stores.control.clone(),
+        control_writer: stores.control_writer.clone(),
+        edges: vec![doors.edge_address(edge.udp_addr, tls.pin)?],
+        tiles: tiles.map(|tiles| Arc::new(tiles) as Arc<dyn TileSource>),
+        pages: pages::router(doors.https_addr()?),
+    };
+    let gateway_config =
+        settings.gateway.clone().check().map_err(|error| SettingsError::Role(format!("gateway.{error}")))?;
+    let gateway = gateway::start(gateway_config, parts, *clock, meter, readiness, &stages.gateway);
+    let router = gateway.router.merge(edge.http_router);
+    let admin = admin::router(readiness.clone(), exposition.clone(), whole.token().clone());
+    let (http, https, admin) = doors.open(router, admin, meter, stages)?;
+    Ok(Running { http, https, admin, udp: edge.udp_addr, key_file })
+}
+
+async fn start_processor(settings: &Settings, stores: &Stores, ground: &Ground, stages: &Stages) -> Result<()> {
+    let folder = settings.data.join("processor");
+    let config = settings.processor.check(&folder).map_err(|error| SettingsError::Role(error.to_string()))?;
+    let parts = processor::ProcessorParts {
+        log: stores.log.clone(),
+        blobs: stores.blobs.clone(),
+        live_store: stores.live_store.clone(),
+        trail_store: stores.trail_store.clone(),
+        ledger: stores.ledger.clone(),
+        map: settings.map.clone(),
+    };
+    processor::start(config, parts, ground.clock, &ground.meter, &ground.readiness, &stages.processor)
+        .await
+        .context("start the processor")
+}
+
+/// The first start makes a tenant and leaves its key where only the operator can read it.
+async fn first_tenant(settings: &Settings, stores: &Stores, clock: &Clock) -> Result<PathBuf> {
+    let file = settings.data.join("tenant.key");
+    if file.exists() {
+        return Ok(file);
+    }
+    let now = Time(clock.now_ms());
+    let (tenant, key) =
+        stores.registry.create_tenant("first", DeliveryPolicy::default(), now).await.context("make the first tenant")?;
+    stores.control_writer.put_policy(tenant.id, tenant.policy).await.context("publish the first tenant's policy")?;
+    write_private(&file, &key).with_context(|| format!("write {}", file.display()))?;
+    Ok(file)
+}
+
+fn write_private(file: &Path, text: &str) -> std::io::Result<()> {
+    use std::io::Write;
+    let mut out = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(file)?;
+    out.write_all(text.as_bytes())?;
+    out.sync_all()
+}
+
+/// The TCP doors, bound before anything is told of them.
+struct Doors {
+    http: Option<Listener>,
+    https: Option<Listener>,
+    admin: Option<Listener>,
+}
+
+impl Doors {
+    async fn bind(settings: &Settings, tls: &edge::tls::ServerTls) -> Result<Doors> {
+        let bind = async |door: &'static str, address: Option<SocketAddr>, tls| -> Result<Option<Listener>> {
+            let Some(address) = address else { return Ok(None) };
+            let bound = Listener::bind(address, tls).await;
+            bound.map(Some).with_context(|| format!("listen on {address} for {door}"))
+        };
+        Ok(Doors {
+            http: bind("http", settings.http.listen, None).await?,
+            https: bind("https", settings.https.listen, Some(tls.config.clone())).await?,
+            admin: bind("admin", settings.admin.listen, None).await?,
+        })
+    }
+
+    fn https_addr(&self) -> Result<Option<SocketAddr>> {
+        Ok(self.https.as_ref().map(Listener::local_addr).transpose()?)
+    }
+
+    /// What sessions say of this process's edge: the fall-back with TLS where there is that door.
+    fn edge_address(&self, udp: SocketAddr, pin: Option<[u8; 32]>) -> Result<EdgeAddress> {
+        if let Some(https) = self.https_addr()? {
+            return Ok(EdgeAddress { udp: udp.to_string(), https: format!("https://{https}"), pin });
+        }
+        let http = self.http.as_ref().context("there is a door")?.local_addr()?;
+        Ok(EdgeAddress { udp: udp.to_string(), https: format!("http://{http}"), pin: None })
+    }
+
+    fn open(
+        self,
+        router: Router,
+        admin: Router,
+        meter: &Meter,
+        stages: &Stages,
+    ) -> Result<(Option<SocketAddr>, Option<SocketAddr>, Option<SocketAddr>)> {
+        let limits = ServeLimits::default();
+        let mut addresses = [None, None, None];
+        let secure = router.clone().layer(Extension(SecureDoor));
+        let doors = [
+            ("http door", self.http, router, &stages.doors),
+            ("https door", self.https, secure, &stages.doors),
+            // Health can be asked for until the last.
+            ("admin door", self.admin, admin, &stages.upkeep),
+        ];
+        for (place, (name, listener, router, drain)) in addresses.iter_mut().zip(doors) {
+            let Some(listener) = listener else { continue };
+            *place = Some(listener.local_addr()?);
+            serve(name, listener, router, limits, meter, drain);
+        }
+        let [http, https, admin] = addresses;
+        Ok((http, https, admin))
+    }
+}
+
+/// For each stage of stopping.
+const STAGE_GRACE: Duration = Duration::from_secs(10);

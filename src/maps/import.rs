@@ -1,0 +1,62 @@
+//! `wayfix maps import`: with a progress bar and a summary.
+
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use indicatif::{ProgressBar, ProgressStyle};
+use maps::import::{ImportOptions, Imported, Progress, Stage};
+
+#[derive(clap::Args)]
+pub struct Options {
+    /// The extract, .osm.pbf.
+    extract: PathBuf,
+    /// The map file to make.
+    #[arg(short, long, value_name = "CITY.wfm")]
+    output: PathBuf,
+    /// Whose speed limits hold where none is signed: ISO 3166-1, as in PT.
+    #[arg(long, default_value = "")]
+    country: String,
+    /// Leaves buildings out of the tiles.
+    #[arg(long)]
+    no_buildings: bool,
+    /// How long the router's order may take; beyond it the map works, but routes take longer.
+    #[arg(long, default_value_t = 600, value_name = "SECONDS")]
+    order_time_max: u64,
+}
+
+pub fn run(options: &Options) -> Result<()> {
+    let import_options = ImportOptions {
+        country: options.country.to_uppercase(),
+        buildings: !options.no_buildings,
+        order_time_max: Duration::from_secs(options.order_time_max),
+    };
+    let begin = Instant::now();
+    let imported = import(&options.extract, &options.output, &import_options)?;
+    println!("{imported}");
+    println!("took       {:.2} s", begin.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// Imports with a bar on standard error; nothing is drawn where that is no terminal.
+pub fn import(extract: &std::path::Path, map: &std::path::Path, options: &ImportOptions) -> Result<Imported> {
+    let bar = ProgressBar::new(0);
+    let style = ProgressStyle::with_template("{msg:24} {wide_bar} {pos}/{len}")?;
+    bar.set_style(style);
+    let stage = Mutex::new(None);
+    let show = |progress: Progress| draw(&bar, &stage, progress);
+    let outcome = maps::import::import(extract, map, options, &show);
+    bar.finish_and_clear();
+    Ok(outcome?)
+}
+
+fn draw(bar: &ProgressBar, stage: &Mutex<Option<Stage>>, progress: Progress) {
+    let mut shown = stage.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    if *shown != Some(progress.stage) {
+        *shown = Some(progress.stage);
+        bar.set_message(progress.stage.as_str());
+    }
+    bar.set_length(progress.total);
+    bar.set_position(progress.done);
+}

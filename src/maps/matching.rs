@@ -1,0 +1,131 @@
+//! `wayfix maps match`: recorded traces through the online matcher, as live.
+
+use std::fs::File;
+use std::io::{BufWriter, Write, stdout};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use maps::matcher::trip::{match_trip, route_parts};
+use maps::matcher::{Matched, Scratch};
+use maps::traces::{self, RouteLine, Trace};
+use maps::{Graph, Profile};
+use protocol::Position;
+use serde_json::json;
+
+use super::draw;
+
+#[derive(clap::Args)]
+pub struct Options {
+    /// GPX, the taxi CSV, or JSON lines of trips with truth.
+    traces: PathBuf,
+    #[arg(long, value_name = "CITY.wfm")]
+    map: PathBuf,
+    /// Keeps a fix every so many seconds.
+    #[arg(long, default_value_t = 0.0, value_name = "SECONDS")]
+    every: f64,
+    /// Whose ways count.
+    #[arg(long, default_value = "car", value_parser = parse_profile)]
+    profile: Profile,
+    #[arg(long, value_enum, default_value_t = Form::Routes)]
+    to: Form,
+    /// Where to write; standard output if left out.
+    #[arg(short, long)]
+    output: Option<PathBuf>,
+    /// Draws traces, routes and where each fix was placed as a page that needs nothing else.
+    #[arg(long, value_name = "PAGE.html")]
+    html: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Form {
+    /// A JSON line a trip: {"id", "route": [[[lon, lat], …], …]}.
+    Routes,
+    /// A feature collection: routes as lines, fixes as points with their places.
+    Geojson,
+}
+
+/// A trip and what became of it.
+pub struct MatchedTrip {
+    pub trace: Trace,
+    pub matched: Vec<Matched>,
+    pub parts: Vec<Vec<Position>>,
+}
+
+pub fn run(options: &Options) -> Result<()> {
+    let graph = super::open(&options.map)?;
+    let all = traces::read_file(&options.traces)?;
+    let trips = match_all(&graph, all, options);
+    let mut output: Box<dyn Write> = match &options.output {
+        Some(path) => Box::new(BufWriter::new(File::create(path).with_context(|| format!("make {}", path.display()))?)),
+        None => Box::new(BufWriter::new(stdout().lock())),
+    };
+    match options.to {
+        Form::Routes => write_routes(&mut output, &trips),
+        Form::Geojson => write_geojson(&mut output, &trips),
+    }
+    .context("write the matched trips")?;
+    output.flush().context("write the matched trips")?;
+    if let Some(page) = &options.html {
+        draw::write_page(page, &graph, &trips)?;
+    }
+    let placed = trips.iter().flat_map(|trip| &trip.matched).filter(|one| one.snapped.is_some()).count();
+    let fixes: usize = trips.iter().map(|trip| trip.matched.len()).sum();
+    eprintln!("{} trips, {fixes} fixes, {placed} placed on roads", trips.len());
+    Ok(())
+}
+
+fn match_all(graph: &Graph, all: Vec<Trace>, options: &Options) -> Vec<MatchedTrip> {
+    let mut scratch = Scratch::new();
+    all.into_iter()
+        .map(|mut trace| {
+            trace.keep_every(options.every);
+            let matched = match_trip(graph, &mut scratch, options.profile, &trace.fixes);
+            let parts = route_parts(graph, &matched);
+            MatchedTrip { trace, matched, parts }
+        })
+        .collect()
+}
+
+fn write_routes(output: &mut dyn Write, trips: &[MatchedTrip]) -> std::io::Result<()> {
+    for trip in trips {
+        serde_json::to_writer(&mut *output, &RouteLine::new(&trip.trace.id, &trip.parts))?;
+        writeln!(output)?;
+    }
+    Ok(())
+}
+
+fn write_geojson(output: &mut dyn Write, trips: &[MatchedTrip]) -> std::io::Result<()> {
+    let point = |p: &Position| json!([p.lon(), p.lat()]);
+    let mut features = Vec::new();
+    for trip in trips {
+        let lines: Vec<Vec<_>> = trip.parts.iter().map(|part| part.iter().map(point).collect()).collect();
+        features.push(json!({
+            "type": "Feature",
+            "geometry": {"type": "MultiLineString", "coordinates": lines},
+            "properties": {"trip": trip.trace.id},
+        }));
+        for (fix, one) in trip.trace.fixes.iter().zip(&trip.matched) {
+            features.push(json!({
+                "type": "Feature",
+                "geometry": {"type": "Point", "coordinates": point(&fix.position)},
+                "properties": {
+                    "trip": trip.trace.id,
+                    "measured_ms": fix.measured.to_time().0,
+                    "snapped": one.snapped.map(|s| point(&s.position)),
+                    "off_cm": one.snapped.map(|s| s.off_cm),
+                    "confidence_percent": one.snapped.map(|s| s.confidence_percent),
+                    "is_break": one.is_break,
+                },
+            }));
+        }
+    }
+    serde_json::to_writer(&mut *output, &json!({"type": "FeatureCollection", "features": features}))?;
+    writeln!(output)
+}
+
+pub fn parse_profile(text: &str) -> Result<Profile, String> {
+    let all = [Profile::Car, Profile::Moped, Profile::Bicycle, Profile::Foot];
+    all.into_iter()
+        .find(|profile| profile.as_str() == text)
+        .ok_or_else(|| "one of car, moped, bicycle, foot".to_string())
+}

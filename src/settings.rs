@@ -1,0 +1,200 @@
+//! The configuration of the whole: a TOML file and `WAYFIX__…` variables, every key with a default that works with no
+//! file and no service. Unknown keys are errors.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use clap::Subcommand;
+use daemon::clock::Scale;
+use daemon::logging::LogFormat;
+use daemon::Clock;
+use serde::{Deserialize, Serialize};
+
+/// As written.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Where all state lies.
+    pub data: PathBuf,
+    /// The city: a map file of `wayfix maps import`. Without one distances and times are straight-line, and said to be.
+    pub map: Option<PathBuf>,
+    pub logging: LoggingSettings,
+    pub clock: ClockSettings,
+    /// The API, the streams, the pages and the edge's fall-back door.
+    pub http: DoorSettings,
+    /// The same with TLS: browsers tell their position only to secure pages.
+    pub https: DoorSettings,
+    /// Health and metrics.
+    pub admin: DoorSettings,
+    pub record_log: RecordLogSettings,
+    pub edge: edge::EdgeSettings,
+    pub processor: processor::ProcessorSettings,
+    pub gateway: gateway::GatewaySettings,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LoggingSettings {
+    pub format: LogFormat,
+}
+
+/// A clock that runs faster than life, for tests: every door must then be on the loopback address.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ClockSettings {
+    pub factor: f64,
+    /// When it began to, in milliseconds since the Unix epoch.
+    pub origin_ms: i64,
+}
+
+impl Default for ClockSettings {
+    fn default() -> Self {
+        ClockSettings { factor: 1.0, origin_ms: 0 }
+    }
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DoorSettings {
+    /// Empty: closed.
+    pub listen: Option<SocketAddr>,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RecordLogSettings {
+    #[serde(rename = "type")]
+    pub kind: RecordLogKind,
+    pub embedded: EmbeddedLogSettings,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RecordLogKind {
+    #[default]
+    Embedded,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EmbeddedLogSettings {
+    /// Of every topic; recorded when the log is made, and refused if it differs later.
+    pub partitions: u32,
+}
+
+impl Default for EmbeddedLogSettings {
+    fn default() -> Self {
+        EmbeddedLogSettings { partitions: 8 }
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            data: PathBuf::from("wayfix-data"),
+            map: None,
+            logging: LoggingSettings::default(),
+            clock: ClockSettings::default(),
+            http: DoorSettings { listen: Some(SocketAddr::from(([127, 0, 0, 1], 8080))) },
+            https: DoorSettings::default(),
+            admin: DoorSettings { listen: Some(SocketAddr::from(([127, 0, 0, 1], 9464))) },
+            record_log: RecordLogSettings::default(),
+            edge: edge::EdgeSettings::default(),
+            processor: processor::ProcessorSettings::default(),
+            gateway: gateway::GatewaySettings::default(),
+        }
+    }
+}
+
+/// Bad configuration: exit code 64.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    #[error("{0}")]
+    Read(String),
+    #[error("clock.factor: {0}")]
+    Clock(#[from] daemon::clock::FactorError),
+    #[error("a clock that runs faster than life is for tests: {door} must listen on a loopback address, not {address}")]
+    ScaledInPublic { door: &'static str, address: SocketAddr },
+    #[error("map: {path} is no file")]
+    NoMap { path: PathBuf },
+    #[error("http.listen and https.listen are both empty: nobody could reach this server")]
+    NoDoor,
+    #[error("record_log.embedded.partitions: 1 to 1024, not {0}")]
+    Partitions(u32),
+    #[error("{0}")]
+    Role(String),
+}
+
+impl Settings {
+    /// From a file, if one is named, and the environment.
+    pub fn load(file: Option<&Path>) -> Result<Settings, SettingsError> {
+        let mut builder = config::Config::builder();
+        if let Some(path) = file {
+            builder = builder.add_source(config::File::from(path).format(config::FileFormat::Toml));
+        }
+        let variables = config::Environment::with_prefix("WAYFIX").prefix_separator("__").separator("__");
+        let read = |error: config::ConfigError| SettingsError::Read(error.to_string());
+        let settings = builder.add_source(variables.try_parsing(true)).build().map_err(read)?;
+        settings.try_deserialize().map_err(read)
+    }
+
+    pub fn clock(&self) -> Result<Clock, SettingsError> {
+        if self.clock.factor == 1.0 {
+            return Ok(Clock::system());
+        }
+        Ok(Clock::scaled(Scale { factor: self.clock.factor, origin_ms: self.clock.origin_ms })?)
+    }
+
+    /// What can be said without opening anything.
+    pub fn check(&self) -> Result<(), SettingsError> {
+        let clock = self.clock()?;
+        let doors = [
+            ("http", self.http.listen),
+            ("https", self.https.listen),
+            ("admin", self.admin.listen),
+            ("edge.udp_listen", Some(self.edge.udp_listen)),
+        ];
+        for (door, address) in doors.into_iter().filter_map(|(door, address)| Some((door, address?))) {
+            if clock.is_scaled() && !address.ip().is_loopback() {
+                return Err(SettingsError::ScaledInPublic { door, address });
+            }
+        }
+        if self.http.listen.is_none() && self.https.listen.is_none() {
+            return Err(SettingsError::NoDoor);
+        }
+        if let Some(path) = self.map.as_ref().filter(|path| !path.is_file()) {
+            return Err(SettingsError::NoMap { path: path.clone() });
+        }
+        let partitions = self.record_log.embedded.partitions;
+        if !(1..=1024).contains(&partitions) {
+            return Err(SettingsError::Partitions(partitions));
+        }
+        Ok(())
+    }
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Prints the configuration that would hold, with every default.
+    Show {
+        #[arg(short, long)]
+        config: Option<PathBuf>,
+    },
+    /// Says whether a configuration can be used; exit code 64 if not.
+    Check {
+        #[arg(short, long)]
+        config: Option<PathBuf>,
+    },
+}
+
+pub fn run(command: &Command) -> anyhow::Result<()> {
+    let (Command::Show { config } | Command::Check { config }) = command;
+    let settings = Settings::load(config.as_deref())?;
+    settings.check()?;
+    match command {
+        Command::Show { .. } => print!("{}", toml::to_string_pretty(&settings).context("write the configuration")?),
+        Command::Check { .. } => println!("the configuration can be used"),
+    }
+    Ok(())
+}

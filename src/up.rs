@@ -1,0 +1,108 @@
+//! `wayfix up`: everything in one process, until it is told to stop.
+
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::compose::{Running, Whole};
+use crate::settings::Settings;
+
+#[derive(clap::Args)]
+pub struct Options {
+    /// A TOML file; every setting has a default.
+    #[arg(short, long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Where all state lies.
+    #[arg(long, value_name = "FOLDER")]
+    pub data: Option<PathBuf>,
+    /// The city: a map file of `wayfix maps import`.
+    #[arg(long, value_name = "CITY.wfm")]
+    pub map: Option<PathBuf>,
+    /// Where the API and the pages are served.
+    #[arg(long, value_name = "ADDRESS")]
+    pub http: Option<SocketAddr>,
+    /// The same with TLS, with a certificate of its own unless one is set.
+    #[arg(long, value_name = "ADDRESS")]
+    pub https: Option<SocketAddr>,
+}
+
+impl Options {
+    pub fn settings(&self) -> Result<Settings> {
+        let mut settings = Settings::load(self.config.as_deref())?;
+        if let Some(data) = &self.data {
+            settings.data.clone_from(data);
+        }
+        if let Some(map) = &self.map {
+            settings.map = Some(map.clone());
+        }
+        if self.http.is_some() {
+            settings.http.listen = self.http;
+        }
+        if self.https.is_some() {
+            settings.https.listen = self.https;
+        }
+        settings.check()?;
+        Ok(settings)
+    }
+}
+
+pub fn run(options: &Options) -> Result<()> {
+    let settings = options.settings()?;
+    daemon::logging::start(settings.logging.format, "info");
+    runtime()?.block_on(async move {
+        let whole = Whole::start(settings).await?;
+        eprintln!("{}", describe(&whole.running));
+        whole.until_stopped(told_to_stop()).await
+    })
+}
+
+pub fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")
+}
+
+/// Resolves at SIGTERM or SIGINT.
+pub async fn told_to_stop() -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    tokio::select! {
+        got = terminate.recv() => if got.is_none() { bail!("SIGTERM cannot be heard") },
+        got = interrupt.recv() => if got.is_none() { bail!("SIGINT cannot be heard") },
+    }
+    Ok(())
+}
+
+fn describe(running: &Running) -> String {
+    let mut lines = vec![String::from("wayfix is up")];
+    if let Some(http) = running.http {
+        lines.extend(addresses("http", http).iter().map(|url| format!("  pages and API   {url}/")));
+    }
+    if let Some(https) = running.https {
+        lines.extend(addresses("https", https).iter().map(|url| format!("  the same, TLS   {url}/")));
+    }
+    lines.push(format!("  phones, UDP     {}", running.udp));
+    if let Some(admin) = running.admin {
+        lines.push(format!("  health, metrics http://{admin}/readyz, /metrics"));
+    }
+    lines.push(format!("  API key         {}", running.key_file.display()));
+    lines.join("\n")
+}
+
+/// How a listening address is reached: on this machine, and from its network if it listens there.
+pub fn addresses(scheme: &str, listen: SocketAddr) -> Vec<String> {
+    if !listen.ip().is_unspecified() {
+        return vec![format!("{scheme}://{listen}")];
+    }
+    let mut urls = vec![format!("{scheme}://localhost:{}", listen.port())];
+    urls.extend(network_address().map(|ip| format!("{scheme}://{}", SocketAddr::new(ip, listen.port()))));
+    urls
+}
+
+/// This machine's address in its network: the one a datagram to elsewhere would leave from. Nothing is sent.
+pub fn network_address() -> Option<IpAddr> {
+    let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
+    socket.connect("192.0.2.1:9").ok()?;
+    let ip = socket.local_addr().ok()?.ip();
+    (!ip.is_loopback() && !ip.is_unspecified()).then_some(ip)
+}

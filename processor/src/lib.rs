@@ -7,6 +7,8 @@ pub mod config;
 pub mod metrics;
 pub mod shard;
 pub mod sinks;
+#[cfg(test)]
+mod tests;
 pub mod track;
 
 use std::path::PathBuf;

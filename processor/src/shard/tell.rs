@@ -2,7 +2,6 @@
 //! turn comes when all that the records below it brought forth is acknowledged; then it is announced.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context;
 use backends::log::{Append, LogError, Topic};

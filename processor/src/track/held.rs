@@ -51,6 +51,8 @@ struct Planned {
     stop: u8,
     along_cm: u32,
     off_fixes: u8,
+    /// Of the fix that was counted last: a look without a new fix counts none.
+    off_at: Time,
     made: Time,
     /// It was told that he is off the route.
     is_off: bool,
@@ -375,7 +377,8 @@ impl Held {
         let way = roads.and_then(|roads| roads.way(start, target));
         self.plan_after = Time(now.0.saturating_add(PLAN_AGAIN_MS));
         self.tells.keyframe |= way.is_some() || self.planned.is_some(); // a plan travels in keyframes only
-        self.planned = way.map(|way| Planned { way, stop, along_cm: 0, off_fixes: 0, made: now, is_off });
+        self.planned =
+            way.map(|way| Planned { way, stop, along_cm: 0, off_fixes: 0, off_at: Time::default(), made: now, is_off });
     }
 
     /// Where he is on the plan; a fresh one if he has left it.
@@ -397,7 +400,10 @@ impl Held {
             }
             return Some(on_way);
         }
-        planned.off_fixes = planned.off_fixes.saturating_add(1);
+        if here.shown.event_time != planned.off_at {
+            planned.off_fixes = planned.off_fixes.saturating_add(1);
+            planned.off_at = here.shown.event_time;
+        }
         if planned.off_fixes < OFF_FIXES {
             return Some(on_way);
         }

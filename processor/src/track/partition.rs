@@ -218,7 +218,7 @@ impl Partition {
             effects: &mut *effects,
         };
         #[cfg(test)]
-        let breaks = self.breaks_at == Some((offset, index));
+        let breaks = self.breaks_at.take_if(|at| *at == (offset, index)).is_some();
         let folded = catch_unwind(AssertUnwindSafe(|| {
             what(tracker, &mut ledgers, &mut step);
             #[cfg(test)]

@@ -37,10 +37,14 @@ pub struct RoadMap {
 impl RoadMap {
     /// Opens a map file, and makes its router: that takes some hundred milliseconds on a city.
     pub fn open(path: &Path, hash: BlobHash) -> Result<RoadMap, MapError> {
-        let graph = Arc::new(Graph::open(path)?);
+        Ok(RoadMap::of(Graph::open(path)?, hash))
+    }
+
+    pub fn of(graph: Graph, hash: BlobHash) -> RoadMap {
+        let graph = Arc::new(graph);
         let routing = Routing::new(graph.clone());
         routing.router(PROFILE);
-        Ok(RoadMap { hash, graph, routing })
+        RoadMap { hash, graph, routing }
     }
 
     pub fn covers(&self, position: Position) -> bool {

@@ -42,6 +42,7 @@ impl Partition {
         for tracker in self.trackers.values() {
             write_part(&mut bytes, TRACKER, tracker)?;
         }
+        write_part(&mut bytes, END, &(self.trackers.len() as u64))?;
         Ok(bytes)
     }
 
@@ -59,7 +60,7 @@ impl Partition {
         let fold_version = u32::from_le_bytes([header[4], header[5], header[6], header[7]]);
         let (STATE, part) = next_part(&mut rest)? else { return Err(SnapshotError::Decode) };
         let mut partition = Partition::of(decode(part)?);
-        while !rest.is_empty() {
+        loop {
             match next_part(&mut rest)? {
                 (RELEASED, part) => {
                     let some: Vec<((TrackerKey, DeliveryKey), Released)> = decode(part)?;
@@ -69,6 +70,7 @@ impl Partition {
                     let tracker: Tracker = decode(part)?;
                     partition.trackers.insert(tracker.key(), tracker);
                 }
+                (END, part) if rest.is_empty() && decode::<u64>(part)? == partition.trackers.len() as u64 => break,
                 (_, _) => return Err(SnapshotError::Decode),
             }
         }
@@ -115,6 +117,8 @@ fn decode<T: SchemaReadOwned<DefaultConfig, Dst = T>>(part: &[u8]) -> Result<T, 
 const STATE: u8 = 0;
 const RELEASED: u8 = 1;
 const TRACKER: u8 = 2;
+/// The number of trackers, so that a cut between two parts is seen.
+const END: u8 = 3;
 /// Well below what a decoder allocates at a time.
 const RELEASED_PER_PART: usize = 10_000;
 const MAGIC: &[u8; 2] = b"WS";

@@ -1,13 +1,14 @@
 //! The promises of the fold, each as a test: never backwards, once and only once, the same bytes after any restart.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use maps::geo;
 use proptest::prelude::*;
-use protocol::record::{Door, OwnerId};
+use protocol::record::{BlobHash, BodyKind, Door, OwnerId};
 use protocol::update::{
-    DeliveryBody, DeliveryUpdate, DriverBody, DriverUpdate, EtaBasis, Event, Generation, Leg, Proposal, SilentCause,
-    Taken,
+    DeliveryBody, DeliveryUpdate, DriverBody, DriverUpdate, Epoch, EtaBasis, Event, Generation, Leg, Proposal,
+    SilentCause, Taken,
 };
 use protocol::{
     AssignmentNumber, Breadcrumb, Delivery, DeliveryId, DeliveryKey, DeliveryPolicy, DeliveryState, DeviceKey,
@@ -21,6 +22,7 @@ use super::*;
 mod journal;
 mod motion;
 mod restart;
+mod roads;
 
 const TENANT: TenantId = TenantId(7);
 const DRIVER: DriverKey = DriverKey { tenant: TENANT, driver: DriverId(1) };
@@ -39,11 +41,31 @@ struct World {
     counts: Counts,
     now_ms: i64,
     number: u64,
+    maps: TestMaps,
+}
+
+/// At most one map.
+#[derive(Clone, Default)]
+struct TestMaps(Option<Arc<RoadMap>>);
+
+impl Maps for TestMaps {
+    fn map(&self, hash: BlobHash) -> Option<Arc<RoadMap>> {
+        self.0.clone().filter(|map| map.hash == hash)
+    }
 }
 
 impl World {
     fn new() -> World {
         World::of_partition(0)
+    }
+
+    /// With a map in use from the beginning.
+    fn on(map: Arc<RoadMap>) -> World {
+        let mut world = World::new();
+        let hash = map.hash;
+        world.maps = TestMaps(Some(map));
+        world.push(Record::InUse { kind: BodyKind::Map, hash });
+        world
     }
 
     fn of_partition(partition: u32) -> World {
@@ -56,6 +78,7 @@ impl World {
             counts: Counts::default(),
             now_ms: BEGIN_S * 1000,
             number: 0,
+            maps: TestMaps::default(),
         };
         world.push(Record::Claim { owner: OwnerId(1), at: Time(world.now_ms), incarnation: 1 });
         world
@@ -68,7 +91,7 @@ impl World {
     fn push_all(&mut self, records: Vec<Record>) {
         let batch = RecordBatch { records };
         let mut effects = Effects::default();
-        self.partition.handle_entry(Offset(self.log.len() as u64), &batch, &NoMaps, &mut effects);
+        self.partition.handle_entry(Offset(self.log.len() as u64), &batch, &self.maps, &mut effects);
         self.log.push(batch);
         self.updates.extend(effects.updates);
         self.breadcrumbs.extend(effects.breadcrumbs);

@@ -1,0 +1,286 @@
+//! The processor whole, on the embedded log and stores: what is told, kept and proposed, through stops and crashes.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use backends::blob_store::embedded::FolderBlobStore;
+use backends::ledger::NewDelivery;
+use backends::ledger::embedded::EmbeddedLedger;
+use backends::live_store::embedded::MemoryLiveStore;
+use backends::log::embedded::{EmbeddedLog, EmbeddedLogConfig};
+use backends::log::{Append, ReadLimit, Topic};
+use backends::trail_store::TrailQuery;
+use backends::trail_store::embedded::EmbeddedTrailStore;
+use bytes::Bytes;
+use maps::geo;
+use protocol::record::Door;
+use protocol::update::Epoch;
+use protocol::{
+    Delivery, DeliveryKey, DeliveryPolicy, DeliveryState, DeviceKey, DeviceNumber, DriverId, DriverKey, EdgeId, Fix,
+    FixNumber, FixRecord, LiveView, MeasuredTime, Offset, PartitionId, Position, Record, RecordBatch, Stop, StopKind,
+    TenantId, Time, TrackerKey, Update, UpdateBatch, Verdict, envelope, partition_of,
+};
+
+use super::*;
+
+const DRIVER: DriverKey = DriverKey { tenant: TenantId(7), driver: DriverId(1) };
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fix_becomes_a_live_view_a_breadcrumb_and_an_event_and_leaving_the_pickup_is_written_by_the_ledger() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = World::open(folder.path()).await;
+    let drain = world.start().await;
+    let delivery = world.ready_delivery().await;
+
+    for i in 0..12 {
+        world.fix(i, 60.0 * i as f64).await;
+    }
+
+    let key = delivery.key;
+    eventually("the dot is shown", async || {
+        let view = world.live(key).await;
+        view.is_some_and(|view| view.view.position.is_some_and(|p| p.position == east(660.0)))
+    })
+    .await;
+    eventually("the ledger has written picked up", async || {
+        world.relay().await;
+        world.live(key).await.is_some_and(|view| view.view.delivery.state == DeliveryState::PickedUp)
+    })
+    .await;
+    eventually("all fixes are in history", async || world.trail().await.len() == 12).await;
+    eventually("events are told", async || {
+        let events = world.read_all(Topic::Events).await;
+        let kinds: Vec<String> = events
+            .iter()
+            .map(|event| serde_json::from_slice::<serde_json::Value>(event).unwrap()["type"].to_string())
+            .collect();
+        ["status_changed", "assigned", "moved", "stop_left"].iter().all(|k| kinds.iter().any(|kind| kind.contains(k)))
+    })
+    .await;
+    assert!(drain.stop(Duration::from_secs(20)).await);
+    assert_eq!(drain.failure(), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stopped_and_started_again_it_goes_on_with_the_next_number() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = World::open(folder.path()).await;
+    let drain = world.start().await;
+    let delivery = world.ready_delivery().await;
+    world.fix(0, 0.0).await;
+    eventually("the dot is shown", async || {
+        world.live(delivery.key).await.is_some_and(|view| view.view.position.is_some())
+    })
+    .await;
+    assert!(drain.stop(Duration::from_secs(20)).await);
+
+    let drain = world.start().await;
+    world.fix(1, 30.0).await;
+
+    eventually("the dot moved", async || {
+        let view = world.live(delivery.key).await;
+        view.is_some_and(|view| view.view.position.is_some_and(|p| p.position == east(30.0)))
+    })
+    .await;
+    world.assert_gapless(1).await;
+    assert!(drain.stop(Duration::from_secs(20)).await);
+}
+
+#[test]
+fn killed_at_any_time_no_fix_is_lost_and_none_is_counted_twice() {
+    let folder = tempfile::tempdir().unwrap();
+    let outer = tokio::runtime::Runtime::new().unwrap();
+    let world = Arc::new(outer.block_on(World::open(folder.path())));
+    let delivery = outer.block_on(world.ready_delivery());
+    for round in 0..4_u64 {
+        let inner = tokio::runtime::Runtime::new().unwrap();
+        let starting = world.clone();
+        let _drain = inner.block_on(async move { starting.start().await });
+        outer.block_on(async {
+            for i in 0..5 {
+                let number = round * 5 + i;
+                world.fix(number, 15.0 * number as f64).await;
+                tokio::time::sleep(Duration::from_millis(60 * round)).await;
+            }
+        });
+        inner.shutdown_background(); // no stop, no last snapshot: as a kill
+    }
+
+    outer.block_on(async {
+        let drain = world.start().await;
+        eventually("all fixes are in history", async || world.trail().await.len() == 20).await;
+        eventually("the dot is at the last", async || {
+            let view = world.live(delivery.key).await;
+            view.is_some_and(|view| view.view.position.is_some_and(|p| p.position == east(15.0 * 19.0)))
+        })
+        .await;
+        world.assert_gapless(1).await;
+        assert!(drain.stop(Duration::from_secs(20)).await);
+        assert_eq!(drain.failure(), None);
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_entry_that_cannot_be_read_is_passed_by() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = World::open(folder.path()).await;
+    let drain = world.start().await;
+    world.append(DRIVER.into(), Bytes::from_static(b"W no envelope")).await;
+
+    world.fix(0, 0.0).await;
+
+    eventually("the fix is in history", async || world.trail().await.len() == 1).await;
+    assert_eq!(drain.failure(), None);
+    assert!(drain.stop(Duration::from_secs(20)).await);
+}
+
+/// A log, its stores, and processors that come and go.
+struct World {
+    log: Arc<EmbeddedLog>,
+    blobs: Arc<FolderBlobStore>,
+    live_store: Arc<MemoryLiveStore>,
+    trail_store: Arc<EmbeddedTrailStore>,
+    ledger: Arc<EmbeddedLedger>,
+    folder: PathBuf,
+    began: Time,
+}
+
+impl World {
+    async fn open(folder: &Path) -> World {
+        let config = EmbeddedLogConfig { partitions: 3, ..EmbeddedLogConfig::default() };
+        World {
+            log: Arc::new(EmbeddedLog::open(folder.join("log"), config).unwrap()),
+            blobs: Arc::new(FolderBlobStore::open(folder.join("blobs")).unwrap()),
+            live_store: Arc::new(MemoryLiveStore::new(1_000, &Meter::discard())),
+            trail_store: Arc::new(EmbeddedTrailStore::open(&folder.join("trail.db")).unwrap()),
+            ledger: Arc::new(EmbeddedLedger::open(&folder.join("ledger.db")).unwrap()),
+            folder: folder.to_path_buf(),
+            began: Time(Clock::system().now_ms() - 100_000),
+        }
+    }
+
+    async fn start(&self) -> Drain {
+        let settings = ProcessorSettings { snapshot_every_s: 1, ..ProcessorSettings::default() };
+        let config = settings.check(&self.folder).unwrap();
+        let parts = ProcessorParts {
+            log: self.log.clone(),
+            blobs: self.blobs.clone(),
+            live_store: self.live_store.clone(),
+            trail_store: self.trail_store.clone(),
+            ledger: self.ledger.clone(),
+            map: None,
+        };
+        let drain = Drain::default();
+        start(config, parts, Clock::system(), &Meter::discard(), &Readiness::default(), &drain).await.unwrap();
+        drain
+    }
+
+    /// Ready, pickup where the driver begins, drop-off 5 km east.
+    async fn ready_delivery(&self) -> Delivery {
+        let stop = |kind, east_m| Stop { kind, position: east(east_m), radius_m: 130, label: String::new() };
+        let new = NewDelivery {
+            tenant: DRIVER.tenant,
+            id: None,
+            stops: vec![stop(StopKind::Pickup, 0.0), stop(StopKind::DropOff, 5_000.0)],
+            policy: DeliveryPolicy::default(),
+            reference: String::new(),
+            driver: Some(DRIVER.driver),
+        };
+        let delivery = self.ledger.create(new, None, self.began).await.unwrap();
+        for state in [DeliveryState::Accepted, DeliveryState::Preparing, DeliveryState::Ready] {
+            self.ledger.transition(delivery.key, state, None, None, self.began).await.unwrap();
+        }
+        self.relay().await;
+        delivery
+    }
+
+    async fn relay(&self) {
+        for row in self.ledger.outbox(100).await.unwrap() {
+            let key = row.record.key().unwrap();
+            self.append(key, envelope::encode(&RecordBatch { records: vec![row.record] }).into()).await;
+            self.ledger.outbox_settled(row.sequence).await.unwrap();
+        }
+    }
+
+    /// Measured and received 4 s after the one before.
+    async fn fix(&self, number: u64, east_m: f64) {
+        let at = Time(self.began.0 + 4_000 * number as i64);
+        let record = Record::Fix(FixRecord {
+            device: DeviceKey { tenant: DRIVER.tenant, driver: DRIVER.driver, device: DeviceNumber(1) },
+            session_start: 1,
+            number: Some(FixNumber(number + 1)),
+            lowest_held: FixNumber(0),
+            edge: EdgeId(1),
+            door: Door::Udp,
+            received: at,
+            fix: Fix { accuracy_m: Some(5), ..Fix::at(MeasuredTime::from_time(at), east(east_m)) },
+            verdict: Verdict::Accepted,
+        });
+        self.append(DRIVER.into(), envelope::encode(&RecordBatch { records: vec![record] }).into()).await;
+    }
+
+    async fn append(&self, key: TrackerKey, value: Bytes) {
+        let partition = partition_of(&key.key_bytes(), self.log.partition_count(Topic::Records));
+        let entry = Append { topic: Topic::Records, partition, key: Bytes::new(), value };
+        self.log.append(vec![entry]).await.unwrap();
+    }
+
+    async fn live(&self, key: DeliveryKey) -> Option<LiveView> {
+        self.live_store.delivery(key, Time(Clock::system().now_ms())).await.unwrap()
+    }
+
+    async fn trail(&self) -> Vec<protocol::Breadcrumb> {
+        let query = TrailQuery { from: Time(0), until: Time(i64::MAX / 1_000), limit: 1_000 };
+        self.trail_store.driver_trail(DRIVER, query).await.unwrap()
+    }
+
+    async fn read_all(&self, topic: Topic) -> Vec<Bytes> {
+        let mut values = Vec::new();
+        for partition in (0..self.log.partition_count(topic)).map(PartitionId) {
+            let mut next = Offset(0);
+            loop {
+                let limit = ReadLimit::default();
+                let entries = self.log.read(topic, partition, next, limit, Duration::ZERO).await.unwrap();
+                let Some(last) = entries.last() else { break };
+                next = Offset(last.offset.0 + 1);
+                values.extend(entries.into_iter().map(|entry| entry.value));
+            }
+        }
+        values
+    }
+
+    /// Of each delivery the updates of each epoch are numbered without gaps, a repeated number says the same, and there
+    /// are so many epochs at most.
+    async fn assert_gapless(&self, epochs_max: usize) {
+        let mut told: BTreeMap<(DeliveryKey, Epoch), BTreeMap<u64, protocol::DeliveryUpdate>> = BTreeMap::new();
+        for value in self.read_all(Topic::Updates).await {
+            let batch: UpdateBatch = envelope::decode(&value).unwrap();
+            for update in batch.updates {
+                let Update::Delivery(update) = update else { continue };
+                let numbers = told.entry((update.key, update.epoch)).or_default();
+                let before = numbers.insert(update.number, update.clone());
+                assert!(before.is_none_or(|before| before == update), "another update of the same number");
+            }
+        }
+        assert!(!told.is_empty() && told.len() <= epochs_max, "{} epochs", told.len());
+        for numbers in told.values() {
+            assert_eq!(numbers.keys().copied().collect::<Vec<_>>(), (1..=numbers.len() as u64).collect::<Vec<_>>());
+        }
+    }
+}
+
+fn east(metres: f64) -> Position {
+    let plane = geo::Plane::at(Position { lat_e7: 411_500_000, lon_e7: -86_100_000 });
+    plane.to_position((metres * 100.0, 0.0))
+}
+
+async fn eventually(what: &str, is_so: impl AsyncFn() -> bool) {
+    for _ in 0..600 {
+        if is_so().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("not within 30 s: {what}");
+}

@@ -26,6 +26,26 @@ proptest! {
     }
 
     #[test]
+    fn garbage_from_the_network_settles_nothing(answers in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..64), 1..40)) {
+        let mut world = World::new(1, LinkQuality::PERFECT);
+        world.run_for(Duration::from_secs(1));
+        world.udp.dead = true;
+        world.drive(3, Duration::from_secs(1));
+        let before = world.phone.stats();
+
+        for (at, answer) in answers.iter().enumerate() {
+            world.phone.handle_datagram(answer, world.now);
+            world.phone.handle_http_response(at as u64, Ok(answer), world.now);
+        }
+
+        let after = world.phone.stats();
+        prop_assert_eq!((after.fixes_waiting, after.fixes_acked, after.acks), (before.fixes_waiting, before.fixes_acked, before.acks));
+        world.udp.dead = false;
+        world.settle();
+        world.check_all_delivered();
+    }
+
+    #[test]
     fn no_number_is_used_twice_over_restarts_that_lose_the_queue_or_keep_it(seed: u64, keeps in prop::collection::vec(any::<bool>(), 1..5)) {
         let mut world = World::new(seed, LinkQuality { loss_percent: 30, doubled_percent: 10, delay_ms_max: 400, dead: false });
 
@@ -58,6 +78,46 @@ fn with_udp_dead_everything_goes_by_https_and_comes_back_to_udp() {
     let udp_before = world.phone.stats().datagrams_udp;
     world.drive(20, Duration::from_secs(4));
     assert!(world.phone.stats().datagrams_udp >= udp_before + 20, "UDP was taken back");
+    world.settle();
+    world.check_all_delivered();
+}
+
+#[test]
+fn an_edge_that_restarts_in_the_middle_loses_nothing_for_good() {
+    let mut world = World::new(16, LinkQuality { loss_percent: 20, ..LinkQuality::GOOD });
+
+    for _ in 0..30 {
+        world.drive(7, Duration::from_secs(4));
+        world.run_for(Duration::from_millis(60));
+        world.restart_edge(0);
+    }
+
+    world.settle();
+    world.check_all_delivered();
+}
+
+#[test]
+fn a_session_that_is_closed_again_and_again_is_renewed_but_seldom() {
+    let mut world = World::new(17, LinkQuality::GOOD);
+    world.closes = true;
+
+    world.drive(150, Duration::from_secs(4));
+
+    assert!((10..=61).contains(&world.sessions_asked), "{}", world.sessions_asked);
+    world.closes = false;
+    world.settle();
+    world.check_all_delivered();
+}
+
+#[test]
+fn a_session_whose_numbers_run_low_is_renewed_before_they_run_out() {
+    let mut world = World::new(18, LinkQuality::PERFECT);
+
+    world.drive(33_000, Duration::from_secs(1));
+
+    let stats = world.phone.stats();
+    assert_eq!(stats.sessions, 2, "by numbers, for half-life is later: {stats:?}");
+    assert!(stats.fixes_waiting < 40, "{stats:?}");
     world.settle();
     world.check_all_delivered();
 }

@@ -304,10 +304,6 @@ impl Client {
         let due = |at: Option<Time>| at.is_some_and(|at| at <= now);
         self.sessions.handle_timeout(now);
         self.handle_losses(now);
-        if due(self.sessions.renew_due()) {
-            self.sessions.asked();
-            self.out.push_back(Transmit::RenewSession);
-        }
         if let Some(active) = self.sessions.current_mut()
             && active.session.alias_due() <= now
         {
@@ -325,6 +321,11 @@ impl Client {
             && let Some(destination) = self.ways.destination()
         {
             self.send_ping(&destination, now);
+        }
+        // Last, because sending uses up numbers and may find that the session is over.
+        if due(self.sessions.renew_due()) {
+            self.sessions.asked();
+            self.out.push_back(Transmit::RenewSession);
         }
     }
 

@@ -57,12 +57,15 @@ pub struct World {
     pub edges_down: [bool; 2],
     pub log_away: bool,
     pub registry_refuses: bool,
+    /// Every answer is control, and says that the session is over.
+    pub closes: bool,
     pub sessions_asked: u32,
     pub opened_by: [u64; 2],
     pub last_sid: Vec<u8>,
     pub taken: usize,
     rng: SmallRng,
     fleet_key: Arc<FleetKey>,
+    keys: FleetKeys,
     edges: Vec<EdgeSessions>,
     events: BinaryHeap<Reverse<(Time, u64)>>,
     waiting: BTreeMap<u64, Event>,
@@ -84,7 +87,6 @@ impl World {
         let fleet_key = Arc::new(FleetKey::new(Kid::new(3).unwrap(), &[7; 32]));
         let mut keys = FleetKeys::default();
         keys.set(fleet_key.clone());
-        let config = EdgeConfig { sessions_max: 100, ..EdgeConfig::default() };
         World {
             now: Time(1_790_000_000_000),
             phone: Client::new(client_config(seed)),
@@ -93,13 +95,15 @@ impl World {
             edges_down: [false; 2],
             log_away: false,
             registry_refuses: false,
+            closes: false,
             sessions_asked: 0,
             opened_by: [0; 2],
             last_sid: Vec::new(),
             taken: 0,
             rng: SmallRng::seed_from_u64(seed),
             fleet_key,
-            edges: (0..2).map(|_| EdgeSessions::new(config, keys.clone())).collect(),
+            edges: (0..2).map(|_| edge_with(&keys)).collect(),
+            keys,
             events: BinaryHeap::new(),
             waiting: BTreeMap::new(),
             event_next: 0,
@@ -157,6 +161,14 @@ impl World {
         self.collect();
     }
 
+    /// An edge dies and comes back, with all it knew gone. What was on its way to the log is gone too.
+    pub fn restart_edge(&mut self, edge: usize) {
+        self.edges[edge] = edge_with(&self.keys);
+        self.waiting.retain(|_, event| !matches!(event, Event::Durable { edge: at, .. } if *at == edge));
+        let left: BTreeSet<u64> = self.waiting.keys().copied().collect();
+        self.events.retain(|Reverse((_, id))| left.contains(id));
+    }
+
     pub fn change_network(&mut self) {
         self.phone.handle_network_change(self.now);
         self.collect();
@@ -185,7 +197,7 @@ impl World {
             } else {
                 self.phone.handle_timeout(self.now);
                 let again = self.phone.poll_timeout().is_some_and(|at| at <= self.now);
-                assert!(!again, "the phone wants to be woken at once, again: {:?}", self.phone);
+                assert!(!again, "the phone wants to be woken at once, again: {:?}", self.phone.stats());
             }
             self.collect();
         }
@@ -235,8 +247,8 @@ impl World {
 
     fn answer(&mut self, edge: usize, received: Received) {
         let sessions = &mut self.edges[edge];
-        let sealed = if self.log_away {
-            let control = Control { log_away: true, ..Control::default() };
+        let sealed = if self.log_away || self.closes {
+            let control = Control { log_away: self.log_away, closed: self.closes, ..Control::default() };
             received.answer_to.and_then(|to| sessions.seal_control(&to, control))
         } else {
             for (number, fix) in &received.fixes {
@@ -330,6 +342,10 @@ impl World {
         self.numbers_from += 32_768;
         issue(&self.fleet_key, &terms, self.now).unwrap()
     }
+}
+
+fn edge_with(keys: &FleetKeys) -> EdgeSessions {
+    EdgeSessions::new(EdgeConfig { sessions_max: 100, ..EdgeConfig::default() }, keys.clone())
 }
 
 fn address(edge: u8) -> EdgeAddress {

@@ -30,6 +30,7 @@ use tracing::warn;
 
 use crate::config::ProcessorConfig;
 use crate::metrics::ProcessorMetrics;
+use crate::track::Partition;
 use fold::{Folder, Input, Skew};
 pub use notice::SnapshotNotice;
 pub use shelf::MapShelf;
@@ -231,6 +232,10 @@ impl Shard {
         let (shards, partition) = (&self.shards, self.partition);
         let own = self.claim(owner).await?;
         let (restored, is_found) = restore::restore(shards, partition, own, &self.stop).await?;
+        if !is_found {
+            // Whoever takes over before our first snapshot must begin where we did, to tell the same numbers.
+            self.keep_beginning(own, &restored).await;
+        }
         shards.ticker.begin(partition, owner);
         let (inputs_tx, inputs) = mpsc::channel(shards.config.reads_waiting_max);
         let (outputs_tx, outputs) = mpsc::channel(shards.config.reads_waiting_max);
@@ -261,7 +266,7 @@ impl Shard {
             keeping: Arc::default(),
         };
         let mut telling = tokio::spawn(teller.run(outputs));
-        let reading = self.read(from, is_found, inputs_tx);
+        let reading = self.read(from, inputs_tx);
         let reign = tokio::select! {
             read = reading => read.map(|()| Reign::Stopped),
             told = &mut telling => {
@@ -297,17 +302,28 @@ impl Shard {
         Ok(Generation { incarnation, claim: *offsets.first().context("the log answered no offset")? })
     }
 
+    /// Without it a takeover begins new epochs: worse, not wrong.
+    async fn keep_beginning(&self, own: Generation, beginning: &Partition) {
+        let (next, partition) = (beginning.next(), self.partition);
+        let kept = match beginning.snapshot() {
+            Ok(body) => tell::keep(&self.shards, partition, own, next, body).await,
+            Err(error) => Err(error.into()),
+        };
+        if let Err(error) = kept {
+            warn!(error = format!("{error:#}"), partition = partition.0, "the beginning of a fold could not be kept");
+            self.shards.metrics.snapshots_failed.increment(1);
+        }
+    }
+
     /// Reads on from an offset and hands over, with snapshots in between, until told to stop.
-    async fn read(&self, from: Offset, is_found: bool, inputs: mpsc::Sender<Input>) -> anyhow::Result<()> {
+    async fn read(&self, from: Offset, inputs: mpsc::Sender<Input>) -> anyhow::Result<()> {
         let (shards, partition) = (&self.shards, self.partition);
         let every_ms = shards.config.snapshot_every.as_millis() as i64;
         let mut next = from;
-        let mut snapshot_ms = if is_found { self.first_snapshot_ms(every_ms) } else { i64::MIN };
+        let mut snapshot_ms = self.first_snapshot_ms(every_ms);
         loop {
             if shards.clock.now_ms() >= snapshot_ms {
-                let is_first = snapshot_ms == i64::MIN;
-                snapshot_ms = if is_first { self.first_snapshot_ms(every_ms) } else { snapshot_ms + every_ms };
-                snapshot_ms = snapshot_ms.max(shards.clock.now_ms());
+                snapshot_ms = (snapshot_ms + every_ms).max(shards.clock.now_ms());
                 if inputs.send(Input::Snapshot).await.is_err() {
                     return std::future::pending().await; // the teller says why
                 }

@@ -165,7 +165,8 @@ pub fn record_entry(partition: PartitionId, record: Record) -> Append {
     Append { topic: Topic::Records, partition, key: Bytes::new(), value }
 }
 
-async fn keep(
+/// Puts a state where the next owner finds it.
+pub async fn keep(
     shards: &Shards,
     partition: PartitionId,
     generation: Generation,

@@ -153,8 +153,8 @@ impl Held {
 
     /// The same delivery again, perhaps with entries that were not heard of yet.
     pub fn handle_again(&mut self, delivery: Delivery) -> bool {
-        let entries = delivery.journal.into_iter();
-        entries.fold(false, |is_news, entry| self.handle_entry(entry) || is_news)
+        let taken = delivery.journal.into_iter().filter(|entry| self.handle_entry(entry.clone()));
+        taken.count() > 0
     }
 
     pub fn tell(&mut self, event: Event) {
@@ -296,7 +296,7 @@ impl Held {
         };
         let of_kind = || self.delivery.stops.iter().enumerate().filter(|(_, stop)| stop.kind == kind);
         let open = of_kind().find(|(i, _)| !self.is_done(*i));
-        let (i, stop) = open.or(of_kind().last()).or(self.delivery.stops.iter().enumerate().next())?;
+        let (i, stop) = open.or(of_kind().next_back()).or(self.delivery.stops.iter().enumerate().next())?;
         Some((i as u8, stop))
     }
 

@@ -218,18 +218,20 @@ fn day(seed: u64, entries: usize) -> Vec<RecordBatch> {
         match draw(20) {
             0 => {
                 let mut to = delivery(Some(driver), 1, vec![status(1, DeliveryState::Ready)]);
-                to.key.delivery = DeliveryId(draw(5));
+                to.key.delivery = DeliveryId(10 * u64::from(driver.driver.0) + draw(3));
                 to.assignment = AssignmentNumber(1 + draw(3) as u32);
                 world.push(Record::Assign { to: driver.into(), delivery: Box::new(to) });
             }
             1 => {
-                let key = DeliveryKey { tenant: TENANT, delivery: DeliveryId(draw(5)) };
+                let key =
+                    DeliveryKey { tenant: TENANT, delivery: DeliveryId(10 * u64::from(driver.driver.0) + draw(3)) };
                 journal.push(status(journal.len() as u64 + 2, DeliveryState::PickedUp));
                 let entry = journal.last().unwrap().clone();
                 world.push(Record::Ledger { to: driver.into(), delivery: key, entry });
             }
             2 => {
-                let key = DeliveryKey { tenant: TENANT, delivery: DeliveryId(draw(5)) };
+                let key =
+                    DeliveryKey { tenant: TENANT, delivery: DeliveryId(10 * u64::from(driver.driver.0) + draw(3)) };
                 let assignment = AssignmentNumber(draw(3) as u32);
                 world.push(Record::Release { from: driver.into(), delivery: key, assignment });
             }

@@ -90,6 +90,10 @@ fn routes(graph: &Arc<Graph>) {
         router.bytes() as f64 / edges as f64,
         router.bytes() as f64 / graph.edge_count() as f64
     );
+    for profile in [Profile::Bicycle, Profile::Foot] {
+        let other = Hierarchy::new(graph.clone(), Weights::free_flow(graph, profile)).expect("an order");
+        println!("  for {profile:<8}      {:?} nodes and arcs", other.size());
+    }
     let (start, cpu) = (Instant::now(), common::cpu_s());
     for _ in 0..20 {
         router.reweight(weights.clone());

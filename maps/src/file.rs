@@ -80,6 +80,7 @@ sections!(
     Features = 15, "the features";
     FeaturePoints = 16, "the feature points";
     PointRoads = 17, "the roads of points";
+    IndexColumns = 18, "the index columns";
 );
 
 /// The digest of everything in a map file but its own place.
@@ -250,7 +251,7 @@ fn array_at<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
 
 const MAGIC: [u8; 8] = *b"wayfix m";
 /// Raised whenever a build could misread what another wrote.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
 const HEADER_LEN: usize = 64;
 const ENTRY_LEN: usize = 24;
 const ALIGNMENT: usize = 64;

@@ -302,7 +302,7 @@ impl Graph {
     pub fn node_position(&self, n: NodeId) -> Option<Position> {
         match self.out_edges(n).next() {
             Some(e) => self.geometry(e).next(),
-            None => self.in_edges(n).next().and_then(|e| self.geometry(e).last()),
+            None => self.in_edges(n).next().and_then(|e| self.geometry(e).next_back()),
         }
     }
 

@@ -26,7 +26,8 @@ pub struct View<'a> {
     pub text: &'a str,
     /// The number of the first row of blocks, then each row's first block, then the number of blocks.
     pub index_rows: &'a [u32],
-    /// Within a row by column.
+    /// Of each block; within a row they rise.
+    pub index_columns: &'a [u32],
     pub index_blocks: &'a [BlockRecord],
     pub index_runs: &'a [RunRecord],
     /// The road of every sixteenth point.
@@ -55,6 +56,7 @@ impl<'a> View<'a> {
             turns: slice(of(Section::Turns), Section::Turns)?,
             text,
             index_rows: slice(of(Section::IndexRows), Section::IndexRows)?,
+            index_columns: slice(of(Section::IndexColumns), Section::IndexColumns)?,
             index_blocks: slice(of(Section::IndexBlocks), Section::IndexBlocks)?,
             index_runs: slice(of(Section::IndexRuns), Section::IndexRuns)?,
             point_roads: slice(of(Section::PointRoads), Section::PointRoads)?,
@@ -161,6 +163,8 @@ impl<'a> View<'a> {
     fn check_index(&self) -> Result<(), MapError> {
         let rows = self.index_rows.get(1..).unwrap_or(&[]);
         check(is_list(rows, self.index_blocks.len()), Section::IndexRows, "are no list of the blocks")?;
+        let is_same = self.index_columns.len() == self.index_blocks.len();
+        check(is_same, Section::IndexColumns, "do not fit the blocks")?;
         let mut first_run = 0;
         for block in self.index_blocks {
             let is_listed = block.first_run == first_run && block.ends.is_sorted();

@@ -88,7 +88,7 @@ impl<'a> States<'a> {
             sizes[*number as usize] += 1;
         }
         let largest = sizes.iter().copied().max().unwrap_or(0);
-        let large = largest.min(LARGE_STATES).max(2);
+        let large = largest.clamp(2, LARGE_STATES);
         let is_within = |(number, edge): (usize, &EdgeRecord)| {
             let state = self.of_edge[number];
             if state == NONE {

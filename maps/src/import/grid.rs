@@ -10,6 +10,7 @@ use crate::record::{BlockRecord, EdgeRecord, NONE, POINTS_PER_ROAD_MARK, PointRe
 #[derive(Default)]
 pub struct Grid {
     pub rows: Vec<u32>,
+    pub columns: Vec<u32>,
     pub blocks: Vec<BlockRecord>,
     pub runs: Vec<RunRecord>,
     pub point_roads: Vec<u32>,
@@ -68,7 +69,7 @@ impl Grid {
             return Err(ImportError::TooLarge { what: "roads in one place", max: u64::from(u16::MAX) });
         }
         let access_of = |edge: u32| if edge == NONE { 0 } else { edges[edge as usize].access & 0x0f };
-        let mut block = BlockRecord { column, first_run: self.runs.len() as u32, ends: [0; 64] };
+        let mut block = BlockRecord { first_run: self.runs.len() as u32, ends: [0; 64] };
         for (end, (_, cell, road, first, count)) in (1..).zip(runs) {
             let road = roads[*road as usize];
             block.ends[usize::from(*cell)] = end;
@@ -84,6 +85,7 @@ impl Grid {
             end = end.max(*slot); // an empty cell ends where the one before does
             *slot = end;
         }
+        self.columns.push(column);
         self.blocks.push(block);
         Ok(())
     }

@@ -41,6 +41,7 @@ pub struct DraftWay {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DraftTurn {
     pub is_only: bool,
+    pub is_u_turn: bool,
     pub profiles: u8,
     pub from: Vec<i64>,
     pub via_nodes: Vec<i64>,
@@ -189,8 +190,9 @@ fn take_relation(
     let members = || Members { at, relation, strings };
     match tags.value("type") {
         Some("restriction") => match restriction(tags) {
-            Some((is_only, profiles)) if profiles != 0 => harvest.turns.push(DraftTurn {
-                is_only,
+            Some((value, profiles)) if profiles != 0 => harvest.turns.push(DraftTurn {
+                is_only: value.starts_with("only_"),
+                is_u_turn: value.ends_with("_u_turn"),
                 profiles,
                 from: members().of(MemberType::WAY, &["from"])?,
                 via_nodes: members().of(MemberType::NODE, &["via"])?,
@@ -215,8 +217,8 @@ fn take_relation(
     Ok(())
 }
 
-/// Whether a restriction names the only way on, and whom it binds.
-fn restriction(tags: Tags<'_>) -> Option<(bool, u8)> {
+/// What a restriction says, and whom it binds.
+fn restriction(tags: Tags<'_>) -> Option<(&str, u8)> {
     use crate::class::Profile;
     let (car, moped, bicycle) = (Profile::Car.bit(), Profile::Moped.bit(), Profile::Bicycle.bit());
     let keys: [(&str, u8); 7] = [
@@ -239,13 +241,7 @@ fn restriction(tags: Tags<'_>) -> Option<(bool, u8)> {
             _ => u8::MAX,
         };
     }
-    if value.starts_with("no_") {
-        Some((false, profiles))
-    } else if value.starts_with("only_") {
-        Some((true, profiles))
-    } else {
-        None
-    }
+    (value.starts_with("no_") || value.starts_with("only_")).then_some((value, profiles))
 }
 
 struct Members<'a> {

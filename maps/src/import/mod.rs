@@ -307,6 +307,7 @@ fn sections(
         (Section::Turns, turns.records.as_bytes().to_vec()),
         (Section::Text, tables.text.bytes.clone().into_bytes()),
         (Section::IndexRows, grid.rows.as_bytes().to_vec()),
+        (Section::IndexColumns, grid.columns.as_bytes().to_vec()),
         (Section::IndexBlocks, grid.blocks.as_bytes().to_vec()),
         (Section::IndexRuns, grid.runs.as_bytes().to_vec()),
         (Section::PointRoads, grid.point_roads.as_bytes().to_vec()),

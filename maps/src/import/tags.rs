@@ -453,7 +453,8 @@ mod tests {
 
     #[test]
     fn access_and_direction_follow_the_tags() {
-        let cases: &[(&[(&str, &str)], &str, &str)] = &[
+        type Case<'a> = (&'a [(&'a str, &'a str)], &'a str, &'a str);
+        let cases: &[Case] = &[
             (&[("highway", "residential")], "cmbf", "cmbf"),
             (&[("highway", "residential"), ("oneway", "yes")], "cmbf", "f"),
             (&[("highway", "residential"), ("oneway", "-1")], "f", "cmbf"),

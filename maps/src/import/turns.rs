@@ -67,6 +67,10 @@ fn add_restriction(
         in_edges(tables, junction).filter(|e| draft.from.contains(&osm_way(tables, harvest, *e))).collect();
     let out: Vec<u32> =
         out_edges(tables, junction).filter(|e| draft.to.contains(&osm_way(tables, harvest, *e))).collect();
+    if draft.from == draft.to && draft.from.len() == 1 && into.len() == 2 && out.len() == 2 {
+        add_on_one_way(tables, draft, &into, &out, junction, records);
+        return Some(());
+    }
     if into.len() > draft.from.len() || out.len() > draft.to.len() {
         return None; // a member goes on beyond the junction, so which of its edges is meant cannot be known
     }
@@ -79,6 +83,32 @@ fn add_restriction(
         }
     }
     Some(())
+}
+
+/// A sign on a way that goes on beyond the junction, from the way to itself, holds in both directions: no turning round,
+/// or straight on only.
+fn add_on_one_way(
+    tables: &Tables,
+    draft: &DraftTurn,
+    into: &[u32],
+    out: &[u32],
+    junction: u32,
+    records: &mut Vec<TurnRecord>,
+) {
+    for from in into {
+        let is_back = |to: u32| tables.edges[*from as usize].reverse == to;
+        let ahead = out.iter().copied().find(|to| !is_back(*to));
+        for to in out_edges(tables, junction) {
+            let is_forbidden = match (draft.is_only, draft.is_u_turn) {
+                (true, _) => ahead.is_some_and(|ahead| ahead != to),
+                (false, true) => is_back(to),
+                (false, false) => ahead == Some(to),
+            };
+            if is_forbidden {
+                records.push(turn(*from, to, draft.profiles));
+            }
+        }
+    }
 }
 
 /// Nobody who is stopped gets across; turning round before the barrier stays possible.

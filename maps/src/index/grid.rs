@@ -23,9 +23,11 @@ impl NearRoads for Grid {
         let mut search = Search { view, query, hits };
         for row in low.0 >> BLOCK_SHIFT..=high.0 >> BLOCK_SHIFT {
             let blocks = row_blocks(view, row);
-            let first = blocks.partition_point(|block| block.column < low.1 >> BLOCK_SHIFT);
-            for block in blocks[first..].iter().take_while(|block| block.column <= high.1 >> BLOCK_SHIFT) {
-                search.visit_block(row, block, low, high);
+            let columns = &view.index_columns[blocks.clone()];
+            let first = columns.partition_point(|column| *column < low.1 >> BLOCK_SHIFT);
+            let columns = columns[first..].iter().take_while(|column| **column <= high.1 >> BLOCK_SHIFT);
+            for (column, block) in columns.zip(&view.index_blocks[blocks.start + first..]) {
+                search.visit_block(row, *column, block, low, high);
             }
         }
     }
@@ -44,11 +46,11 @@ pub fn row_edges_e7(row: u32) -> (f64, f64) {
     (bottom, bottom + f64::from(1 << ROW_SHIFT))
 }
 
-fn row_blocks<'a>(view: &View<'a>, row: u32) -> &'a [BlockRecord] {
+fn row_blocks(view: &View<'_>, row: u32) -> std::ops::Range<usize> {
     let rows = &view.index_rows[1..];
     match row.checked_sub(view.index_rows[0]).map(|row| row as usize) {
-        Some(row) if row + 1 < rows.len() => &view.index_blocks[rows[row] as usize..rows[row + 1] as usize],
-        _ => &[],
+        Some(row) if row + 1 < rows.len() => rows[row] as usize..rows[row + 1] as usize,
+        _ => 0..0,
     }
 }
 
@@ -60,9 +62,9 @@ struct Search<'a, 'q> {
 
 impl Search<'_, '_> {
     /// The cells of a block from `low` to `high`: those of one row lie together, and so do their runs.
-    fn visit_block(&mut self, row: u32, block: &BlockRecord, low: (u32, u32), high: (u32, u32)) {
+    fn visit_block(&mut self, row: u32, column: u32, block: &BlockRecord, low: (u32, u32), high: (u32, u32)) {
         let within = |cell: u32, block: u32| cell.saturating_sub(block << BLOCK_SHIFT).min(BLOCK_SIDE - 1) as usize;
-        let (left, right) = (within(low.1, block.column), within(high.1, block.column));
+        let (left, right) = (within(low.1, column), within(high.1, column));
         for row in within(low.0, row)..=within(high.0, row) {
             let (first, last) = (row * BLOCK_SIDE as usize + left, row * BLOCK_SIDE as usize + right);
             let start = if first == 0 { 0 } else { block.ends[first - 1] };

@@ -299,8 +299,7 @@ fn rings(plan: &Plan) -> Vec<usize> {
     let degree = super::plan::degrees(&plan.links, plan.junctions.len());
     let mut rings: Vec<usize> = Vec::new();
     let wanted = (plan.junctions.len() / 200).clamp(1, 8);
-    for junction in 0..plan.junctions.len() {
-        let here = plan.junctions[junction];
+    for (junction, here) in plan.junctions.iter().copied().enumerate() {
         let is_bridgehead = plan.links.iter().any(|l| l.is_bridge && (l.a == junction || l.b == junction));
         let is_far = rings.iter().all(|ring| distance(plan.junctions[*ring], here) > 400.0);
         if degree[junction] >= 4 && !is_bridgehead && is_far && rings.len() < wanted {

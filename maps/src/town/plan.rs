@@ -66,7 +66,7 @@ impl Plan {
 fn parks(random: &mut Random, radius_m: f64, junctions: usize) -> Vec<Park> {
     let count = (junctions / 180).clamp(1, 12);
     let mut park = || {
-        let (angle, far) = (random.between(0.0, 6.28), random.between(0.1, 0.8) * radius_m);
+        let (angle, far) = (random.between(0.0, std::f64::consts::TAU), random.between(0.1, 0.8) * radius_m);
         let centre = (far * libm::cos(angle), far * libm::sin(angle));
         Park { centre, radius_m: random.between(90.0, 190.0) }
     };

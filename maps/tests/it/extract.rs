@@ -5,7 +5,7 @@ use maps::import::{ImportError, ImportOptions, import_bytes};
 use crate::cities;
 
 fn error_of(extract: &[u8]) -> ImportError {
-    import_bytes(extract, &ImportOptions::default()).err().expect("an error")
+    import_bytes(extract, &ImportOptions::default()).expect_err("an error")
 }
 
 /// Where each frame begins: the length of its header, the header, the blob.

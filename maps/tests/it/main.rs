@@ -1,9 +1,12 @@
 //! What the crate promises, held against real cities where `../shared/data` is, and always against a generated town.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod cities;
 mod extract;
 mod file;
 mod graph;
 mod index;
 mod router;
+mod tagged;
 mod tiles;

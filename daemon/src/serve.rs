@@ -86,8 +86,13 @@ impl Default for ServeLimits {
     }
 }
 
+/// Put on every request: the door it came in by stops when this is cancelled. An answer without an end must end then,
+/// or it holds the stop for the whole grace.
+#[derive(Clone, Debug)]
+pub struct Stopping(pub CancellationToken);
+
 /// Serves until the drain stops, then lets requests under way end. Handlers find the peer's address as
-/// `ConnectInfo<SocketAddr>`. Connections that were upgraded (WebSocket) are their handler's to end.
+/// `ConnectInfo<SocketAddr>`, and `Stopping`. Connections that were upgraded (WebSocket) are their handler's to end.
 pub fn serve(
     name: &'static str,
     listener: Listener,
@@ -157,6 +162,7 @@ impl Server {
                 inner: TowerToHyperService::new(self.router.clone()),
                 peer,
                 has_begun: Arc::default(),
+                stop: self.stop.clone(),
             },
             http: self.http.clone(),
             limits: self.limits,
@@ -251,6 +257,7 @@ struct RequestService {
     inner: TowerToHyperService<Router>,
     peer: SocketAddr,
     has_begun: Arc<AtomicBool>,
+    stop: CancellationToken,
 }
 
 impl Service<hyper::Request<Incoming>> for RequestService {
@@ -261,6 +268,7 @@ impl Service<hyper::Request<Incoming>> for RequestService {
     fn call(&self, mut request: hyper::Request<Incoming>) -> Self::Future {
         self.has_begun.store(true, Ordering::Relaxed);
         request.extensions_mut().insert(ConnectInfo(self.peer));
+        request.extensions_mut().insert(Stopping(self.stop.clone()));
         self.inner.call(request)
     }
 }

@@ -1,11 +1,12 @@
 //! The dispatcher's map: all drivers and live deliveries of a tenant, and the tiles beneath them.
 
-use axum::Json;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{WebSocket, WebSocketUpgrade};
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use backends::ledger::DeliveryFilter;
+use daemon::serve::Stopping;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
 use http::{HeaderMap, StatusCode};
 use protocol::frame::DriverFrame;
@@ -19,7 +20,7 @@ use super::auth::{MaybeWatcher, Watcher};
 use super::input::Params;
 use super::problem::{Problem, ProblemKind};
 use super::tenants::NO_STORE;
-use super::tracking::{close_code_of, first_watcher, upgraded};
+use super::tracking::{close_code_of, door_of, first_watcher, upgraded};
 use crate::hub::{MapSnapshot, Viewport, map_delivery};
 use crate::metrics::{StreamEnd, StreamKind};
 use crate::stream::map::MapStream;
@@ -71,10 +72,11 @@ pub(crate) async fn by_events(
     State(api): State<Api>,
     watcher: Watcher,
     Params(params): Params<MapParams>,
+    stopping: Option<Extension<Stopping>>,
 ) -> Result<Response, Problem> {
     let place = api.place(StreamKind::MapEvents)?;
     let stream = open(&api, watcher.tenant()?, params.viewport).await?;
-    Ok(events::respond(stream, place, api.config.ping_every))
+    Ok(events::respond(stream, place, api.config.ping_every, door_of(&api, stopping)))
 }
 
 pub(crate) async fn status(

@@ -6,10 +6,12 @@ use axum::extract::State;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{WebSocket, WebSocketUpgrade};
 use axum::response::{IntoResponse, Response};
+use daemon::serve::Stopping;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, StatusCode, Uri};
 use protocol::{DeliveryId, DeliveryKey, JournalNumber};
 use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
 
 use super::Api;
 use super::auth::{MaybeWatcher, Watcher, selected_protocol, watcher_of};
@@ -135,6 +137,7 @@ pub(crate) async fn by_events(
     DeliveryPath(delivery): DeliveryPath,
     watcher: Watcher,
     Params(params): Params<ResumeParams>,
+    stopping: Option<Extension<Stopping>>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let key = watcher.key(delivery)?;
@@ -149,7 +152,12 @@ pub(crate) async fn by_events(
     }
     let place = api.place(StreamKind::CustomerEvents)?;
     let stream = open(&api, key, resume).await?;
-    Ok(events::respond(stream, place, api.config.ping_every))
+    Ok(events::respond(stream, place, api.config.ping_every, door_of(&api, stopping)))
+}
+
+/// What stops the door that a request came in by.
+pub(crate) fn door_of(api: &Api, stopping: Option<Extension<Stopping>>) -> CancellationToken {
+    stopping.map_or_else(|| api.stop.clone(), |Extension(Stopping(token))| token)
 }
 
 async fn is_over(api: &Api, key: DeliveryKey, last: JournalNumber) -> bool {

@@ -9,22 +9,33 @@ use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use http::HeaderValue;
 use http::header::CACHE_CONTROL;
+use tokio_util::sync::CancellationToken;
 
 use super::{FrameStream, Place, Step, farewell};
-use crate::hub::SharedFrame;
+use crate::hub::{CloseReason, SharedFrame};
 
-pub(crate) fn respond<S: FrameStream + 'static>(stream: S, place: Place, keep_alive: Duration) -> Response {
-    let state = Some((stream, place, true));
+/// `stopping` ends the stream with its door: a connection that goes on would hold the stop.
+pub(crate) fn respond<S: FrameStream + 'static>(
+    stream: S,
+    place: Place,
+    keep_alive: Duration,
+    stopping: CancellationToken,
+) -> Response {
+    let state = Some((stream, place, true, stopping));
     let events = stream::unfold(state, |state| async move {
-        let (mut stream, mut place, is_first) = state?;
-        match stream.next_step().await {
+        let (mut stream, mut place, is_first, stopping) = state?;
+        let step = tokio::select! {
+            step = stream.next_step() => step,
+            () = stopping.cancelled() => Step::Close(CloseReason::Stopping),
+        };
+        match step {
             Step::Frame(frame) => {
                 place.count_frame(&frame);
                 let mut event = event_of(&frame);
                 if is_first {
                     event = event.retry(RETRY);
                 }
-                Some((Ok::<_, Infallible>(event), Some((stream, place, false))))
+                Some((Ok::<_, Infallible>(event), Some((stream, place, false, stopping))))
             }
             Step::Close(reason) => {
                 place.end = reason.into();

@@ -65,6 +65,7 @@ struct World {
 struct Server {
     world: World,
     address: SocketAddr,
+    router: Router,
     drain: Drain,
 }
 
@@ -138,11 +139,8 @@ impl World {
             pages: Router::new().fallback(get(|| async { "a page" })),
         };
         let handle = crate::start(config, parts, self.clock, &Meter::discard(), readiness, &drain);
-        let listener = Listener::bind("127.0.0.1:0".parse().unwrap(), None).await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let limits = ServeLimits { drain_grace: Duration::from_secs(5), ..ServeLimits::default() };
-        serve("serve test", listener, handle.router, limits, &Meter::discard(), &drain);
-        Server { world: self.clone(), address, drain }
+        let address = open_door(&handle.router, &drain).await;
+        Server { world: self.clone(), address, router: handle.router, drain }
     }
 
     async fn publish(&self, updates: Vec<Update>) {
@@ -167,6 +165,14 @@ impl World {
     }
 }
 
+async fn open_door(router: &Router, drain: &Drain) -> SocketAddr {
+    let listener = Listener::bind("127.0.0.1:0".parse().unwrap(), None).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let limits = ServeLimits { drain_grace: DOOR_GRACE, ..ServeLimits::default() };
+    serve("serve test", listener, router.clone(), limits, &Meter::discard(), drain);
+    address
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
         self.drain.token().cancel();
@@ -182,6 +188,12 @@ async fn server() -> Server {
 }
 
 impl Server {
+    /// Another door to the same gateway.
+    async fn door(&self, drain: &Drain) -> Server {
+        let address = open_door(&self.router, drain).await;
+        Server { world: self.world.clone(), address, router: self.router.clone(), drain: drain.clone() }
+    }
+
     /// Made by the API's own doors, all of them.
     async fn tenant(&self, name: &str) -> Tenant {
         let (status, tenant) = self.post("/api/v1/tenants", ADMIN_KEY, json!({"name": name})).await;
@@ -492,3 +504,4 @@ impl World {
 
 const ADMIN_KEY: &str = "the-operator-s-key-of-the-tests";
 const PATIENCE: Duration = Duration::from_secs(20);
+const DOOR_GRACE: Duration = Duration::from_secs(15);

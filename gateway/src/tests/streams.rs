@@ -363,6 +363,24 @@ async fn at_a_stop_everybody_is_told_to_come_back_and_does_so_without_loss() {
 }
 
 #[tokio::test]
+async fn events_do_not_hold_the_stop_of_their_door() {
+    let world = World::new(Clock::system()).await;
+    let server = world.serve(settings()).await;
+    let tenant = server.tenant("ours").await;
+    // A door of its own, that stops before the gateway does.
+    let doors = Drain::default();
+    let door = server.door(&doors).await;
+    let mut events = door.events(&tenant, "", &[]).await;
+    events.event().await;
+
+    let begun = std::time::Instant::now();
+    let stopped = doors.stop(Duration::from_secs(60)).await;
+
+    assert!(stopped && begun.elapsed() < DOOR_GRACE, "{:?}", begun.elapsed());
+    assert_eq!(events.event().await.1["type"], "redirect");
+}
+
+#[tokio::test]
 async fn no_more_streams_are_taken_than_there_is_room_for_and_places_come_free() {
     let server = World::new(Clock::system()).await.serve(GatewaySettings { streams_max: 2, ..settings() }).await;
     let tenant = server.tenant("ours").await;

@@ -122,6 +122,37 @@ fn killed_at_any_time_no_fix_is_lost_and_none_is_counted_twice() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn partitions_move_to_a_processor_that_joins_and_back_and_nothing_is_told_twice_or_not_at_all() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = World::open(folder.path()).await;
+    let first = world.start().await;
+    let delivery = world.ready_delivery().await;
+    for i in 0..5 {
+        world.fix(i, 15.0 * i as f64).await;
+    }
+
+    let second = world.start().await;
+    for i in 5..10 {
+        world.fix(i, 15.0 * i as f64).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(first.stop(Duration::from_secs(20)).await);
+    for i in 10..15 {
+        world.fix(i, 15.0 * i as f64).await;
+    }
+
+    eventually("the dot is at the last", async || {
+        let view = world.live(delivery.key).await;
+        view.is_some_and(|view| view.view.position.is_some_and(|p| p.position == east(15.0 * 14.0)))
+    })
+    .await;
+    eventually("all fixes are in history", async || world.trail().await.len() == 15).await;
+    world.assert_gapless(1).await;
+    assert!(second.stop(Duration::from_secs(20)).await);
+    assert_eq!((first.failure(), second.failure()), (None, None));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_entry_that_cannot_be_read_is_passed_by() {
     let folder = tempfile::tempdir().unwrap();
     let world = World::open(folder.path()).await;

@@ -1,58 +1,27 @@
-//! When the stop ahead is reached: an estimate with its interval, and the number shown, which follows smoothly while
-//! the interval covers the news and jumps when it does not.
+//! From a prediction to the ETA that is told: the number shown follows smoothly while the interval covers the news and
+//! jumps when it does not (`maps::eta`), and the interval moves with it.
 
+use maps::eta::{Basis, Eta as Prediction, ShownEta};
 use protocol::Time;
 use protocol::update::{Eta, EtaBasis};
 
-/// How long it still takes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Estimate {
-    pub p10_ms: i64,
-    pub p50_ms: i64,
-    pub p90_ms: i64,
-    pub basis: EtaBasis,
-}
-
-impl Estimate {
-    /// From the planned way's own remaining time.
-    pub fn on_road(remaining_ms: u32) -> Estimate {
-        Estimate::spread(i64::from(remaining_ms), ROAD_SPREAD, EtaBasis::Road)
+/// The ETA to show after `before`, for a prediction made now.
+pub fn follow(shown: &mut ShownEta, before: Option<&Eta>, prediction: &Prediction, stop: u8, now: Time) -> Eta {
+    let basis = match prediction.basis {
+        Basis::Road => EtaBasis::Road,
+        Basis::StraightLine => EtaBasis::StraightLine,
+    };
+    if before.is_none_or(|before| before.stop != stop || before.basis != basis) {
+        shown.reset();
     }
-
-    /// From the straight distance alone, where there is no map.
-    pub fn straight(distance_m: u32) -> Estimate {
-        let remaining_ms = i64::from(distance_m) * 1000 * 36 / (STRAIGHT_KM_H * 10);
-        Estimate::spread(remaining_ms, STRAIGHT_SPREAD, EtaBasis::StraightLine)
-    }
-
-    fn spread(p50_ms: i64, (below_percent, above_percent): (i64, i64), basis: EtaBasis) -> Estimate {
-        Estimate {
-            p10_ms: (p50_ms * below_percent / 100).min(p50_ms - SPREAD_MS_MIN).max(0),
-            p50_ms,
-            p90_ms: (p50_ms * above_percent / 100).max(p50_ms + SPREAD_MS_MIN),
-            basis,
-        }
-    }
-
-    /// The number to show after `shown`, counted from `now`.
-    pub fn follow(&self, shown: Option<&Eta>, stop: u8, now: Time) -> Eta {
-        let at = |ms: i64| Time(now.0.saturating_add(ms));
-        let fresh = at(self.p50_ms);
-        let is_covered =
-            |shown: &&Eta| shown.stop == stop && shown.basis == self.basis && (shown.p10..=shown.p90).contains(&fresh);
-        let arrival = match shown.filter(is_covered) {
-            Some(shown) => Time(shown.arrival.0 + fresh.millis_since(shown.arrival) * SMOOTHING_PERCENT / 100),
-            None => fresh,
-        };
-        let shift_ms = arrival.millis_since(fresh);
-        Eta {
-            arrival,
-            p10: at(self.p10_ms + shift_ms).max(now.min(arrival)),
-            p90: at(self.p90_ms + shift_ms),
-            basis: self.basis,
-            stop,
-        }
-    }
+    let arrival = shown.handle_eta(prediction, now);
+    // The interval is the prediction's, around the number shown.
+    let at = |ms: u32| {
+        let from_middle_ms = i64::from(ms) - i64::from(prediction.p50_ms);
+        Time(arrival.0.saturating_add(from_middle_ms))
+    };
+    let p10 = at(prediction.p10_ms).max(now).min(arrival);
+    Eta { arrival, p10, p90: at(prediction.p90_ms), basis, stop }
 }
 
 /// Whether a reader would notice the difference.
@@ -65,43 +34,37 @@ pub fn is_news(told: Option<&Eta>, eta: &Eta) -> bool {
     })
 }
 
-/// The share of news that the shown number takes at once.
-const SMOOTHING_PERCENT: i64 = 30;
 const NEWS_MS: i64 = 10_000;
-/// A straight line at this speed was off by 45.6 % on real taxi trips in Porto.
-const STRAIGHT_KM_H: i64 = 30;
-/// Shares of p50 at p10 and p90, before anything is learned.
-const ROAD_SPREAD: (i64, i64) = (75, 145);
-const STRAIGHT_SPREAD: (i64, i64) = (55, 180);
-/// No arrival is known better than this.
-const SPREAD_MS_MIN: i64 = 20_000;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_shown_number_follows_smoothly_and_jumps_when_the_interval_does_not_cover_the_news() {
-        let now = Time(1_000_000);
-        let shown = Estimate::on_road(600_000).follow(None, 1, now);
-        assert_eq!(shown.arrival, Time(1_600_000));
-
-        let smooth = Estimate::on_road(700_000).follow(Some(&shown), 1, now);
-        let jump = Estimate::on_road(1_500_000).follow(Some(&shown), 1, now);
-        let other_stop = Estimate::on_road(700_000).follow(Some(&shown), 2, now);
-
-        assert_eq!(smooth.arrival, Time(1_630_000));
-        assert_eq!(jump.arrival, Time(2_500_000));
-        assert_eq!(other_stop.arrival, Time(1_700_000));
+    fn prediction(p50_ms: u32, basis: Basis) -> Prediction {
+        Prediction { p10_ms: p50_ms / 3 * 2, p50_ms, p90_ms: p50_ms / 2 * 3, basis }
     }
 
     #[test]
-    fn the_interval_holds_the_number_and_a_straight_line_is_said_as_such() {
-        for distance_m in [0, 10, 1_000, 100_000, u32::MAX] {
-            let eta = Estimate::straight(distance_m).follow(None, 0, Time(5));
-            assert!(eta.p10 <= eta.arrival && eta.arrival < eta.p90);
-            assert_eq!(eta.basis, EtaBasis::StraightLine);
+    fn the_shown_number_follows_smoothly_and_jumps_for_another_stop_or_basis() {
+        let now = Time(1_000_000);
+        let mut shown = ShownEta::default();
+        let first = follow(&mut shown, None, &prediction(600_000, Basis::Road), 1, now);
+        assert_eq!(first.arrival, Time(1_600_000));
+
+        let smooth = follow(&mut shown.clone(), Some(&first), &prediction(700_000, Basis::Road), 1, now);
+        let other_stop = follow(&mut shown.clone(), Some(&first), &prediction(700_000, Basis::Road), 2, now);
+        let other_basis = follow(&mut shown, Some(&first), &prediction(700_000, Basis::StraightLine), 1, now);
+
+        assert_eq!(smooth.arrival, Time(1_630_000));
+        assert_eq!(other_stop.arrival, Time(1_700_000));
+        assert_eq!((other_basis.arrival, other_basis.basis), (Time(1_700_000), EtaBasis::StraightLine));
+    }
+
+    #[test]
+    fn the_interval_holds_the_number_shown_and_nothing_before_now() {
+        for p50_ms in [0, 10, 60_000, 3_600_000, u32::MAX / 2] {
+            let eta = follow(&mut ShownEta::default(), None, &prediction(p50_ms, Basis::Road), 0, Time(5));
+            assert!(Time(5) <= eta.p10 && eta.p10 <= eta.arrival && eta.arrival <= eta.p90, "{p50_ms}");
         }
-        assert_eq!(Estimate::straight(3_000).p50_ms, 360_000);
     }
 }

@@ -5,17 +5,18 @@
 //! proposes; the ledger's word comes back as a record.
 
 use protocol::update::{
-    Changed, DeliveryBody, DeliveryUpdate, DeliveryView, Epoch, Eta, Event, Leg, Progress, Proposal, ShownPosition,
-    SilentCause, Source,
+    Changed, DeliveryBody, DeliveryUpdate, DeliveryView, Epoch, Eta, EtaBasis, Event, Leg, Progress, Proposal,
+    ShownPosition, SilentCause, Source,
 };
 use protocol::{Delivery, DeliveryState, JournalEntry, JournalKind, Milestone, Position, Stop, StopKind, Time, Update};
 use wincode::{SchemaRead, SchemaWrite};
 
+use maps::eta::{Ahead, Basis, Eta as Prediction, EtaTable, ShownEta};
 use maps::geo;
 use maps::matcher::Snapped;
 
 use super::effects::Step;
-use super::eta::{self, Estimate};
+use super::eta;
 use super::fence::{Passage, Presence, side_of_disc};
 use super::roads::{RoadMap, Start};
 use super::way::{OnWay, Way};
@@ -34,7 +35,8 @@ pub struct Held {
     /// No way was found: not to be asked for again before.
     plan_after: Time,
     progress: Option<Progress>,
-    /// The number that follows smoothly; `eta` is what was told of it.
+    shown: ShownEta,
+    /// What follows smoothly; `eta` is what was told of it.
     smooth: Option<Eta>,
     eta: Option<Eta>,
     estimated: Time,
@@ -96,6 +98,7 @@ impl Held {
             planned: None,
             plan_after: Time::default(),
             progress: None,
+            shown: ShownEta::default(),
             smooth: None,
             eta: None,
             estimated: Time::default(),
@@ -197,22 +200,26 @@ impl Held {
             self.plan(stop, target, here, now, roads);
         }
         let on_way = self.follow(stop, target, here, now, roads);
-        let (estimate, along_m, remaining_m, off_m) = self.estimate(on_way, target, here);
+        let (prediction, along_m, remaining_m, off_m) = self.predict(on_way, target, here);
         let leg = self.leg(stop, remaining_m);
         self.set_progress(Some(Progress { leg, along_m, remaining_m, off_route_m: off_m }));
         self.watch_distance(stop, remaining_m);
         if let Some(entered) = self.presences[usize::from(stop)].entered() {
-            let there = Eta { arrival: entered, p10: entered, p90: entered, basis: estimate.basis, stop };
+            let basis = match prediction.basis {
+                Basis::Road => EtaBasis::Road,
+                Basis::StraightLine => EtaBasis::StraightLine,
+            };
+            let there = Eta { arrival: entered, p10: entered, p90: entered, basis, stop };
             self.smooth = Some(there);
             return self.set_eta(Some(there));
         }
         self.estimated = now;
-        let eta = estimate.follow(self.smooth.as_ref(), stop, now);
+        let eta = eta::follow(&mut self.shown, self.smooth.as_ref(), &prediction, stop, now);
         self.smooth = Some(eta);
         if eta::is_news(self.eta.as_ref(), &eta) {
             self.set_eta(Some(eta));
         }
-        self.propose_minutes(stop, &estimate);
+        self.propose_minutes(stop, &prediction);
     }
 
     /// Time has passed without a fix: he stands, so he arrives later.
@@ -353,9 +360,9 @@ impl Held {
         }
     }
 
-    fn propose_minutes(&mut self, stop: u8, estimate: &Estimate) {
+    fn propose_minutes(&mut self, stop: u8, prediction: &Prediction) {
         let is_drop_off = self.delivery.stops[usize::from(stop)].kind == StopKind::DropOff;
-        if is_drop_off && self.is_under_way() && estimate.p50_ms <= FIVE_MINUTES_MS {
+        if is_drop_off && self.is_under_way() && prediction.p50_ms <= FIVE_MINUTES_MS {
             self.propose(Proposal::Milestone { milestone: Milestone::FiveMinutesAway, stop });
         }
     }
@@ -423,16 +430,23 @@ impl Held {
         Some(on_way)
     }
 
-    /// Estimate, and in metres: along the plan, left to go, off the plan.
-    fn estimate(&self, on_way: Option<OnWay>, target: Position, here: &Here<'_>) -> (Estimate, u32, u32, u32) {
+    /// How long it takes, and in metres: along the plan, left to go, off the plan.
+    fn predict(&self, on_way: Option<OnWay>, target: Position, here: &Here<'_>) -> (Prediction, u32, u32, u32) {
+        let straight_m = geo::distance_cm(here.measured, target) / 100.0;
         if let (Some(on_way), Some(planned)) = (on_way, &self.planned) {
             let off_cm = if on_way.off_cm > ON_ROUTE_CM { on_way.off_cm } else { 0 };
-            let left_cm = (planned.way.length_cm() - on_way.along_cm).saturating_add(off_cm);
-            let left_ms = (planned.way.duration_ms() - on_way.along_ms).saturating_add(off_cm / OFF_CM_PER_MS);
-            return (Estimate::on_road(left_ms), on_way.along_cm / 100, left_cm / 100, on_way.off_cm / 100);
+            let end = planned.way.end();
+            let left_cm = (end.along_cm - on_way.along_cm).saturating_add(off_cm);
+            let left_ms = (end.along_ms - on_way.along_ms).saturating_add(off_cm / OFF_CM_PER_MS);
+            let ahead = Ahead {
+                seconds: f64::from(left_ms) / 1000.0,
+                length_m: f64::from(left_cm) / 100.0,
+                straight_m,
+                turns: u32::from(end.turns - on_way.turns),
+            };
+            return (EtaTable::default().predict(&ahead), on_way.along_cm / 100, left_cm / 100, on_way.off_cm / 100);
         }
-        let straight_m = (geo::distance_cm(here.measured, target) / 100.0) as u32;
-        (Estimate::straight(straight_m), 0, straight_m, 0)
+        (maps::eta::straight_line(here.measured, target), 0, straight_m as u32, 0)
     }
 
     fn leg(&self, stop: u8, remaining_m: u32) -> Leg {
@@ -505,4 +519,4 @@ const PLAN_AGAIN_MS: i64 = 30_000;
 const ESTIMATE_MS: i64 = 15_000;
 const ARRIVING_M: u32 = 300;
 const AWAY_M: u32 = 300;
-const FIVE_MINUTES_MS: i64 = 300_000;
+const FIVE_MINUTES_MS: u32 = 300_000;

@@ -68,7 +68,7 @@ impl RoadMap {
     fn points(&self, route: &Route) -> Vec<WayPoint> {
         let graph = &self.graph;
         let mut points: Vec<WayPoint> = Vec::new();
-        let (mut begin_cm, mut begin_ms) = (0_u32, 0_u32);
+        let (mut begin_cm, mut begin_ms, mut turns) = (0_u32, 0_u32, 0_u16);
         let last = route.edges.len().saturating_sub(1);
         for (i, edge) in route.edges.iter().enumerate() {
             let edge_cm = graph.length_cm(*edge);
@@ -90,6 +90,7 @@ impl RoadMap {
                     position: *position,
                     along_cm: begin_cm.saturating_add(part(length_cm)),
                     along_ms: begin_ms.saturating_add(part(duration_ms)),
+                    turns,
                 };
                 if points.last().is_none_or(|before| before.position != point.position) {
                     points.push(point);
@@ -97,6 +98,11 @@ impl RoadMap {
             }
             begin_cm = begin_cm.saturating_add(length_cm);
             begin_ms = begin_ms.saturating_add(duration_ms);
+            if let Some(next) = route.edges.get(i + 1) {
+                let (_, before) = graph.place_at(*edge, u32::MAX);
+                let (_, after) = graph.place_at(*next, 0);
+                turns = turns.saturating_add(u16::from(geo::turn_cdeg(before, after) > TURN_CDEG));
+            }
         }
         if let [only] = points[..] {
             points.push(only); // there already: a line has two ends, though they lie in one place
@@ -113,5 +119,7 @@ pub struct Start<'a> {
     pub snapped: Option<&'a Snapped>,
 }
 
+/// What counts as a corner, as in `maps::eta`.
+const TURN_CDEG: u16 = 4_500;
 /// Everybody drives, until a record says otherwise.
 pub const PROFILE: Profile = Profile::Car;

@@ -16,6 +16,8 @@ pub struct WayPoint {
     pub position: Position,
     pub along_cm: u32,
     pub along_ms: u32,
+    /// Corners turned on the way here.
+    pub turns: u16,
 }
 
 /// A place on a way.
@@ -24,22 +26,23 @@ pub struct OnWay {
     pub along_cm: u32,
     pub along_ms: u32,
     pub off_cm: u32,
+    pub turns: u16,
 }
 
 impl Way {
     /// None for fewer than two points, and where distance or time goes back.
     pub fn new(points: Vec<WayPoint>) -> Option<Way> {
-        let rises = |pair: &[WayPoint]| pair[0].along_cm <= pair[1].along_cm && pair[0].along_ms <= pair[1].along_ms;
+        let rises = |pair: &[WayPoint]| {
+            pair[0].along_cm <= pair[1].along_cm
+                && pair[0].along_ms <= pair[1].along_ms
+                && pair[0].turns <= pair[1].turns
+        };
         let is_way = points.len() >= 2 && points.len() <= POINTS_MAX && points.windows(2).all(rises);
         is_way.then_some(Way { points })
     }
 
-    pub fn length_cm(&self) -> u32 {
-        self.points.last().map_or(0, |point| point.along_cm)
-    }
-
-    pub fn duration_ms(&self) -> u32 {
-        self.points.last().map_or(0, |point| point.along_ms)
+    pub fn end(&self) -> WayPoint {
+        *self.points.last().expect("a way has at least two points")
     }
 
     /// The nearest place on the way; ahead of where he was if it is near enough, so that a way which crosses itself is
@@ -69,14 +72,15 @@ impl Way {
             along_cm: between(a.along_cm, b.along_cm),
             along_ms: between(a.along_ms, b.along_ms),
             off_cm: off2.sqrt().min(f64::from(u32::MAX)) as u32,
+            turns: a.turns,
         })
     }
 
     pub fn to_plan(&self) -> Plan {
         Plan {
             points: self.points.iter().map(|point| point.position).collect(),
-            length_m: self.length_cm() / 100,
-            duration_s: self.duration_ms() / 1000,
+            length_m: self.end().along_cm / 100,
+            duration_s: self.end().along_ms / 1000,
         }
     }
 }
@@ -108,6 +112,7 @@ mod tests {
             position: plane.to_position((f64::from(east_m) * 100.0, 0.0)),
             along_cm: along_m * 100,
             along_ms: along_m * 100,
+            turns: 0,
         };
         (plane, Way::new(vec![point(0, 0), point(1_000, 1_000), point(0, 2_000)]).unwrap())
     }
@@ -128,7 +133,7 @@ mod tests {
 
     #[test]
     fn what_goes_back_or_has_no_length_is_no_way() {
-        let point = |along_cm| WayPoint { position: Position::default(), along_cm, along_ms: 0 };
+        let point = |along_cm| WayPoint { position: Position::default(), along_cm, along_ms: 0, turns: 0 };
 
         assert!(Way::new(vec![]).is_none());
         assert!(Way::new(vec![point(0)]).is_none());

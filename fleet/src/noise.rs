@@ -122,7 +122,7 @@ mod tests {
 
         let fixes: Vec<Fix> = (0..40_000).map(|s| receiver.measure(&place(), second(s)).unwrap()).collect();
 
-        let offs: Vec<f64> = fixes.iter().map(|fix| off_m(fix)).collect();
+        let offs: Vec<f64> = fixes.iter().map(off_m).collect();
         let rms = |values: &[f64]| (values.iter().map(|v| v * v).sum::<f64>() / values.len() as f64).sqrt();
         let steps: Vec<f64> =
             fixes.windows(2).map(|two| geo::distance_cm(two[0].position, two[1].position) / 100.0).collect();

@@ -181,7 +181,7 @@ async fn send_fixes(rig: &Rig, hired: &Hired, trip: &Trip, every: Option<Duratio
     let starts = MeasuredTime::from_time(rig.clock.now());
     let arrives = trip.fixes.last().map(|(after_ds, _)| MeasuredTime(starts.0 + after_ds).to_time());
     let every_ds = every.map_or(0, |every| i64::try_from(every.as_millis() / 100).unwrap_or(i64::MAX));
-    let mut follower = Follower { route: &trip.truth, at: 0 };
+    let mut follower = Follower { route: &trip.truth, at: 0, place: None };
     let mut next_ds = 0;
     let mut before: Option<Position> = None;
     for (after_ds, fix) in &trip.fixes {
@@ -215,6 +215,8 @@ async fn send_fixes(rig: &Rig, hired: &Hired, trip: &Trip, every: Option<Duratio
 struct Follower<'a> {
     route: &'a [Position],
     at: usize,
+    /// The place found last: how far ahead one looks counts from there, however long the stretch it lies on.
+    place: Option<Position>,
 }
 
 impl Follower<'_> {
@@ -228,13 +230,15 @@ impl Follower<'_> {
             if best.is_none_or(|(best_cm, ..)| off_cm < best_cm) {
                 best = Some((off_cm, i, place));
             }
-            ahead_m += geo::distance_cm(a, b) / 100.0;
+            let from = if i == self.at { self.place.unwrap_or(a) } else { a };
+            ahead_m += geo::distance_cm(from, b) / 100.0;
             if ahead_m > AHEAD_M_MAX {
                 break;
             }
         }
         let Some((_, at, place)) = best else { return position };
         self.at = at;
+        self.place = Some(place);
         place
     }
 }
@@ -277,7 +281,7 @@ mod tests {
             geo::Plane::at(Position { lat_e7: 411_500_000, lon_e7: 0 }).to_position((east_m * 100.0, north_m * 100.0))
         };
         let route = [at(0.0, 0.0), at(400.0, 0.0), at(400.0, 400.0), at(200.0, 400.0), at(200.0, -400.0)];
-        let mut follower = Follower { route: &route, at: 0 };
+        let mut follower = Follower { route: &route, at: 0, place: None };
 
         let seen: Vec<Position> = [(190.0, 6.0), (395.0, 200.0), (300.0, 406.0), (203.0, 10.0), (196.0, -100.0)]
             .map(|(east, north)| follower.nearest(at(east, north)))

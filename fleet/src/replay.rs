@@ -294,9 +294,23 @@ mod tests {
     }
 
     #[test]
+    fn the_truth_goes_on_after_a_stretch_longer_than_one_looks_ahead() {
+        let at = |east_m: f64| {
+            geo::Plane::at(Position { lat_e7: 411_500_000, lon_e7: 0 }).to_position((east_m * 100.0, 0.0))
+        };
+        let route = [at(0.0), at(900.0), at(1000.0), at(1100.0)];
+        let mut follower = Follower { route: &route, at: 0, place: None };
+
+        let seen: Vec<Position> = (0..=110).map(|i| follower.nearest(at(f64::from(i) * 10.0))).collect();
+
+        let last = seen.last().expect("a place for each");
+        assert!(geo::distance_cm(*last, at(1100.0)) < 100.0, "{last:?}");
+    }
+
+    #[test]
     fn without_a_known_route_the_fix_is_the_truth() {
         let position = Position { lat_e7: 411_500_000, lon_e7: 5 };
 
-        assert_eq!(Follower { route: &[], at: 0 }.nearest(position), position);
+        assert_eq!(Follower { route: &[], at: 0, place: None }.nearest(position), position);
     }
 }

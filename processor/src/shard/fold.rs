@@ -156,6 +156,13 @@ impl Folder {
 
     fn told(&self, effects: Effects) -> Told {
         self.metrics.count(&effects.counts);
+        if effects.counts.folds_failed > 0 {
+            error!(
+                partition = self.id.0,
+                trackers = effects.counts.folds_failed,
+                "trackers were emptied: a fold failed"
+            );
+        }
         self.metrics.updates.increment(effects.updates.len() as u64);
         self.metrics.breadcrumbs.increment(effects.breadcrumbs.len() as u64);
         let mut by_partition: BTreeMap<PartitionId, Vec<Update>> = BTreeMap::new();

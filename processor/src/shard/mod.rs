@@ -58,6 +58,8 @@ struct Standing {
     /// None: the group has not said yet.
     owned: Option<BTreeSet<PartitionId>>,
     live: BTreeSet<PartitionId>,
+    /// Ready is a latch: a partition that moves here later makes us degraded, not unready.
+    was_whole: bool,
 }
 
 impl Shards {
@@ -172,11 +174,15 @@ impl Shards {
     }
 
     fn say_health(&self) {
-        let is_whole = {
-            let standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
-            standing.owned.as_ref().is_some_and(|owned| owned.is_subset(&standing.live))
+        let (is_whole, was_whole) = {
+            let mut standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_whole = standing.owned.as_ref().is_some_and(|owned| owned.is_subset(&standing.live));
+            let was_whole = standing.was_whole;
+            standing.was_whole |= is_whole;
+            (is_whole, was_whole)
         };
         let health = match (is_whole, self.ticker.wrong_by_ms()) {
+            (false, _) if was_whole => Health::Degraded("taking partitions over".to_string()),
             (false, _) => Health::Starting,
             (true, None) => Health::Ready,
             (true, Some(ms)) => Health::Degraded(format!("our clock is {ms} ms ahead of the edges': time stands")),

@@ -64,6 +64,8 @@ pub struct Step<'a> {
     pub clock: &'a FoldClock,
     pub roads: Option<&'a RoadMap>,
     pub scratch: &'a mut Scratch,
+    /// Runs of late fixes under way in the partition.
+    pub late_runs: &'a mut u32,
     pub effects: &'a mut Effects,
 }
 

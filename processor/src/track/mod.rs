@@ -23,6 +23,7 @@ mod motion;
 mod partition;
 mod phone_clock;
 mod roads;
+mod snapping;
 mod snapshot;
 #[cfg(test)]
 mod tests;

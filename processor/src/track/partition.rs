@@ -43,6 +43,8 @@ pub(super) struct State {
     pub clock: FoldClock,
     pub bodies: Vec<Body>,
     pub released_checked: Time,
+    /// Runs of late fixes under way.
+    pub late_runs: u32,
 }
 
 /// A delivery that a tracker let go.
@@ -66,7 +68,8 @@ impl Partition {
     pub fn new(partition: PartitionId, next: Offset, floor: Generation) -> Partition {
         let mut clock = FoldClock::default();
         clock.raise_floor(floor);
-        let state = State { partition, next, clock, bodies: Vec::new(), released_checked: Time::default() };
+        let state =
+            State { partition, next, clock, bodies: Vec::new(), released_checked: Time::default(), late_runs: 0 };
         Partition::of(state)
     }
 
@@ -203,8 +206,8 @@ impl Partition {
         effects: &mut Effects,
         what: impl FnOnce(&mut Tracker, &mut Ledgers<'_>, &mut Step<'_>),
     ) {
-        let partition = self.state.partition;
-        let clock = &self.state.clock;
+        let State { partition, clock, late_runs, .. } = &mut self.state;
+        let (partition, clock) = (*partition, &*clock);
         let tracker = self.trackers.entry(key).or_insert_with(|| Tracker::new(key, clock.now()));
         let emitted = (effects.updates.len(), effects.breadcrumbs.len());
         let mut ledgers = Ledgers { released: &mut self.released };
@@ -215,6 +218,7 @@ impl Partition {
             clock,
             roads: self.roads.as_deref(),
             scratch: &mut self.scratch,
+            late_runs: &mut *late_runs,
             effects: &mut *effects,
         };
         #[cfg(test)]
@@ -231,6 +235,7 @@ impl Partition {
             self.scratch = Scratch::new();
             let broken = std::mem::replace(tracker, Tracker::new(key, clock.now()));
             *tracker = broken.emptied(Source { partition, offset, index, ordinal: 0 }, clock.now());
+            *late_runs = self.trackers.values().filter(|tracker| tracker.has_late_run()).count() as u32;
         }
         self.touched.push((key, index));
     }

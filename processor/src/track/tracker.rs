@@ -3,16 +3,12 @@
 //! A fix has its effects once, and only when it is the newest of the device that leads; every other is recorded and
 //! does nothing else. So the dot never goes back. What a batch changes is told once at its end.
 
-use std::collections::VecDeque;
-
-use maps::matcher::{Matched, Matcher, Observation, Snapped};
+use maps::matcher::Snapped;
 use protocol::record::Fence;
-use protocol::update::{
-    Changed, DriverBody, DriverUpdate, DriverView, Event, ShownPosition, SilentCause, SnappedPosition, Source,
-};
+use protocol::update::{Changed, DriverBody, DriverUpdate, DriverView, Event, ShownPosition, SilentCause, Source};
 use protocol::{
-    Breadcrumb, DeliveryId, DeliveryKey, DeliveryPolicy, DeviceKey, DeviceNumber, DriverKey, EdgeId, FixRecord,
-    HeardRecord, MeasuredTime, PhoneState, Position, RejectReason, Time, TrackerKey, Update, Verdict,
+    DeliveryId, DeliveryKey, DeliveryPolicy, DeviceKey, DeviceNumber, DriverKey, EdgeId, FixRecord, HeardRecord,
+    PhoneState, Position, RejectReason, Time, TrackerKey, Update, Verdict,
 };
 use wincode::{SchemaRead, SchemaWrite};
 
@@ -23,7 +19,8 @@ use super::held::{Held, Here};
 use super::judge::Neighbour;
 use super::motion::Motion;
 use super::phone_clock::Mapped;
-use super::roads::{PROFILE, RoadMap};
+use super::roads::RoadMap;
+use super::snapping::Snapping;
 
 #[derive(Clone, PartialEq, Debug, SchemaWrite, SchemaRead)]
 pub struct Tracker {
@@ -37,11 +34,7 @@ pub struct Tracker {
     heard: Option<Heard>,
     phone_state: Option<PhoneState>,
     battery_percent: Option<u8>,
-    matcher: Option<Matcher>,
-    /// The newest time the matcher was given.
-    matched_until: MeasuredTime,
-    tag_next: u64,
-    waiting: VecDeque<Waiting>,
+    snapping: Snapping,
     motion: Motion,
     fences: Vec<Watched>,
     held: Vec<Held>,
@@ -61,15 +54,6 @@ struct Lead {
 struct Heard {
     at: Time,
     edge: EdgeId,
-}
-
-/// A fix whose final place is still to come.
-#[derive(Clone, PartialEq, Debug, SchemaWrite, SchemaRead)]
-struct Waiting {
-    tag: u64,
-    record: FixRecord,
-    delivery: Option<DeliveryId>,
-    source: Source,
 }
 
 #[derive(Clone, PartialEq, Debug, SchemaWrite, SchemaRead)]
@@ -100,10 +84,7 @@ impl Tracker {
             heard: None,
             phone_state: None,
             battery_percent: None,
-            matcher: None,
-            matched_until: MeasuredTime(i64::MIN),
-            tag_next: 0,
-            waiting: VecDeque::new(),
+            snapping: Snapping::new(),
             motion: Motion::default(),
             fences: Vec::new(),
             held: Vec::new(),
@@ -127,7 +108,7 @@ impl Tracker {
 
     /// Nothing is left that anybody could ask for.
     pub fn is_over(&self, now: Time) -> bool {
-        let is_idle = self.held.is_empty() && self.fences.is_empty() && self.waiting.is_empty();
+        let is_idle = self.held.is_empty() && self.fences.is_empty() && self.snapping.is_idle();
         is_idle && self.heard.is_none_or(|heard| now.millis_since(heard.at) >= FORGET_MS)
     }
 
@@ -165,7 +146,11 @@ impl Tracker {
         let counts = &mut step.effects.counts;
         match (verdict.is_accepted(), is_lead, is_late) {
             (true, true, false) => return self.handle_newest(record, mapped, step),
-            (true, true, true) => counts.fixes_late += 1,
+            (true, true, true) => {
+                counts.fixes_late += 1;
+                let delivery = self.delivery_under_way();
+                return self.snapping.handle_late(record, mapped.at, delivery, step);
+            }
             (true, false, _) => counts.fixes_aside += 1,
             (false, _, _) => {}
         }
@@ -174,7 +159,8 @@ impl Tracker {
 
     /// The fix that is where the driver is.
     fn handle_newest(&mut self, record: &FixRecord, mapped: Mapped, step: &mut Step<'_>) {
-        self.snapped = self.snap(record, mapped.at, step);
+        let delivery = self.delivery_under_way();
+        self.snapped = self.snapping.handle_newest(record, mapped.at, delivery, step);
         let fix = &record.fix;
         let snapped = self.snapped;
         self.measured = Some(fix.position);
@@ -201,74 +187,6 @@ impl Tracker {
         self.tell_all(events);
         self.pass_fences(fix.position, mapped.at);
         self.each_held(|held, here| held.handle_position(here, step.roads));
-    }
-
-    /// Where on the road the fix is as far as one can know by now. Its breadcrumb comes when that is final.
-    fn snap(&mut self, record: &FixRecord, at: Time, step: &mut Step<'_>) -> Option<Snapped> {
-        let delivery = self.delivery_under_way();
-        let Some(roads) = step.roads.filter(|roads| roads.covers(record.fix.position)) else {
-            step.record(*record, Verdict::Accepted, delivery);
-            return None;
-        };
-        let fix = &record.fix;
-        let measured = MeasuredTime::from_time(at).max(self.matched_until);
-        self.matched_until = measured;
-        let tag = self.tag_next;
-        self.tag_next += 1;
-        let observation = Observation {
-            tag,
-            measured,
-            position: fix.position,
-            accuracy_m: fix.accuracy_m,
-            heading_255: fix.heading_255,
-            speed_dm_s: fix.speed_dm_s,
-        };
-        step.effects.counts.judged(Verdict::Accepted);
-        self.waiting.push_back(Waiting { tag, record: *record, delivery, source: step.place() });
-        let matcher = self.matcher.get_or_insert_with(|| Matcher::new(PROFILE));
-        let snapped = matcher.handle_fix(&roads.graph, step.scratch, &observation);
-        self.take_matched(roads, step);
-        snapped
-    }
-
-    /// Breadcrumbs of all fixes whose place is final.
-    fn take_matched(&mut self, roads: &RoadMap, step: &mut Step<'_>) {
-        while let Some(matched) = self.matcher.as_mut().and_then(|m| m.poll_matched(&roads.graph, step.scratch)) {
-            self.settle_waiting(&matched, step);
-        }
-        while self.waiting.len() > WAITING_MAX {
-            self.settle_oldest(None, step);
-        }
-    }
-
-    fn settle_waiting(&mut self, matched: &Matched, step: &mut Step<'_>) {
-        while let Some(tag) = self.waiting.front().map(|waiting| waiting.tag) {
-            if tag > matched.tag {
-                return; // it was settled before
-            }
-            let is_this = tag == matched.tag;
-            self.settle_oldest(matched.snapped.filter(|_| is_this), step);
-            if is_this {
-                return;
-            }
-        }
-    }
-
-    fn settle_oldest(&mut self, snapped: Option<Snapped>, step: &mut Step<'_>) {
-        let Some(waiting) = self.waiting.pop_front() else { return };
-        step.effects.breadcrumbs.push(Breadcrumb {
-            record: waiting.record,
-            verdict: Verdict::Accepted,
-            snapped: snapped.map(|s| SnappedPosition {
-                position: s.position,
-                edge: s.edge.0,
-                along_cm: s.along_cm,
-                off_cm: s.off_cm,
-                confidence_percent: s.confidence_percent,
-            }),
-            delivery: waiting.delivery,
-            source: waiting.source,
-        });
     }
 
     pub fn handle_heard(&mut self, record: &HeardRecord, step: &mut Step<'_>) {
@@ -366,13 +284,7 @@ impl Tracker {
     pub fn handle_tick(&mut self, step: &mut Step<'_>) {
         let now = step.clock.now();
         self.judge_silence(step);
-        if let (Some(matcher), Some(roads)) = (&mut self.matcher, step.roads) {
-            let is_due = matcher.poll_timeout().is_some_and(|due| due <= MeasuredTime::from_time(now));
-            if is_due {
-                matcher.handle_timeout(MeasuredTime::from_time(now));
-                self.take_matched(roads, step);
-            }
-        }
+        self.snapping.handle_tick(step);
         let roads = step.roads;
         self.each_held(|held, here| held.handle_time(Some(here), now, roads));
         for watched in &mut self.fences {
@@ -401,16 +313,12 @@ impl Tracker {
     pub fn carry_over(&mut self, old: Option<&RoadMap>, step: &mut Step<'_>) {
         self.snapped = None;
         self.held.iter_mut().for_each(Held::forget_plan);
-        let Some(matcher) = &mut self.matcher else { return };
-        match (old, step.roads) {
-            (Some(old), Some(new)) => matcher.carry_over(&old.graph, &new.graph, step.scratch),
-            (Some(_), None) | (None, _) => self.matcher = None,
-        }
-        if self.matcher.is_none() {
-            while !self.waiting.is_empty() {
-                self.settle_oldest(None, step);
-            }
-        }
+        self.snapping.carry_over(old, step);
+    }
+
+    /// Whether it has a run of late fixes under way.
+    pub fn has_late_run(&self) -> bool {
+        self.snapping.has_late_run()
     }
 
     pub fn begin_epochs(&mut self, generation: protocol::update::Generation) {
@@ -588,8 +496,6 @@ const KEYFRAME_MS: i64 = 55_000;
 const LIVE_MS: i64 = 2 * 3_600_000;
 /// As long as the records are kept.
 const FORGET_MS: i64 = 72 * 3_600_000;
-/// More fixes than the matcher holds.
-const WAITING_MAX: usize = 64;
 const DEVICES_MAX: usize = 8;
 const FENCES_MAX: usize = 64;
 const RING_MAX: usize = 1_000;

@@ -53,6 +53,35 @@ fn breadcrumbs_come_once_each_in_order_when_their_place_is_final() {
 }
 
 #[test]
+fn a_backlog_after_a_tunnel_is_placed_too_and_leaves_the_dot_where_it_is() {
+    let trip = trip(town(), 6);
+    let mut world = World::on(town());
+    let (tunnel, live) = trip.fixes.split_at(trip.fixes.len() / 2);
+    let mut backlog = Vec::new();
+    for position in tunnel {
+        world.pass(4);
+        let mut fix = world.fix(0.0);
+        fix.fix.position = *position;
+        backlog.push(fix);
+    }
+    for position in live {
+        world.pass(4);
+        world.drive_at(*position);
+    }
+    let shown = world.shown().last().copied();
+
+    let received = world.now();
+    world.push_all(backlog.into_iter().map(|fix| Record::Fix(FixRecord { received, ..fix })).collect());
+    assert_eq!(world.shown().last().copied(), shown);
+    world.pass(60);
+
+    assert_eq!(world.breadcrumbs.len(), trip.fixes.len());
+    let of_tunnel = world.breadcrumbs.iter().filter(|crumb| crumb.record.number.unwrap().0 <= tunnel.len() as u64);
+    let snapped = of_tunnel.filter(|crumb| crumb.snapped.is_some()).count();
+    assert!(snapped * 10 >= tunnel.len() * 9, "{snapped} of {}", tunnel.len());
+}
+
+#[test]
 fn a_driver_who_leaves_the_plan_gets_a_fresh_one() {
     let there = trip(town(), 2);
     let away = trip_from(town(), there.fixes[0], 3);

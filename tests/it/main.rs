@@ -3,5 +3,10 @@
 
 mod browser;
 mod command_line;
+mod fleet;
 mod harness;
+mod maps;
+mod pages;
 mod policy;
+mod trips;
+mod watch;

@@ -28,12 +28,18 @@ const SHELLS: &[&str] = &[
     "redis", "rusqlite", "fjall",
 ];
 
-/// SPDX expressions we take. WTFPL comes with osmpbfreader alone, in the importer; see docs/decisions.
+/// SPDX expressions we take. WTFPL and MPL come with osmpbfreader alone, in the importer; see docs/decisions/0001.
 const LICENCES: &[&str] = &[
     "Apache-2.0", "MIT", "BSD-2-Clause", "BSD-3-Clause", "ISC", "Zlib", "0BSD", "Unicode-3.0", "CC0-1.0", "BSL-1.0",
     "Unlicense", "OpenSSL", "CDLA-Permissive-2.0", "MIT-0", "bzip2-1.0.6",
 ];
-const LICENCE_EXCEPTIONS: &[(&str, &str)] = &[("osmpbfreader", "WTFPL"), ("osm_pbf_iter", "WTFPL")];
+const LICENCE_EXCEPTIONS: &[(&str, &str)] = &[
+    ("osmpbfreader", "WTFPL"),
+    ("osm_pbf_iter", "WTFPL"),
+    ("par-map", "WTFPL"),
+    ("pub-iterator-type", "WTFPL"),
+    ("smartstring", "MPL-2.0+"),
+];
 
 /// Unmaintained, or a second of what we have: never to come in.
 const BANNED: &[&str] =

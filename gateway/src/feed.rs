@@ -17,7 +17,7 @@ use tracing::{info, warn};
 
 use crate::hub::Handled;
 use crate::metrics::GatewayMetrics;
-use crate::shards::Shards;
+use crate::shards::{Reign, Shards};
 
 #[derive(Clone)]
 pub(crate) struct Feed {
@@ -65,6 +65,10 @@ impl Feed {
             };
             info!(partitions = mine.len(), "the group gave out partitions of updates");
             self.give_up_all_but(&mine, &mut owned);
+            if mine.is_empty() {
+                // More gateways than partitions: this one stands by, and answers from the stores.
+                self.readiness.set(PART, Health::Ready);
+            }
             for partition in mine {
                 owned.entry(partition).or_insert_with(|| self.begin(partition));
             }
@@ -91,8 +95,8 @@ impl Feed {
 
     fn begin(&self, partition: PartitionId) -> CancellationToken {
         let token = self.drain.token().child_token();
-        self.shards.take(partition);
-        let feed = PartitionFeed { feed: self.clone(), partition, stop: token.clone() };
+        let reign = self.shards.take(partition);
+        let feed = PartitionFeed { feed: self.clone(), partition, reign, stop: token.clone() };
         self.drain.spawn("gateway partition", feed.run());
         token
     }
@@ -112,9 +116,12 @@ enum Input {
     Stop,
 }
 
+/// **Invariant:** it works on the hub of its own reign only: after a quick loss and return of the partition an old feed
+/// may still be awake beside the new one.
 struct PartitionFeed {
     feed: Feed,
     partition: PartitionId,
+    reign: Reign,
     stop: CancellationToken,
 }
 
@@ -154,14 +161,14 @@ impl PartitionFeed {
                 Input::Entries(Err(error)) if error.is_transient() => self.handle_failure(&error, &mut failures).await,
                 Input::Entries(Err(error)) => return self.ended_by(error),
             }
-            self.feed.shards.with(self.partition, |hub, now| hub.handle_timeout(now));
+            self.feed.shards.with_reign(self.partition, self.reign, |hub, now| hub.handle_timeout(now));
         }
     }
 
     async fn input(&self, next: Offset) -> Input {
         let log = &self.feed.log;
         let read = log.read(Topic::Updates, self.partition, next, ReadLimit::default(), READ_WAIT);
-        let wake = self.feed.shards.with(self.partition, |hub, _| hub.poll_timeout()).flatten();
+        let wake = self.feed.shards.with_reign(self.partition, self.reign, |hub, _| hub.poll_timeout()).flatten();
         let timer = async {
             match wake {
                 Some(at) => self.feed.clock.sleep_until_ms(at.0).await,
@@ -187,7 +194,7 @@ impl PartitionFeed {
                 }
             };
             let mut counts = [(Handled::Taken, 0), (Handled::Dropped, 0), (Handled::Shed, 0)];
-            self.feed.shards.with(self.partition, |hub, now| {
+            self.feed.shards.with_reign(self.partition, self.reign, |hub, now| {
                 for update in &batch.updates {
                     let handled = hub.handle_update(update, now);
                     if let Some((_, count)) = counts.iter_mut().find(|(outcome, _)| *outcome == handled) {
@@ -207,7 +214,7 @@ impl PartitionFeed {
     }
 
     fn handle_whole(&self) {
-        let was_whole = self.feed.shards.with(self.partition, |hub, _| {
+        let was_whole = self.feed.shards.with_reign(self.partition, self.reign, |hub, _| {
             let was_whole = hub.is_whole();
             hub.handle_whole();
             was_whole
@@ -229,7 +236,10 @@ impl PartitionFeed {
     async fn handle_failure(&self, error: &LogError, failures: &mut u32) {
         warn!(%error, partition = self.partition.0, "updates cannot be read, trying again");
         self.feed.readiness.set(PART, Health::Degraded(format!("updates cannot be read: {error}")));
-        self.feed.wait(Backoff::default().delay(*failures)).await;
+        tokio::select! {
+            () = self.stop.cancelled() => {}
+            () = tokio::time::sleep(Backoff::default().delay(*failures)) => {}
+        }
         *failures = failures.saturating_add(1);
     }
 

@@ -23,11 +23,14 @@ pub(crate) struct Shards {
     takes: AtomicU64,
 }
 
+/// How often a partition was taken: tells what belongs to an earlier time from what belongs to this one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Reign(u64);
+
 /// One partition: ours or not.
 #[derive(Debug, Default)]
 struct Place {
-    /// How often it was taken, so that watches of an earlier reign are told apart.
-    reign: u64,
+    reign: Reign,
     shard: Option<Shard>,
     is_stopping: bool,
 }
@@ -60,12 +63,13 @@ impl Shards {
         (0..self.shards.len() as u32).map(PartitionId)
     }
 
-    /// The partition is this gateway's from here on, with an empty hub.
-    pub fn take(&self, partition: PartitionId) {
-        let Some(place) = self.shards.get(partition.0 as usize) else { return };
+    /// The partition is this gateway's from here on, with an empty hub. Answers which reign this is.
+    pub fn take(&self, partition: PartitionId) -> Reign {
+        let Some(place) = self.shards.get(partition.0 as usize) else { return Reign(0) };
         let mut place = place.lock();
         place.let_go();
-        place.reign += 1;
+        place.reign.0 += 1;
+        let reign = place.reign;
         place.shard = Some(Shard { hub: Hub::new(self.config, self.now()), wakers: HashMap::new() });
         drop(place);
         self.takes.fetch_add(1, Ordering::AcqRel);
@@ -75,6 +79,7 @@ impl Shards {
                 shard.wakers.values().for_each(|waker| waker.notify_one());
             }
         }
+        reign
     }
 
     /// How often a partition was taken: whoever looks into all hubs sees by it that there is another.
@@ -103,6 +108,23 @@ impl Shards {
     /// Works on the hub of a partition, then wakes whom it has news for. None where another owns it.
     pub fn with<R>(&self, partition: PartitionId, work: impl FnOnce(&mut Hub, Time) -> R) -> Option<R> {
         let mut place = self.shards.get(partition.0 as usize)?.lock();
+        let shard = place.shard.as_mut()?;
+        let result = work(&mut shard.hub, self.now());
+        shard.wake();
+        Some(result)
+    }
+
+    /// As `with`, on behalf of a reign. None: it is over, and the hub is another's, or nobody's.
+    pub fn with_reign<R>(
+        &self,
+        partition: PartitionId,
+        reign: Reign,
+        work: impl FnOnce(&mut Hub, Time) -> R,
+    ) -> Option<R> {
+        let mut place = self.shards.get(partition.0 as usize)?.lock();
+        if place.reign != reign {
+            return None;
+        }
         let shard = place.shard.as_mut()?;
         let result = work(&mut shard.hub, self.now());
         shard.wake();
@@ -152,21 +174,14 @@ impl Shard {
 pub(crate) struct Watch {
     shards: Arc<Shards>,
     partition: PartitionId,
-    reign: u64,
+    reign: Reign,
     id: WatcherId,
 }
 
 impl Watch {
     /// Works on the hub on behalf of this watch. None: its reign is over.
     pub fn with<R>(&self, work: impl FnOnce(&mut Hub, WatcherId, Time) -> R) -> Option<R> {
-        let mut place = self.shards.shards[self.partition.0 as usize].lock();
-        if place.reign != self.reign {
-            return None;
-        }
-        let shard = place.shard.as_mut()?;
-        let result = work(&mut shard.hub, self.id, self.shards.now());
-        shard.wake();
-        Some(result)
+        self.shards.with_reign(self.partition, self.reign, |hub, now| work(hub, self.id, now))
     }
 
     pub fn poll_frames(&self, into: &mut Vec<SharedFrame>) -> Flow {
@@ -202,7 +217,7 @@ mod tests {
         let (watch, ()) = shards.watch(PartitionId(0), waker.clone(), |hub, _| (hub.handle_watch(key), ())).unwrap();
 
         shards.give_up(PartitionId(0));
-        shards.take(PartitionId(0));
+        let reign = shards.take(PartitionId(0));
         let (other, ()) = shards.watch(PartitionId(0), waker.clone(), |hub, _| (hub.handle_watch(key), ())).unwrap();
 
         waker.notified().await;
@@ -210,6 +225,8 @@ mod tests {
         drop(watch);
         assert_eq!(shards.with(PartitionId(0), |hub, _| hub.watcher_count()), Some(1));
         assert_eq!(other.poll_frames(&mut Vec::new()), Flow::Quiet);
+        assert!(shards.with_reign(PartitionId(0), reign, |hub, _| hub.is_whole()).is_some());
+        assert!(shards.with_reign(PartitionId(0), Reign(reign.0 - 1), |hub, _| hub.is_whole()).is_none());
     }
 
     #[tokio::test]

@@ -15,9 +15,10 @@ mod map;
 mod news;
 #[cfg(test)]
 mod tests;
+mod timers;
 mod watcher;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use protocol::delivery::JOURNAL_MAX;
@@ -31,6 +32,7 @@ pub use watcher::{CloseReason, Viewport, ViewportError, WatcherId};
 use delivery::DeliveryEntry;
 use driver::DriverEntry;
 use news::News;
+use timers::{SWEEP_EVERY, TimerKey};
 use watcher::{DeliveryWatch, Interest, TenantEntry, Watcher};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -115,13 +117,6 @@ pub struct Hub {
     timers: BTreeSet<(Time, TimerKey)>,
     is_whole: bool,
     watcher_next: u64,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-enum TimerKey {
-    Delivery(DeliveryKey),
-    Driver(DriverKey),
-    Sweep,
 }
 
 impl Hub {
@@ -359,50 +354,6 @@ impl Hub {
         Handled::Taken
     }
 
-    fn handle_delivery_timeout(&mut self, key: DeliveryKey, now: Time) {
-        let linger = self.config.finished_linger;
-        let Some(entry) = self.deliveries.get_mut(&key) else { return };
-        entry.armed = None;
-        let news = entry.handle_timeout(now);
-        let is_over = entry.ended.is_some_and(|ended| ended + linger <= now);
-        self.arm_delivery(key, now);
-        self.tell_customers(key, news.of_customers());
-        if news.has(News::MAP) {
-            self.tell_maps_of_delivery(key);
-        }
-        if is_over {
-            for id in self.watching.get(&key).cloned().unwrap_or_default() {
-                self.wake(id);
-            }
-        }
-    }
-
-    fn handle_driver_timeout(&mut self, key: DriverKey, now: Time) {
-        let policy = self.tenants.get(&key.tenant).map(|tenant| tenant.policy).unwrap_or_default();
-        let Some(entry) = self.drivers.get_mut(&key) else { return };
-        entry.armed = None;
-        let news = entry.handle_timeout(&policy, now);
-        self.arm_driver(key, now);
-        if news.has(News::MAP) {
-            self.tell_maps_of_driver(key);
-        }
-    }
-
-    /// Sets the entry's timer, unless one is set for earlier: that one looks again.
-    fn arm_delivery(&mut self, key: DeliveryKey, now: Time) {
-        let linger_ms = self.config.finished_linger.as_millis() as i64;
-        let Some(entry) = self.deliveries.get_mut(&key) else { return };
-        let Some(at) = entry.next_wake(now, linger_ms) else { return };
-        arm(&mut self.timers, &mut entry.armed, at, TimerKey::Delivery(key));
-    }
-
-    fn arm_driver(&mut self, key: DriverKey, now: Time) {
-        let policy = self.tenants.get(&key.tenant).map(|tenant| tenant.policy).unwrap_or_default();
-        let Some(entry) = self.drivers.get_mut(&key) else { return };
-        let Some(at) = entry.next_wake(&policy, now) else { return };
-        arm(&mut self.timers, &mut entry.armed, at, TimerKey::Driver(key));
-    }
-
     fn tell_customers(&mut self, key: DeliveryKey, news: News) {
         if news.is_none() || !self.is_whole {
             return;
@@ -446,37 +397,6 @@ impl Hub {
             self.wake(id);
         }
     }
-
-    /// Lets go of what is finished or silent for long. Watchers stay: the ledger has answered them all there is.
-    fn sweep(&mut self, now: Time) {
-        self.timers.insert((now + SWEEP_EVERY, TimerKey::Sweep));
-        let config = self.config;
-        let is_over = |touched: Time, ended: Option<Time>| {
-            touched + config.silent_forget <= now || ended.is_some_and(|ended| ended + config.finished_forget <= now)
-        };
-        let deliveries: BTreeMap<DeliveryKey, Option<Time>> = self
-            .deliveries
-            .iter()
-            .filter(|(_, entry)| is_over(entry.touched, entry.ended))
-            .map(|(key, entry)| (*key, entry.armed))
-            .collect();
-        for (key, armed) in deliveries {
-            self.deliveries.remove(&key);
-            armed.map(|at| self.timers.remove(&(at, TimerKey::Delivery(key))));
-            self.forget_delivery(key);
-        }
-        let drivers: BTreeMap<DriverKey, Option<Time>> = self
-            .drivers
-            .iter()
-            .filter(|(_, entry)| is_over(entry.touched, None))
-            .map(|(key, entry)| (*key, entry.armed))
-            .collect();
-        for (key, armed) in drivers {
-            self.drivers.remove(&key);
-            armed.map(|at| self.timers.remove(&(at, TimerKey::Driver(key))));
-            self.forget_driver(key);
-        }
-    }
 }
 
 fn poll_delivery(
@@ -509,17 +429,3 @@ fn poll_delivery(
         Some(_) | None => Flow::Quiet,
     }
 }
-
-fn arm(timers: &mut BTreeSet<(Time, TimerKey)>, armed: &mut Option<Time>, at: Time, key: TimerKey) {
-    match *armed {
-        Some(before) if before <= at => return,
-        Some(before) => {
-            timers.remove(&(before, key));
-        }
-        None => {}
-    }
-    timers.insert((at, key));
-    *armed = Some(at);
-}
-
-const SWEEP_EVERY: Duration = Duration::from_secs(60);

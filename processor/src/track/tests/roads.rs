@@ -1,6 +1,6 @@
 //! On a map: snapped, planned, expected, and replanned. Always on a generated town, on Porto where `../shared` is.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use maps::import::{ImportOptions, import_bytes};
@@ -185,6 +185,42 @@ fn halfway_on_real_trips_the_eta_is_not_far_off() {
     assert!((0.75..1.33).contains(&median) && error < 0.45, "{median} {error}");
 }
 
+/// On trips whose truth is known: the dot is where the car was, and on the road it drove.
+#[test]
+fn on_true_trips_the_dot_is_where_the_car_was() {
+    let Some(map) = porto() else { return };
+    let (mut off_fix_m, mut off_road_m) = (Vec::new(), Vec::new());
+    let mut folding = std::time::Duration::ZERO;
+    for (truth, fixes) in truth_trips(50) {
+        let mut world = World::on(map.clone());
+        let trip = Trip { fixes: fixes.clone(), stops: vec![fixes[0], fixes[fixes.len() - 1]] };
+        world.push(assign_trip(&trip));
+        for position in &fixes {
+            world.pass(4);
+            let began = std::time::Instant::now();
+            world.drive_at(*position);
+            folding += began.elapsed();
+            let (_, shown) = *world.shown().last().unwrap();
+            off_fix_m.push(geo::distance_cm(shown, *position) / 100.0);
+            off_road_m.push(off_line_m(shown, &truth));
+        }
+        let event_times: Vec<Time> = world.shown().iter().map(|(at, _)| *at).collect();
+        assert!(event_times.is_sorted());
+    }
+
+    let p95 = |values: &mut Vec<f64>| {
+        values.sort_by(f64::total_cmp);
+        values[values.len() * 95 / 100]
+    };
+    let fixes = off_fix_m.len();
+    let (off_fix, off_road) = (p95(&mut off_fix_m), p95(&mut off_road_m));
+    let each_us = folding.as_secs_f64() * 1e6 / fixes as f64;
+    eprintln!(
+        "p95 of {fixes}: {off_fix:.1} m from the fix, {off_road:.1} m from the road driven; {each_us:.0} us a fix"
+    );
+    assert!(off_fix <= 25.0 && off_road <= 15.0, "{off_fix} {off_road}");
+}
+
 struct Trip {
     /// 4 s apart, 9 m/s.
     fixes: Vec<Position>,
@@ -263,19 +299,56 @@ fn walk(line: &[Position], step_m: f64) -> Vec<Position> {
 }
 
 fn porto() -> Option<Arc<RoadMap>> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data/maps/porto.osm.pbf");
-    let Ok(extract) = std::fs::read(&path) else {
-        eprintln!("skipped: there is no ../shared/data/maps/porto.osm.pbf");
-        return None;
+    static PORTO: OnceLock<Option<Arc<RoadMap>>> = OnceLock::new();
+    let open = || {
+        let path = shared("maps/porto.osm.pbf");
+        let Ok(extract) = std::fs::read(&path) else {
+            eprintln!("skipped: there is no {}", path.display());
+            return None;
+        };
+        let map = import_bytes(&extract, &ImportOptions::default()).unwrap();
+        Some(Arc::new(RoadMap::of(Graph::from_bytes(&map).unwrap(), BlobHash([3; 32]))))
     };
-    let map = import_bytes(&extract, &ImportOptions::default()).unwrap();
-    Some(Arc::new(RoadMap::of(Graph::from_bytes(&map).unwrap(), BlobHash([3; 32]))))
+    PORTO.get_or_init(open).clone()
+}
+
+fn shared(file: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data").join(file)
+}
+
+/// The road driven, and a fix every 4 s.
+fn truth_trips(count: usize) -> Vec<(Vec<Vec<Position>>, Vec<Position>)> {
+    let text = std::fs::read_to_string(shared("traces/porto_truth.jsonl")).unwrap();
+    let place = |lon: &serde_json::Value, lat: &serde_json::Value| {
+        Position::from_degrees(lat.as_f64().unwrap(), lon.as_f64().unwrap()).unwrap()
+    };
+    let parse = |line: &str| {
+        let trip: serde_json::Value = serde_json::from_str(line).unwrap();
+        let parts = trip["truth"].as_array().unwrap().iter();
+        let part = |part: &serde_json::Value| part.as_array().unwrap().iter().map(|p| place(&p[0], &p[1])).collect();
+        let fixes = trip["fixes"].as_array().unwrap().iter().step_by(4).map(|fix| place(&fix[1], &fix[2]));
+        (parts.map(part).collect(), fixes.collect())
+    };
+    text.lines().take(count).map(parse).collect()
+}
+
+/// How far a place lies beside the nearest part of some lines.
+fn off_line_m(place: Position, parts: &[Vec<Position>]) -> f64 {
+    let plane = geo::Plane::at(place);
+    let stretches = parts.iter().flat_map(|part| part.windows(2));
+    let off = stretches.map(|pair| {
+        let ((ax, ay), (bx, by)) = (plane.to_cm(pair[0]), plane.to_cm(pair[1]));
+        let (dx, dy) = (bx - ax, by - ay);
+        let share = (-(ax * dx + ay * dy) / (dx * dx + dy * dy).max(1e-9)).clamp(0.0, 1.0);
+        let (x, y) = (ax + share * dx, ay + share * dy);
+        (x * x + y * y).sqrt() / 100.0
+    });
+    off.fold(f64::INFINITY, f64::min)
 }
 
 /// Trips of 5 to 30 minutes, their standing tails cut.
 fn taxi_trips(count: usize) -> Vec<Vec<Position>> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data/traces/porto_taxi.csv");
-    let text = std::fs::read_to_string(path).unwrap();
+    let text = std::fs::read_to_string(shared("traces/porto_taxi.csv")).unwrap();
     let parse = |line: &str| -> Option<Vec<Position>> {
         let (begin, end) = (line.find("[[")? + 2, line.rfind("]]")?);
         let pair = |pair: &str| {

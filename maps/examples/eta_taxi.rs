@@ -1,7 +1,7 @@
 //! How well arrivals are predicted on recorded trips, in their order of time: at each trip's start, toward the place
 //! where it ended, knowing only the trips that had finished by then. The first 60 % only teach; the rest also judge.
 //!
-//! `eta_taxi MAP.wfm TRIPS.csv`
+//! `eta_taxi MAP.wfm TRIPS.csv [EACH.csv]`, the last to see each trip.
 //!
 //! A trip counts if it lasted three minutes to an hour after its standing tail (all fixes at the end within 50 m of the
 //! last) was cut. The route is the fastest one under the speeds learned so far, not the one that was driven.
@@ -36,11 +36,12 @@ struct Judged {
     haversine_s: f64,
     free_s: f64,
     is_judge: bool,
+    is_plain: bool,
 }
 
 fn main() {
     let args: Vec<String> = std::env::args().collect();
-    let [_, map, trips] = args.as_slice() else { panic!("usage: eta_taxi MAP.wfm TRIPS.csv") };
+    let [_, map, trips, each @ ..] = args.as_slice() else { panic!("usage: eta_taxi MAP.wfm TRIPS.csv [EACH.csv]") };
     let graph = Arc::new(Graph::open(map).expect("the map opens"));
     let trips = read_trips(trips);
     let routing = Routing::new(graph.clone());
@@ -96,7 +97,33 @@ fn main() {
             }
         }
     }
+    println!("all trips");
     report(&judged);
+    println!("trips from one place to another: at least 1 km apart, no hop faster than 45 m/s");
+    judged.retain(|j| j.is_plain);
+    report(&judged);
+    if let Some(path) = each.first() {
+        let mut lines =
+            String::from("begin,end,seconds,length_m,straight_m,turns,free_s,p10_ms,p50_ms,p90_ms,judge,plain\n");
+        for (trip, (a, j)) in trips.iter().zip(&asked).filter_map(|(t, a)| a.map(|a| (t, a))) {
+            let (begin, end) = (trip.begin.as_secs(), trip.end.as_secs());
+            let eta = j.eta;
+            lines += &format!(
+                "{begin},{end},{},{},{},{},{},{},{},{},{},{}\n",
+                a.seconds,
+                a.length_m,
+                a.straight_m,
+                a.turns,
+                j.free_s,
+                eta.p10_ms,
+                eta.p50_ms,
+                eta.p90_ms,
+                j.is_judge,
+                j.is_plain
+            );
+        }
+        std::fs::write(path, lines).expect("the output can be written");
+    }
 }
 
 /// Predicts a trip at its start.
@@ -118,7 +145,10 @@ fn ask(
     let route = routing.router(Profile::Car).route(&ends.0, &ends.1)?;
     let ahead = eta::ahead(graph, speeds, &route.edges, route.start_along_cm, route.end_along_cm, trip.begin)?;
     let eta = learner.predict(&ahead, trip.begin);
-    Some((ahead, Judged { took_s, eta, haversine_s, free_s, is_judge }))
+    let hops = trip.trace.fixes.windows(2);
+    let fastest_cm = hops.map(|f| geo::distance_cm(f[0].position, f[1].position)).fold(0.0, f64::max);
+    let is_plain = ahead.straight_m >= 1_000.0 && fastest_cm <= 45.0 * 15.0 * 100.0;
+    Some((ahead, Judged { took_s, eta, haversine_s, free_s, is_judge, is_plain }))
 }
 
 fn learn(graph: &Graph, usual: &SpeedTable, learner: &mut Learner, live: &mut LiveLearner, matched: &[Matched]) {

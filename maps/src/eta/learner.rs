@@ -182,11 +182,11 @@ const TOOK_S_MAX: i64 = 10_800;
 const COMING_MAX: usize = 4_096;
 const FINISHED_MAX: usize = 1_000;
 /// Of these the interval is made.
-const SCORED_MAX: usize = 400;
+const SCORED_MAX: usize = 200;
 const FIT_EVERY: u32 = 10;
 const ROUNDS: usize = 12;
-/// What happened six hours ago counts half.
-const AGE_HALF_MS: f64 = 6.0 * 3_600_000.0;
+/// What happened two hours ago counts half.
+const AGE_HALF_MS: f64 = 2.0 * 3_600_000.0;
 /// How many trips' worth each weight is drawn towards its prior.
 const RIDGE: [f64; WEIGHTS] = [20.0, 20.0, 20.0, 20.0, 20.0];
 const SPREAD_PRIOR: f64 = 40.0;

@@ -190,3 +190,108 @@ const PRIOR: [f64; WEIGHTS] = [LOG_USUAL_S + 0.182_321_556_793_954_6, 1.0, 0.0, 
 /// 20 km/h as the crow flies.
 const STRAIGHT_M_S: f64 = 5.56;
 const TURN_CDEG: u16 = 4_500;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prediction_knows_nothing_of_trips_that_finished_later() {
+        let mut random = 7u64;
+        let mut trip = |i: i64| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let seconds = 200.0 + (random >> 40) as f64 / 20_000.0;
+            let asked = Time::from_secs(i * 30);
+            let took_s = (seconds * (1.0 + (random >> 60) as f64 / 20.0)) as i64;
+            FinishedTrip {
+                ahead: Ahead { seconds, length_m: seconds * 8.0, straight_m: seconds * 6.0, turns: 9 },
+                asked,
+                finished: Time(asked.0 + took_s * 1000),
+                predicted_ms: (seconds * 1100.0) as u32,
+            }
+        };
+        let trips: Vec<FinishedTrip> = (0..400).map(&mut trip).collect();
+        let ahead = trips[0].ahead;
+        let mut told_all = EtaLearner::default();
+        trips.iter().for_each(|t| told_all.handle_finished(*t));
+
+        for now in (0..200).map(|i| Time::from_secs(i * 60)) {
+            let mut told_past = EtaLearner::default();
+            // All tables on the way, as they were asked for.
+            for then in (0..=now.as_secs() / 60).map(|i| Time::from_secs(i * 60)) {
+                trips
+                    .iter()
+                    .filter(|t| t.finished < then && t.finished >= Time(then.0 - 60_000))
+                    .for_each(|t| told_past.handle_finished(*t));
+                told_past.table(then);
+            }
+            assert_eq!(told_all.predict(&ahead, now), told_past.predict(&ahead, now), "at {now}");
+        }
+        assert_ne!(told_all.predict(&ahead, Time::from_secs(20_000)), EtaLearner::default().predict(&ahead, Time(0)));
+    }
+
+    #[test]
+    fn the_interval_covers_what_it_promises_once_it_has_learned() {
+        let mut learner = EtaLearner::default();
+        let mut state = 1u64;
+        let mut share = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 11) as f64 / (1u64 << 53) as f64
+        };
+        let (mut covered, mut asked_count) = (0, 0);
+        for i in 0..2_000i64 {
+            let seconds = 300.0 + 900.0 * share();
+            let ahead = Ahead { seconds, length_m: seconds * 8.0, straight_m: seconds * 6.0, turns: 9 };
+            let asked = Time::from_secs(i * 60);
+            let eta = learner.predict(&ahead, asked);
+            // Half as slow again, and a spread that nobody can foresee.
+            let took_ms = seconds * 1500.0 * (0.7 + 0.6 * share());
+            learner.handle_finished(FinishedTrip {
+                ahead,
+                asked,
+                finished: Time(asked.0 + took_ms as i64),
+                predicted_ms: eta.p50_ms,
+            });
+            if i >= 1_000 {
+                asked_count += 1;
+                covered += u32::from((f64::from(eta.p10_ms)..=f64::from(eta.p90_ms)).contains(&took_ms));
+            }
+        }
+
+        let covered = 100.0 * f64::from(covered) / f64::from(asked_count);
+        assert!((76.0..=84.0).contains(&covered), "{covered} % covered");
+    }
+
+    #[test]
+    fn stored_tables_come_back_and_broken_ones_are_refused() {
+        let table = EtaTable::default();
+        let bytes = table.to_bytes();
+
+        assert_eq!(EtaTable::from_bytes(&bytes), Some(table.clone()));
+        assert_eq!(EtaTable::from_bytes(&bytes[..bytes.len() - 1]), None);
+        let broken = EtaTable { weights: [f64::NAN; WEIGHTS], ..table };
+        assert_eq!(EtaTable::from_bytes(&broken.to_bytes()), None);
+    }
+
+    #[test]
+    fn a_straight_line_says_that_it_is_one() {
+        let from = Position { lat_e7: 411_000_000, lon_e7: -86_000_000 };
+        let eta = straight_line(from, Position { lat_e7: 412_000_000, ..from });
+
+        assert_eq!(eta.basis, Basis::StraightLine);
+        assert!(eta.p10_ms < eta.p50_ms && eta.p50_ms < eta.p90_ms);
+        assert!((1_900_000..2_100_000).contains(&eta.p50_ms), "11.1 km at 20 km/h: {eta:?}");
+    }
+
+    #[test]
+    fn the_shown_arrival_moves_gently_and_jumps_only_beyond_the_interval() {
+        let eta = |p50_ms: u32| Eta { p10_ms: p50_ms / 10 * 8, p50_ms, p90_ms: p50_ms / 10 * 13, basis: Basis::Road };
+        let mut shown = ShownEta::default();
+
+        let first = shown.handle_eta(&eta(600_000), Time(0));
+        let small = shown.handle_eta(&eta(620_000), Time(0));
+        let jump = shown.handle_eta(&eta(1_800_000), Time(0));
+
+        assert_eq!((first, small, jump), (Time(600_000), Time(606_000), Time(1_800_000)));
+    }
+}

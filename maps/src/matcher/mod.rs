@@ -254,7 +254,7 @@ impl Matcher {
     fn is_due(&self, held: &Held) -> bool {
         let Some(clock) = self.clock else { return false };
         let waited_ds = clock.0.saturating_sub(held.measured.0);
-        let is_too_late_then = waited_ds + i64::from(self.interval_ds) > LOOK_AHEAD_MAX_DS;
+        let is_too_late_then = waited_ds.saturating_add(i64::from(self.interval_ds)) > LOOK_AHEAD_MAX_DS;
         self.is_flushing
             || self.held.len() >= HELD_FULL
             || self.trellis.len() >= COLUMNS_MAX

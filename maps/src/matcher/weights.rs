@@ -53,14 +53,14 @@ pub struct Weights {
 
 impl Weights {
     pub const DEFAULT: Weights = Weights {
-        sigma_unknown_m: 6.0,
+        sigma_unknown_m: 5.0,
         sigma_min_m: 4.0,
         sigma_max_m: 15.0,
         sigma_per_accuracy: 1.0,
         tail_sigmas: 3.0,
-        beta_m: 5.0,
-        beta_m_per_s: 0.2,
-        beta_max_m: 10.0,
+        beta_m: 3.0,
+        beta_m_per_s: 0.45,
+        beta_max_m: 15.0,
         skip_m: 12.0,
         skip_m_per_s: 0.4,
         skip_max_m: 20.0,

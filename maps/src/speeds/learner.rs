@@ -252,7 +252,7 @@ const SLOWEST: f32 = 12.0;
 const FLEET_PRIOR_S: f32 = 600.0;
 const GROUP_PRIOR_S: f32 = 600.0;
 const CELL_PRIOR_S: f32 = 120.0;
-const EDGE_PRIOR_S: f32 = 30.0;
+const EDGE_PRIOR_S: f32 = 60.0;
 const HOUR_PRIOR_S: f32 = 1_800.0;
 /// From so much driving on, an edge's own hours are believed.
 const STEEPNESS_S_MIN: f32 = 600.0;

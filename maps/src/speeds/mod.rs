@@ -8,6 +8,9 @@
 mod learner;
 mod live;
 
+#[cfg(test)]
+mod tests;
+
 use protocol::Time;
 use sha2::{Digest, Sha256};
 use wincode::{SchemaRead, SchemaWrite};

@@ -47,7 +47,9 @@ fn bind_one(address: SocketAddr, shares_port: bool, receive_buffer_bytes: usize)
     if address.is_ipv6() {
         socket.set_only_v6(false)?;
     }
-    socket.set_recv_buffer_size(receive_buffer_bytes)?;
+    if force_receive_buffer(&socket, receive_buffer_bytes).is_err() {
+        socket.set_recv_buffer_size(receive_buffer_bytes)?;
+    }
     // Linux answers twice what it grants.
     let granted_bytes = socket.recv_buffer_size()? / 2;
     if granted_bytes < receive_buffer_bytes {
@@ -55,6 +57,17 @@ fn bind_one(address: SocketAddr, shares_port: bool, receive_buffer_bytes: usize)
     }
     socket.bind(&address.into())?;
     Ok(socket.into())
+}
+
+/// Beyond what the kernel grants to everyone, where we have the right (`CAP_NET_ADMIN`).
+#[cfg(target_os = "linux")]
+fn force_receive_buffer(socket: &impl AsFd, bytes: usize) -> io::Result<()> {
+    Ok(nix::sys::socket::setsockopt(socket, nix::sys::socket::sockopt::RcvBufForce, &bytes)?)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn force_receive_buffer(_socket: &impl AsFd, _bytes: usize) -> io::Result<()> {
+    Err(io::Error::from(io::ErrorKind::Unsupported))
 }
 
 fn with_state(socket: std::net::UdpSocket) -> io::Result<ThreadSocket> {

@@ -4,7 +4,8 @@
 use protocol::Position;
 use rayon::prelude::*;
 
-use super::harvest::{Harvest, Nodes, WayKind};
+use super::harvest::{Harvest, WayKind};
+use super::nodes::Nodes;
 use super::tags::{DirectionTags, RoadTags};
 use crate::class::RoadClass;
 use crate::geo;

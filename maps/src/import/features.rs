@@ -6,7 +6,8 @@ use std::collections::HashMap;
 use protocol::Position;
 
 use super::build::{Text, hilbert};
-use super::harvest::{DraftArea, DraftWay, Harvest, Nodes, WayKind};
+use super::harvest::{DraftArea, DraftWay, Harvest, WayKind};
+use super::nodes::Nodes;
 use crate::geo::{self, Bbox};
 use crate::record::FeatureRecord;
 use crate::tiles::feature::{FeatureKind, Shape};

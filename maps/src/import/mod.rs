@@ -9,6 +9,7 @@ mod grid;
 mod harvest;
 mod ids;
 mod limits;
+mod nodes;
 pub(crate) mod tags;
 mod turns;
 
@@ -197,7 +198,7 @@ fn to_map(
     let harvest = harvest::ways(extract, options, progress)?;
     check_size(&harvest)?;
     let ids = wanted_nodes(&harvest);
-    let nodes = harvest::nodes(extract, &harvest.node_blobs, &ids, progress)?;
+    let nodes = nodes::read(extract, &harvest.node_blobs, &ids, progress)?;
 
     progress(Progress { stage: Stage::Graph, done: 0, total: 1 });
     let places = harvest.places(&ids, &nodes);

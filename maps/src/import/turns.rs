@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 
 use super::build::Tables;
-use super::harvest::{DraftTurn, Harvest, Nodes};
+use super::harvest::{DraftTurn, Harvest};
 use super::ids::Ids;
+use super::nodes::Nodes;
 use crate::class::EdgeFlags;
 use crate::record::{NONE, TurnRecord};
 

@@ -79,10 +79,16 @@ impl Default for GatewaySettings {
     }
 }
 
-/// The operator's key. Does not print.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// The operator's key. Does not print, in a shown configuration neither.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
 pub struct AdminKey(String);
+
+impl Serialize for AdminKey {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str("***")
+    }
+}
 
 impl AdminKey {
     pub fn new(key: String) -> Self {

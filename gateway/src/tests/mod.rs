@@ -168,7 +168,9 @@ impl World {
 async fn open_door(router: &Router, drain: &Drain) -> SocketAddr {
     let listener = Listener::bind("127.0.0.1:0".parse().unwrap(), None).await.unwrap();
     let address = listener.local_addr().unwrap();
-    let limits = ServeLimits { drain_grace: DOOR_GRACE, ..ServeLimits::default() };
+    // A stalled peer of these tests is to meet the gateway's patience, not the kernel's.
+    let stalled_max = Duration::from_secs(600);
+    let limits = ServeLimits { drain_grace: DOOR_GRACE, stalled_max, ..ServeLimits::default() };
     serve("serve test", listener, router.clone(), limits, &Meter::discard(), drain);
     address
 }

@@ -144,7 +144,7 @@ async fn a_slow_consumer_keeps_its_newest_position_and_delays_nobody() {
     let mut quick = server.watch(&tenant, "").await;
     quick.frame().await;
 
-    let count = 1_500u64;
+    let count = 1_000u64;
     for number in 2..=count {
         world.publish(vec![moved(tenant.delivery, number, at(number as f64 * 25.0, world.now()), world.now())]).await;
         while quick.frame_of("position").await["lat"] != at(number as f64 * 25.0, world.now()).position.lat() {}
@@ -413,10 +413,10 @@ async fn no_more_streams_are_taken_than_there_is_room_for_and_places_come_free()
     }
 }
 
-/// A socket whose receive buffer is as small as the kernel lets it be, and that reads nothing by itself.
+/// A socket with a small receive buffer that reads nothing by itself.
 async fn narrow_socket(server: &Server, tenant: &Tenant) -> Socket {
     let tcp = tokio::net::TcpSocket::new_v4().unwrap();
-    tcp.set_recv_buffer_size(4096).unwrap();
+    tcp.set_recv_buffer_size(16 << 10).unwrap();
     let stream = tcp.connect(server.address).await.unwrap();
     let path = format!("ws://{}/api/v1/tracking/{}/connect", server.address, tenant.delivery.delivery);
     let mut request = path.into_client_request().unwrap();

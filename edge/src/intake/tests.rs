@@ -1,3 +1,5 @@
+//! Intake held to its promises: marks that are true, acks that name only what is durable, batches that are bounded.
+
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! The matcher held to its promises: on drawn streets, against garbage, and on trips whose truth is known.
+
 use std::sync::OnceLock;
 
 use proptest::prelude::*;

@@ -22,7 +22,7 @@ pub struct GatewaySettings {
     /// Which origins' pages may call the API: `https://shop.example.com`, or `*` for all. By default none but our own.
     pub allowed_origins: Vec<String>,
     /// The addresses of the region's edges that sessions list, the nearest first. By default those of this process.
-    /// A host of 0.0.0.0 or [::] is given out as the host that the request named.
+    /// A host of `0.0.0.0` or `[::]` is given out as the host that the request named.
     pub edges: Vec<EdgeAddress>,
     /// Which cipher sessions use.
     pub session_suite: Suite,

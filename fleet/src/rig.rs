@@ -85,6 +85,7 @@ pub struct Report {
     pub deliveries_failed: u64,
     /// Picked up by the driver's own word, because the tracker had not seen it.
     pub picked_up_by_hand: u64,
+    /// Of the drives that came to their end.
     pub distance_km: f64,
     pub fixes_made: u64,
     /// Not taken by a phone that was busy or had stopped.

@@ -1,3 +1,5 @@
+//! Speeds held to their promises: learned from few and many, live ones that fade, tables that are the same bytes.
+
 use std::sync::OnceLock;
 
 use protocol::Time;

@@ -35,7 +35,7 @@ impl Bare {
 pub fn receive(bytes: &[u8], each: usize) -> anyhow::Result<Bare> {
     let mut sockets = socket::bind("127.0.0.1:0".parse()?, 1, 8 << 20).context("bind the bare loop")?;
     let socket = sockets.remove(0);
-    let sender = Sender::new(socket.socket.local_addr()?)?;
+    let sender = Sender::new(socket.socket.local_addr()?, 1)?;
     let stop = Arc::new(AtomicBool::new(false));
     let loop_stop = stop.clone();
     let receiver = std::thread::spawn(move || {

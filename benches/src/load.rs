@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use daemon::Clock;
-use protocol::datagram::{DatagramKind, FirstByte, Kid, Suite, payload};
+use protocol::datagram::{DatagramKind, FirstByte, Kid, Suite, payload, thread_of};
 use protocol::session::{FleetKey, Lifetime, SessionRecord};
 use protocol::{DeviceKey, DeviceNumber, DriverId, Fix, FixNumber, MeasuredTime, Position, TenantId, Time};
 use quinn_udp::{Transmit, UdpSockRef, UdpSocketState};
@@ -151,40 +151,59 @@ pub struct Sender {
     socket: UdpSocket,
     state: UdpSocketState,
     to: SocketAddr,
+    threads: usize,
 }
 
 impl Sender {
-    pub fn new(to: SocketAddr) -> anyhow::Result<Self> {
+    /// The kernel steers what is sent in one call as one, so datagrams go out sorted by the thread they belong to; real
+    /// phones send one each.
+    pub fn new(to: SocketAddr, threads: usize) -> anyhow::Result<Self> {
         let socket = UdpSocket::bind("127.0.0.1:0").context("bind the sender")?;
         let state = UdpSocketState::new(UdpSockRef::from(&socket)).context("set the sender up")?;
-        Ok(Sender { socket, state, to })
+        Ok(Sender { socket, state, to, threads })
     }
 
     /// Sends all of them, each of `each` bytes, at `per_s_max` at most. How long it took.
     pub fn send(&self, bytes: &[u8], each: usize, per_s_max: Option<f64>) -> Duration {
-        let at_once = self.state.max_gso_segments().min(GSO_MAX);
+        let at_once = self.state.max_gso_segments().min(GSO_MAX) * each;
         let began = Instant::now();
         let mut sent = 0u64;
-        for chunk in bytes.chunks(each * at_once) {
-            if let Some(per_s) = per_s_max {
-                let due = Duration::from_secs_f64(sent as f64 / per_s);
-                while began.elapsed() < due {
-                    std::thread::sleep((due - began.elapsed().min(due)).min(Duration::from_millis(1)));
-                }
+        let mut sorted: Vec<Vec<u8>> = vec![Vec::with_capacity(at_once); self.threads];
+        for datagram in bytes.chunks(each) {
+            let same = &mut sorted[thread_of(datagram, self.threads)];
+            same.extend_from_slice(datagram);
+            if same.len() == at_once {
+                self.send_at_once(same, each);
+                sent += (same.len() / each) as u64;
+                same.clear();
+                pause(began, sent, per_s_max);
             }
-            let transmit = Transmit {
-                destination: self.to,
-                ecn: None,
-                contents: chunk,
-                segment_size: (chunk.len() > each).then_some(each),
-                src_ip: None,
-            };
-            while self.state.try_send(UdpSockRef::from(&self.socket), &transmit).is_err() {
-                std::thread::yield_now();
-            }
-            sent += (chunk.len() / each) as u64;
+        }
+        for same in sorted.iter().filter(|same| !same.is_empty()) {
+            self.send_at_once(same, each);
         }
         began.elapsed()
+    }
+
+    fn send_at_once(&self, bytes: &[u8], each: usize) {
+        let transmit = Transmit {
+            destination: self.to,
+            ecn: None,
+            contents: bytes,
+            segment_size: (bytes.len() > each).then_some(each),
+            src_ip: None,
+        };
+        while self.state.try_send(UdpSockRef::from(&self.socket), &transmit).is_err() {
+            std::thread::yield_now();
+        }
+    }
+}
+
+fn pause(began: Instant, sent: u64, per_s_max: Option<f64>) {
+    let Some(per_s) = per_s_max else { return };
+    let due = Duration::from_secs_f64(sent as f64 / per_s);
+    while let Some(left) = due.checked_sub(began.elapsed()).filter(|left| !left.is_zero()) {
+        std::thread::sleep(left.min(Duration::from_millis(1)));
     }
 }
 

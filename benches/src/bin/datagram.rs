@@ -157,7 +157,7 @@ async fn whole_thread(arguments: &Arguments, report: &mut Report) -> anyhow::Res
     let edge = start_edge(arguments, folder.path()).await?;
     let plan = plan(arguments, 2);
     let load = Load::seal(edge.kid, &edge.secret, plan);
-    let sender = Sender::new(edge.handle.udp_addr)?;
+    let sender = Sender::new(edge.handle.udp_addr, 1)?;
     sender.send(load.rounds(&plan, 0..1), load.each, Some(WARM_UP_PER_S));
     edge.settled(ACCEPTED).await;
     let before = (edge.metric(ACCEPTED), cpu::of_threads("edge udp"), cpu::of_threads("bench runtime"));
@@ -204,7 +204,7 @@ async fn under_garbage(arguments: &Arguments, report: &mut Report) -> anyhow::Re
     let phones = arguments.sessions.min(GARBAGE_PHONES);
     let plan = LoadPlan { phones, rounds: 3, ack_every: 8, tenant: TenantId(3), now: now() };
     let load = Load::seal(edge.kid, &edge.secret, plan);
-    let sender = Sender::new(edge.handle.udp_addr)?;
+    let sender = Sender::new(edge.handle.udp_addr, 1)?;
     sender.send(load.rounds(&plan, 0..1), load.each, Some(WARM_UP_PER_S));
     edge.settled(ACCEPTED).await;
     // Replays are of what has surely been accepted, so that none can stand in for a real one that was lost.

@@ -59,12 +59,14 @@ async fn run(arguments: &Arguments, report: &mut Report) -> anyhow::Result<()> {
         sessions_max: arguments.sessions * 2,
         ..EdgeSettings::default()
     };
-    let edge = BenchEdge::start(log, &settings, &folder.path().join("edge")).await?;
+    let edge_folder = folder.path().join("edge");
+    let threads = settings.check(&edge_folder)?.udp_thread_count;
+    let edge = BenchEdge::start(log, &settings, &edge_folder).await?;
     let rounds = (arguments.rate * arguments.seconds).div_ceil(arguments.sessions);
     let plan =
         LoadPlan { phones: arguments.sessions, rounds: rounds + 1, ack_every: 8, tenant: TenantId(1), now: now() };
     let load = Arc::new(Load::seal(edge.kid, &edge.secret, plan));
-    let sender = Sender::new(edge.handle.udp_addr)?;
+    let sender = Sender::new(edge.handle.udp_addr, threads)?;
     sender.send(load.rounds(&plan, 0..1), load.each, Some(WARM_UP_PER_S));
     edge.settled(DURABLE).await;
 

@@ -2,9 +2,10 @@
 //! turn comes when all that the records below it brought forth is acknowledged; then it is announced.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
-use backends::log::{Append, LogError, Topic};
+use backends::log::{Append, LogError, ReadLimit, Topic};
 use bytes::Bytes;
 use daemon::{Backoff, Drain, retry};
 use protocol::record::{BlobHash, BodyKind};
@@ -181,7 +182,8 @@ pub async fn keep(
     let value = envelope::encode(&notice).into();
     let entry = Append { topic: Topic::Snapshots, partition, key: Bytes::new(), value };
     shards.log.append(vec![entry]).await.context("announce a snapshot")?;
-    clear(shards, partition, hash).await
+    clear(shards, partition, hash).await?;
+    clear_expired(shards, partition, at).await
 }
 
 /// Of the snapshots before, the newest few stay, and the first of every hour for as long as the records are kept.
@@ -197,6 +199,28 @@ async fn clear(shards: &Shards, partition: PartitionId, newest: BlobHash) -> any
     Ok(())
 }
 
+/// Hourly snapshots go shortly before the notices that name them do.
+async fn clear_expired(shards: &Shards, partition: PartitionId, now: Time) -> anyhow::Result<()> {
+    let Some(retention) = Topic::Snapshots.retention() else { return Ok(()) };
+    let range = shards.log.range(Topic::Snapshots, partition).await.context("look at the snapshots topic")?;
+    let limit = ReadLimit { entries_max: EXPIRING_MAX, ..ReadLimit::default() };
+    let oldest = shards.log.read(Topic::Snapshots, partition, range.first, limit, Duration::ZERO).await;
+    let mut hour_before = None;
+    for entry in oldest.context("read the oldest snapshots")? {
+        let Ok(notice) = envelope::decode::<SnapshotNotice>(&entry.value) else { continue };
+        let hour = notice.at.as_secs().div_euclid(3600);
+        let is_expiring = now.since(notice.at) >= retention.saturating_sub(EXPIRING);
+        if is_expiring && hour_before != Some(hour) {
+            shards.blobs.remove(notice.hash).await.context("remove an expired snapshot")?;
+        }
+        hour_before = Some(hour);
+    }
+    Ok(())
+}
+
+const EXPIRING: Duration = Duration::from_secs(3600);
+/// The notices of an hour and some.
+const EXPIRING_MAX: usize = 128;
 const OUTPUTS_MAX: usize = 64;
 const HEARTBEAT_MS: i64 = 5_000;
 const KEPT_NEWEST: usize = 2;

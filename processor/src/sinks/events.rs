@@ -141,3 +141,87 @@ fn entry(reader: &Reader, key: DeliveryKey, event: &CloudEvent) -> Option<Append
 
 /// What has not been told of for longer is over, or gets a keyframe when it goes on.
 const FRESH_MS: i64 = 120_000;
+
+#[cfg(test)]
+mod tests {
+    use protocol::update::{Changed, DeliveryBody, DeliveryView, Epoch, Source};
+    use protocol::{
+        AssignmentNumber, Delivery, DeliveryId, DeliveryPolicy, DeliveryState, JournalEntry, JournalKind, TenantId,
+        Time,
+    };
+
+    use super::*;
+
+    #[test]
+    fn an_entry_that_only_an_older_epoch_would_have_told_is_not_missed_and_none_is_told_twice() {
+        let mut work = Events { views_max: 10, of_movement: true }.begin(PartitionId(0));
+
+        let first = told(&mut work, &keyframe(1, 1, 3, &[1, 2, 3]));
+        let second = told(&mut work, &keyframe(2, 1, 6, &[6]));
+        let late = told(&mut work, &keyframe(1, 2, 5, &[5]));
+        let again = told(&mut work, &keyframe(2, 1, 6, &[6]));
+
+        assert_eq!(first, ["7-9-journal-1", "7-9-journal-2", "7-9-journal-3"]);
+        assert_eq!(second, ["7-9-journal-4", "7-9-journal-5", "7-9-journal-6"]);
+        assert!(late.is_empty() && again.is_empty());
+    }
+
+    #[test]
+    fn what_is_first_heard_in_the_middle_of_a_life_tells_only_its_news() {
+        let mut work = Events { views_max: 10, of_movement: true }.begin(PartitionId(0));
+
+        assert!(told(&mut work, &keyframe(1, 40, 5, &[])).is_empty());
+        assert_eq!(told(&mut work, &keyframe(1, 41, 6, &[6])), ["7-9-journal-6"]);
+    }
+
+    #[test]
+    fn movement_can_be_left_out_and_every_event_has_an_id_of_its_own() {
+        let mut all = Events { views_max: 10, of_movement: true }.begin(PartitionId(0));
+        let mut few = Events { views_max: 10, of_movement: false }.begin(PartitionId(0));
+        let begin = keyframe(1, 1, 1, &[1]);
+        let mut moved = keyframe(1, 2, 1, &[]);
+        moved.body = DeliveryBody::Changed { changed: Changed::default() };
+        moved.events = vec![Event::Moved, Event::MovingAgain, Event::MovingAgain];
+        told(&mut all, &begin);
+        told(&mut few, &begin);
+
+        assert_eq!(told(&mut all, &moved), ["7-9-1-0.0-2-0", "7-9-1-0.0-2-1", "7-9-1-0.0-2-2"]);
+        assert_eq!(told(&mut few, &moved), ["7-9-1-0.0-2-1", "7-9-1-0.0-2-2"]);
+    }
+
+    fn told(work: &mut EventsWork, update: &DeliveryUpdate) -> Vec<String> {
+        let id = |event: &CloudEvent| serde_json::to_value(event).unwrap()["id"].as_str().unwrap().to_string();
+        work.handle_update(update).iter().map(id).collect()
+    }
+
+    fn entry(number: u64) -> JournalEntry {
+        let kind = JournalKind::Status { status: DeliveryState::Ready, reason: None };
+        JournalEntry { number: JournalNumber(number), at: Time(0), kind }
+    }
+
+    fn keyframe(assignment: u32, number: u64, journal: u64, news: &[u64]) -> DeliveryUpdate {
+        let key = DeliveryKey { tenant: TenantId(7), delivery: DeliveryId(9) };
+        let delivery = Delivery {
+            key,
+            state: DeliveryState::Ready,
+            assignment: AssignmentNumber(assignment),
+            driver: None,
+            stops: Vec::new(),
+            policy: DeliveryPolicy::default(),
+            journal: (1..=journal).map(entry).collect(),
+            reference: String::new(),
+            created: Time(0),
+        };
+        let view = DeliveryView { delivery, position: None, progress: None, eta: None, plan: None, silent: None };
+        DeliveryUpdate {
+            key,
+            epoch: Epoch { assignment: AssignmentNumber(assignment), ..Epoch::default() },
+            number,
+            source: Source::default(),
+            at: Time(0),
+            events: news.iter().map(|n| Event::Journal { entry: entry(*n) }).collect(),
+            body: DeliveryBody::Keyframe { view: Box::new(view) },
+            is_last: false,
+        }
+    }
+}

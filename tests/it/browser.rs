@@ -33,11 +33,8 @@ impl Browser {
     /// None where there is no browser and none is required.
     pub fn program() -> Option<&'static str> {
         ["chromium", "chromium-browser", "google-chrome"].into_iter().find(|name| {
-            let probe = std::process::Command::new(name)
-                .arg("--version")
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .status();
+            let probe =
+                std::process::Command::new(name).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
             probe.is_ok_and(|status| status.success())
         })
     }
@@ -109,7 +106,10 @@ impl Browser {
             }
             if tokio::time::Instant::now() >= deadline {
                 let text = self.evaluate("document.body.innerText").await.unwrap_or_default();
-                bail!("in the page it never became true that {expression}; complaints: {:?}; text: {text}", self.complaints);
+                bail!(
+                    "in the page it never became true that {expression}; complaints: {:?}; text: {text}",
+                    self.complaints
+                );
             }
             tokio::time::sleep(Duration::from_millis(200)).await;
         }

@@ -23,12 +23,10 @@ pub struct Sim {
 #[derive(Clone, Copy, Debug, Deserialize)]
 pub struct Truth {
     pub at_ms: i64,
-    pub driver: u64,
     pub delivery: Option<u64>,
     pub lat: f64,
     pub lng: f64,
     pub leg: Option<Leg>,
-    pub arrives_ms: Option<i64>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]

@@ -119,11 +119,11 @@ impl Server {
         Ok(Api { client: Client::new(), base: format!("{}/api/v1", self.url()), token: self.key()? })
     }
 
-    /// The server's clock.
-    pub fn now_ms(&self) -> i64 {
+    /// What the server's clock showed when the machine's showed this.
+    pub fn clock_at(&self, real_ms: i64) -> i64 {
         match self.scale {
-            None => now_ms(),
-            Some((factor, origin_ms)) => origin_ms + ((now_ms() - origin_ms) as f64 * factor) as i64,
+            None => real_ms,
+            Some((factor, origin_ms)) => origin_ms + ((real_ms - origin_ms) as f64 * factor) as i64,
         }
     }
 

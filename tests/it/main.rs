@@ -3,6 +3,7 @@
 
 mod browser;
 mod command_line;
+mod doors;
 mod fleet;
 mod harness;
 mod maps;

@@ -34,11 +34,14 @@ async fn dispatcher(server: &Server, program: &str) -> Result<()> {
     let mut browser = Browser::start(program, 1280, 800).await?;
     browser.open(&format!("{}/#key={}", server.url(), server.key()?)).await?;
     browser.until("wayfix.map && wayfix.drivers.size >= 5 && wayfix.deliveries.size >= 5", LONG).await?;
-    browser.until("[...wayfix.drivers.values()].filter(d => d.position?.freshness === 'live').length >= 5", LONG).await?;
+    browser
+        .until("[...wayfix.drivers.values()].filter(d => d.position?.freshness === 'live').length >= 5", LONG)
+        .await?;
     browser.until("[...wayfix.deliveries.values()].some(d => d.eta)", LONG).await?;
     let key_is_hidden = browser.evaluate("!location.hash.includes('wft_')").await?;
     assert_eq!(key_is_hidden, json!(true), "the key must not stay in the address");
 
+    browser.until("document.querySelector('#rows li .eta:not(:empty)')", LONG).await?;
     browser.evaluate("document.querySelector('#rows li .eta:not(:empty)').parentElement.click()").await?;
     browser.until("!document.getElementById('detail').hidden", LONG).await?;
     browser.until("wayfix.map.areTilesLoaded()", LONG).await?;
@@ -64,7 +67,9 @@ async fn customer(server: &Server, program: &str) -> Result<()> {
     browser.until("document.getElementById('freshness').textContent === 'Live'", LONG).await?;
     browser.until("/min|Now/.test(document.getElementById('arrival').textContent)", LONG).await?;
     let first = browser.evaluate("JSON.stringify([wayfix.view.position.lat, wayfix.view.position.lng])").await?;
-    browser.until(&format!("JSON.stringify([wayfix.view.position.lat, wayfix.view.position.lng]) !== {first}"), LONG).await?;
+    browser
+        .until(&format!("JSON.stringify([wayfix.view.position.lat, wayfix.view.position.lng]) !== {first}"), LONG)
+        .await?;
     browser.until("wayfix.map.areTilesLoaded()", LONG).await?;
     tokio::time::sleep(Duration::from_secs(2)).await;
     browser.picture(&picture("customer.png")).await?;
@@ -102,7 +107,8 @@ fn check(browser: &Browser, server: &Server) -> Result<()> {
     let is_own = |url: &&String| {
         own.iter().any(|own| url.starts_with(own.as_str())) || url.starts_with("data:") || url.starts_with("blob:")
     };
-    let foreign: Vec<&String> = browser.requests.iter().filter(|url| !is_own(url)).filter(|u| *u != "about:blank").collect();
+    let foreign: Vec<&String> =
+        browser.requests.iter().filter(|url| !is_own(url)).filter(|u| *u != "about:blank").collect();
     assert!(foreign.is_empty(), "{foreign:?}");
     assert!(browser.requests.len() > 5, "the page asked for its parts: {:?}", browser.requests);
     Ok(())

@@ -15,7 +15,8 @@ use crate::watch::Watch;
 #[tokio::test(flavor = "multi_thread")]
 async fn on_recorded_trips_with_truth_the_shown_dot_is_where_the_driver_is() -> Result<()> {
     let (Some(map), Some(traces)) = (porto()?, shared("traces/porto_truth.jsonl")) else { return Ok(()) };
-    let server = Server::start(ServerOptions { map: Some(map), clock_factor: Some(20.0), ..Default::default() }).await?;
+    let server =
+        Server::start(ServerOptions { map: Some(map), clock_factor: Some(20.0), ..Default::default() }).await?;
     let api = server.api()?;
     let mut fleet = Sim::replay(&server, &traces, &["--trips", "50", "--trips-max", "50", "--every", "4"])?;
     let watches = watch_all(&api, 50).await?;
@@ -48,7 +49,8 @@ async fn on_recorded_trips_with_truth_the_shown_dot_is_where_the_driver_is() -> 
 #[tokio::test(flavor = "multi_thread")]
 async fn fifty_taxi_trips_go_through_whole() -> Result<()> {
     let (Some(map), Some(traces)) = (porto()?, shared("traces/porto_taxi.csv")) else { return Ok(()) };
-    let server = Server::start(ServerOptions { map: Some(map), clock_factor: Some(20.0), ..Default::default() }).await?;
+    let server =
+        Server::start(ServerOptions { map: Some(map), clock_factor: Some(20.0), ..Default::default() }).await?;
     let api = server.api()?;
     let mut fleet = Sim::replay(&server, &traces, &["--trips", "50", "--trips-max", "50"])?;
 
@@ -64,7 +66,8 @@ async fn fifty_taxi_trips_go_through_whole() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn on_simulated_trips_the_arrival_time_can_be_believed() -> Result<()> {
     let map = demo_city()?;
-    let server = Server::start(ServerOptions { map: Some(map.clone()), clock_factor: Some(10.0), ..Default::default() }).await?;
+    let server =
+        Server::start(ServerOptions { map: Some(map.clone()), clock_factor: Some(10.0), ..Default::default() }).await?;
     let api = server.api()?;
     let mut fleet = Sim::start(&server, &map, &["--drivers", "16", "--duration", "900", "--seed", "5"])?;
     let mut watches = BTreeMap::new();
@@ -94,7 +97,8 @@ async fn on_simulated_trips_the_arrival_time_can_be_believed() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn kill_9_loses_no_acknowledged_fix_and_no_journal_entry() -> Result<()> {
     let map = demo_city()?;
-    let mut server = Server::start(ServerOptions { map: Some(map.clone()), clock_factor: Some(5.0), ..Default::default() }).await?;
+    let mut server =
+        Server::start(ServerOptions { map: Some(map.clone()), clock_factor: Some(5.0), ..Default::default() }).await?;
     let api = server.api()?;
     let bad_network = ["--loss", "0.1", "--duplicate", "0.05", "--delay-ms-max", "120"];
     let driven = ["--drivers", "12", "--duration", "420", "--seed", "9"];
@@ -167,9 +171,7 @@ fn error_halfway(server: &Server, watch: &Watch, truths: &[crate::fleet::Truth])
         return None;
     }
     let middle_ms = begins + (arrived - begins) / 2;
-    let (factor, origin_ms) = server.scale.unwrap_or((1.0, 0));
-    let by_server = |at_ms: i64| origin_ms + ((at_ms - origin_ms) as f64 * factor) as i64;
-    let shown = watch.frames().into_iter().filter(|received| by_server(received.at_ms) <= middle_ms);
+    let shown = watch.frames().into_iter().filter(|received| server.clock_at(received.at_ms) <= middle_ms);
     let eta = shown.filter_map(|received| eta_of(&received.frame)).last()?;
     Some((eta - arrived).abs() as f64 / (arrived - middle_ms) as f64)
 }

@@ -5,7 +5,7 @@ import { Dots, makeMap } from "/assets/map.js";
 
 const QUEUE = "wayfix.queue", CREDENTIAL = "wayfix.credential", QUEUE_MAX = 20000, BATCH_MAX = 500, EVERY_MS = 4000;
 const byId = (id) => document.getElementById(id);
-const state = { credential: "", queue: [], sent: 0, busy: false, failures: 0, watch: null, map: null, dots: null, lock: null };
+const state = { credential: "", queue: [], sent: 0, busy: false, failures: 0, watch: null, map: null, dots: null, lock: null, newest: null, isFollowed: false };
 globalThis.wayfix = state;
 
 function keep() { localStorage.setItem(QUEUE, JSON.stringify(state.queue)); }
@@ -21,9 +21,18 @@ function onPosition({ coords, timestamp }) {
   if (state.queue.length > QUEUE_MAX && !state.busy) state.queue = state.queue.filter((_, i) => i > QUEUE_MAX / 2 || i % 2 === 0);
   keep();
   byId("accuracy").textContent = `${fix.accuracy} m`;
-  state.dots?.put("me", { lng: fix.lng, lat: fix.lat, heading: fix.heading ?? null, freshness: "live" });
-  if (state.map && !state.map.followed) { state.map.jumpTo({ center: [fix.lng, fix.lat], zoom: 15.5 }); state.map.followed = true; }
+  state.newest = fix;
+  show();
   draw();
+}
+
+/** The own dot, as soon as there is both a map and a position. */
+function show() {
+  const fix = state.newest;
+  if (!fix || !state.dots) return;
+  state.dots.put("me", { lng: fix.lng, lat: fix.lat, heading: fix.heading ?? null, freshness: "live" });
+  if (!state.isFollowed) state.map.jumpTo({ center: [fix.lng, fix.lat], zoom: 15.5 });
+  state.isFollowed = true;
 }
 
 function onRefused(error) {
@@ -86,6 +95,7 @@ async function start(credential) {
   try {
     state.map = await makeMap("map");
     state.dots = new Dots(state.map);
+    show();
   } catch { byId("minimap").hidden = true; }
 }
 

@@ -85,7 +85,8 @@ export async function makeMap(container, { attribution = true } = {}) {
   const map = new LibreMap({ container, style: style(tilejson), bounds: tilejson.bounds, fitBoundsOptions: { padding: 30 },
     attributionControl: attribution ? { compact: false } : false, dragRotate: false, pitchWithRotate: false, maxZoom: 18.9 });
   map.touchZoomRotate.disableRotation();
-  map.addControl(new NavigationControl({ showCompass: false }), "bottom-right");
+  // On a phone the lower half is the sheet's.
+  map.addControl(new NavigationControl({ showCompass: false }), innerWidth < 760 ? "top-right" : "bottom-right");
   await new Promise((done) => map.once("load", done));
   for (const [name, color, halo] of [["live", "#1466ff", null], ["last_seen", "#8a94a3", null], ["chosen", "#e8590c", "rgb(232 89 12 / .18)"]]) {
     icon(map, `${name}`, 38, dot(color, false, halo));

@@ -1,8 +1,9 @@
 //! One UDP thread: receives in batches, opens in place, hands to its intake, ships parcels, seals answers. The shell
 //! around `EdgeSessions` and `Intake`, which decide everything.
 //!
-//! It waits in one place (`wait`), for its socket, its waker or the time; under load it never waits at all. The clock
-//! is read once per batch.
+//! It waits in one place (`wait`), for its socket, its waker or the time. When datagrams come, but not enough for full
+//! batches, it lets them gather for a moment, which halves what each costs; under load it never waits at all. The
+//! clock is read once per batch.
 //!
 //! Stopping: takes what its socket holds, ships it, waits for the log's word, answers, leaves.
 
@@ -108,6 +109,8 @@ impl UdpThread {
             }
             if is_idle {
                 self.wait(now, &mut events)?;
+            } else if received < BATCH_SIZE && !visited && self.stop.is_none() {
+                std::thread::sleep(GATHER);
             }
         }
     }
@@ -365,6 +368,8 @@ impl UdpThread {
     }
 }
 
+/// Far below any linger, far above what waking a thread costs.
+const GATHER: Duration = Duration::from_micros(200);
 const VISITORS_PER_TURN: usize = 64;
 /// Longer than the shipper gives a log that is away, so that its last word is heard.
 const STOP_GRACE: Duration = Duration::from_secs(5);

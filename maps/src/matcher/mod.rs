@@ -350,6 +350,7 @@ impl Matcher {
         let is_connected = before.is_some_and(|before| {
             let Scratch { search, route, weights, .. } = scratch;
             search.path(graph, self.profile(), weights, before, place, route)
+                && is_plausible_way(graph, before, place, route)
         });
         let route = if is_connected { scratch.route.clone() } else { Vec::new() };
         let off_cm = u32::from(state.off_cm);
@@ -376,7 +377,9 @@ impl Matcher {
             return None;
         }
         let mut meeting: Option<Place> = None;
+        let mut kept = 0u32;
         for i in likely {
+            kept |= 1 << i;
             let place = place_of(&states[i]);
             if !search.path(graph, self.profile(), weights, before, place, route) {
                 return None;
@@ -410,6 +413,8 @@ impl Matcher {
         if projection.off_cm as f32 > weights.wait_m * 100.0 {
             return None;
         }
+        // What is no longer likely may not lie behind the place we give out.
+        self.trellis.keep_only(k, kept);
         self.place_last = Some(meeting);
         Some((snapped_at(graph, meeting, projection.off_cm, FORK_PERCENT), way[1..].to_vec(), false))
     }
@@ -451,6 +456,14 @@ fn place_of(state: &State) -> Place {
     Place { edge: state.edge(), along_cm: state.along_cm }
 }
 
+/// Whether a way is one that a step would have looked at; a longer one only seems to connect its ends.
+fn is_plausible_way(graph: &Graph, from: Place, to: Place, route: &[EdgeId]) -> bool {
+    let straight_cm =
+        geo::distance_cm(graph.position_at(from.edge, from.along_cm), graph.position_at(to.edge, to.along_cm));
+    let whole_cm: f64 = route.iter().rev().skip(1).map(|e| f64::from(graph.length_cm(*e))).sum();
+    whole_cm <= straight_cm * 3.0 + WAY_SLACK_CM
+}
+
 /// The likeliest place that a step found.
 fn best_snapped(scratch: &Scratch) -> Option<Snapped> {
     let candidate = scratch.candidates.get(usize::from(*scratch.state_candidates.first()?))?;
@@ -483,6 +496,8 @@ fn heading_255(cdeg: u16) -> u8 {
 
 /// The confidence of a place at which branches part: it is right, but may lag.
 const FORK_PERCENT: u8 = 50;
+/// Detours beyond three times the straight distance that a step may look at, and some.
+const WAY_SLACK_CM: f64 = 200_000.0;
 /// Two maps' edges that lie so close and lead within 45 degrees are the same road.
 const CARRY_OVER_M: f64 = 20.0;
 const CARRY_OVER_CDEG: u16 = 4_500;

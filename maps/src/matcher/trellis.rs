@@ -167,7 +167,7 @@ impl Trellis {
                 }
             }
         }
-        self.forget_others(to, end);
+        self.keep_only(to, 1 << self.columns[to].chosen);
     }
 
     /// What the best way through each place of a column costs more than the best of all, by what is known so far.
@@ -186,18 +186,18 @@ impl Trellis {
         Some(margins)
     }
 
-    /// Forgets what does not descend from the decided place of column `to`.
-    fn forget_others(&mut self, to: usize, end: usize) {
-        let chosen = self.columns[to].chosen;
+    /// Forgets the places of a column that are not kept, one bit each, and all that descends from them.
+    pub fn keep_only(&mut self, k: usize, kept: u32) {
+        let end = self.chain_end(k);
         let mut alive = 0u32;
-        for (i, state) in self.states_mut(to).iter_mut().enumerate() {
-            if i == usize::from(chosen) {
-                alive |= 1 << i;
-            } else {
+        for (i, state) in self.states_mut(k).iter_mut().enumerate() {
+            if kept & (1 << i) == 0 {
                 state.cost = f32::INFINITY;
+            } else if state.is_alive() {
+                alive |= 1 << i;
             }
         }
-        for k in to + 1..=end {
+        for k in k + 1..=end {
             let before = alive;
             alive = 0;
             for (i, state) in self.states_mut(k).iter_mut().enumerate() {

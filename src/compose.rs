@@ -178,8 +178,11 @@ async fn first_tenant(settings: &Settings, stores: &Stores, clock: &Clock) -> Re
         return Ok(file);
     }
     let now = Time(clock.now_ms());
-    let (tenant, key) =
-        stores.registry.create_tenant("first", DeliveryPolicy::default(), now).await.context("make the first tenant")?;
+    let (tenant, key) = stores
+        .registry
+        .create_tenant("first", DeliveryPolicy::default(), now)
+        .await
+        .context("make the first tenant")?;
     stores.control_writer.put_policy(tenant.id, tenant.policy).await.context("publish the first tenant's policy")?;
     write_private(&file, &key).with_context(|| format!("write {}", file.display()))?;
     Ok(file)

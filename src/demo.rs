@@ -105,16 +105,21 @@ fn fleet(options: &Options, map: &Path, running: &Running) -> Result<Child> {
 }
 
 fn invitation(options: &Options, running: &Running, key: &str) -> String {
-    let mut lines = vec![String::new(), String::from("  Drivers are on their way. Open the dispatcher's map:"), String::new()];
+    let mut lines =
+        vec![String::new(), String::from("  Drivers are on their way. Open the dispatcher's map:"), String::new()];
     for url in running.http.map(|http| up::addresses("http", http)).unwrap_or_default() {
         lines.push(format!("    {url}/#key={key}"));
     }
     lines.push(String::new());
     for url in up::addresses("https", options.https) {
-        lines.push(format!("  With TLS, for phones that drive: {url}/ (its certificate is its own; browsers warn once)"));
+        lines.push(format!(
+            "  With TLS, for phones that drive: {url}/ (its certificate is its own; browsers warn once)"
+        ));
     }
     if !pages::has_packages() {
-        lines.push(String::from("  The pages' packages were not there when this was built: run ./x web and build again."));
+        lines.push(String::from(
+            "  The pages' packages were not there when this was built: run ./x web and build again.",
+        ));
     }
     lines.push(String::from("  Ctrl-C stops it all; the next start goes on where it was."));
     lines.join("\n")

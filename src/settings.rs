@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Subcommand;
+use daemon::Clock;
 use daemon::clock::Scale;
 use daemon::logging::LogFormat;
-use daemon::Clock;
 use serde::{Deserialize, Serialize};
 
 /// As written.

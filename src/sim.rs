@@ -123,12 +123,8 @@ impl FleetArguments {
             .with_context(|| format!("read the tenant's key from {}", self.key_file.display()))?;
         let mut options = FleetOptions::new(&self.api, TenantKey::new(key.trim()));
         options.seed = self.seed;
-        options.network = Conditions {
-            loss: self.loss,
-            duplicate: self.duplicate,
-            delay_ms_min: 0,
-            delay_ms_max: self.delay_ms_max,
-        };
+        options.network =
+            Conditions { loss: self.loss, duplicate: self.duplicate, delay_ms_min: 0, delay_ms_max: self.delay_ms_max };
         options.acked.clone_from(&self.acked);
         options.truth.clone_from(&self.truth);
         if let Some(origin_ms) = self.clock_origin_ms {

@@ -88,11 +88,7 @@ fn main() {
                 if since_table >= TABLE_EVERY {
                     since_table = 0;
                     usual = learner.table(&graph);
-                    let hour = hour_of_week(now);
-                    let weights = Weights::of(&graph, Profile::Car, |edge| {
-                        (usual.seconds(&graph, edge, graph.length_cm(edge), hour) * 1000.0) as u32
-                    });
-                    routing.reweight(weights);
+                    reweight(&graph, &routing, &usual, now);
                 }
             }
         }
@@ -103,27 +99,40 @@ fn main() {
     judged.retain(|j| j.is_plain);
     report(&judged);
     if let Some(path) = each.first() {
-        let mut lines =
-            String::from("begin,end,seconds,length_m,straight_m,turns,free_s,p10_ms,p50_ms,p90_ms,judge,plain\n");
-        for (trip, (a, j)) in trips.iter().zip(&asked).filter_map(|(t, a)| a.map(|a| (t, a))) {
-            let (begin, end) = (trip.begin.as_secs(), trip.end.as_secs());
-            let eta = j.eta;
-            lines += &format!(
-                "{begin},{end},{},{},{},{},{},{},{},{},{},{}\n",
-                a.seconds,
-                a.length_m,
-                a.straight_m,
-                a.turns,
-                j.free_s,
-                eta.p10_ms,
-                eta.p50_ms,
-                eta.p90_ms,
-                j.is_judge,
-                j.is_plain
-            );
-        }
-        std::fs::write(path, lines).expect("the output can be written");
+        write_each(path, &trips, &asked);
     }
+}
+
+/// Routes by the usual speeds of the hour.
+fn reweight(graph: &Graph, routing: &Routing, usual: &SpeedTable, now: Time) {
+    let hour = hour_of_week(now);
+    routing.reweight(Weights::of(graph, Profile::Car, |edge| {
+        (usual.seconds(graph, edge, graph.length_cm(edge), hour) * 1000.0) as u32
+    }));
+}
+
+/// Writes down each trip.
+fn write_each(path: &str, trips: &[Trip], asked: &[Option<(Ahead, Judged)>]) {
+    let mut lines =
+        String::from("begin,end,seconds,length_m,straight_m,turns,free_s,p10_ms,p50_ms,p90_ms,judge,plain\n");
+    for (trip, (a, j)) in trips.iter().zip(asked).filter_map(|(t, a)| a.map(|a| (t, a))) {
+        let (begin, end) = (trip.begin.as_secs(), trip.end.as_secs());
+        let eta = j.eta;
+        lines += &format!(
+            "{begin},{end},{},{},{},{},{},{},{},{},{},{}\n",
+            a.seconds,
+            a.length_m,
+            a.straight_m,
+            a.turns,
+            j.free_s,
+            eta.p10_ms,
+            eta.p50_ms,
+            eta.p90_ms,
+            j.is_judge,
+            j.is_plain
+        );
+    }
+    std::fs::write(path, lines).expect("the output can be written");
 }
 
 /// Predicts a trip at its start.

@@ -26,7 +26,7 @@ impl FinishedTrip {
 }
 
 /// Learns from finished trips, the last some hundred.
-#[derive(Clone, PartialEq, Debug, SchemaWrite, SchemaRead)]
+#[derive(Clone, PartialEq, Debug, Default, SchemaWrite, SchemaRead)]
 pub struct EtaLearner {
     /// Told of, but not finished by the time we have reached.
     coming: BTreeMap<(Time, u32), FinishedTrip>,
@@ -34,18 +34,6 @@ pub struct EtaLearner {
     finished: VecDeque<FinishedTrip>,
     since_fit: u32,
     table: EtaTable,
-}
-
-impl Default for EtaLearner {
-    fn default() -> Self {
-        EtaLearner {
-            coming: BTreeMap::new(),
-            told: 0,
-            finished: VecDeque::new(),
-            since_fit: 0,
-            table: EtaTable::default(),
-        }
-    }
 }
 
 impl EtaLearner {
@@ -162,8 +150,9 @@ fn solve(mut a: [[f64; WEIGHTS]; WEIGHTS], mut b: [f64; WEIGHTS]) -> Option<[f64
         b.swap(column, pivot);
         for row in column + 1..WEIGHTS {
             let share = a[row][column] / a[column][column];
-            for k in column..WEIGHTS {
-                a[row][k] -= share * a[column][k];
+            let pivot = a[column];
+            for (left, known) in a[row].iter_mut().zip(pivot).skip(column) {
+                *left -= share * known;
             }
             b[row] -= share * b[column];
         }

@@ -430,11 +430,11 @@ impl Matcher {
         way.clear();
         way.push(before.edge);
         let mut to_cm = u32::MAX;
-        if let Some(Some(after)) = after {
-            if search.path(graph, self.profile(), weights, before, place_of(&after), route) {
-                way.extend_from_slice(route);
-                to_cm = after.along_cm;
-            }
+        if let Some(Some(after)) = after
+            && search.path(graph, self.profile(), weights, before, place_of(&after), route)
+        {
+            way.extend_from_slice(route);
+            to_cm = after.along_cm;
         }
         let (at, projection) = project_on_way(graph, way, (before.along_cm, to_cm), held.position)?;
         let place = projection.place;

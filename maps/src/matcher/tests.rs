@@ -261,7 +261,7 @@ proptest! {
             let held = matcher.held_len();
             matcher.handle_fix(graph, &mut scratch, &fix);
             taken += matcher.held_len() - held;
-            if random.next() % 8 != 0 {
+            if !random.next().is_multiple_of(8) {
                 while matcher.poll_matched(graph, &mut scratch).is_some() {
                     out += 1;
                 }
@@ -295,7 +295,7 @@ fn garbage(graph: &Graph, random: &mut Random, tag: u64) -> Observation {
         1 => near(random.next(), 1_000_000),
         _ => tag as i64 * 40 + near(random.next(), 30),
     };
-    let any = |r: u64| (r % 2 == 0).then_some((r >> 8) as u8);
+    let any = |r: u64| r.is_multiple_of(2).then_some((r >> 8) as u8);
     Observation {
         tag,
         measured: MeasuredTime(measured),

@@ -73,7 +73,11 @@ pub fn is_fresh(output: &Path, input: &Path) -> bool {
 }
 
 fn words(command: &Command) -> String {
-    let mut words = vec![command.get_program().to_string_lossy().into_owned()];
-    words.extend(command.get_args().map(|word| word.to_string_lossy().into_owned()));
+    let program = Path::new(command.get_program());
+    let name = program.file_name().unwrap_or(command.get_program());
+    let mut words = vec![name.to_string_lossy().into_owned()];
+    // A script among the words is left out: it has lines of its own.
+    let shown = |word: &std::ffi::OsStr| Some(word.to_string_lossy().into_owned()).filter(|word| !word.contains('\n'));
+    words.extend(command.get_args().map(|word| shown(word).unwrap_or_else(|| String::from("…"))));
     words.join(" ")
 }

@@ -14,11 +14,12 @@ fn said(output: &Output) -> String {
 }
 
 /// A town drawn and imported, for tests that need a map.
-pub fn town(folder: &Path) -> (PathBuf, PathBuf) {
+fn town(folder: &Path) -> (PathBuf, PathBuf) {
     let (extract, map) = (folder.join("town.osm.pbf"), folder.join("town.wfm"));
-    let drawn = wayfix(&["maps", "town", "-o", extract.to_str().unwrap()]);
+    let (from, to) = (extract.to_str().expect("a path in UTF-8"), map.to_str().expect("a path in UTF-8"));
+    let drawn = wayfix(&["maps", "town", "-o", from]);
     assert!(drawn.status.success(), "{}", said(&drawn));
-    let imported = wayfix(&["maps", "import", extract.to_str().unwrap(), "-o", map.to_str().unwrap()]);
+    let imported = wayfix(&["maps", "import", from, "-o", to]);
     assert!(imported.status.success(), "{}", said(&imported));
     (extract, map)
 }

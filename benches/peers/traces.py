@@ -1,7 +1,9 @@
 """Traces as the peers read them, the same as `wayfix maps match` does: trips of (id, [(t, lon, lat), …])."""
 import csv
 import json
+import resource
 import sys
+import time
 
 csv.field_size_limit(1 << 30)
 
@@ -32,6 +34,21 @@ def keep(fixes, every):
         if not kept or fix[0] - kept[-1][0] >= every:
             kept.append(fix)
     return kept
+
+
+class Stopwatch:
+    """Wall clock and CPU time (of programs that were run and have ended) since it was made."""
+
+    def __init__(self):
+        self.wall, self.cpu = time.perf_counter(), self.children_cpu_s()
+
+    @staticmethod
+    def children_cpu_s():
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return used.ru_utime + used.ru_stime
+
+    def read(self):
+        return time.perf_counter() - self.wall, self.children_cpu_s() - self.cpu
 
 
 def report(**row):

@@ -28,9 +28,33 @@ pub fn of_process() -> Duration {
     of_threads("")
 }
 
+/// Of the whole process, threads that have ended included; in steps of a hundredth of a second.
+pub fn of_process_ever() -> Duration {
+    let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let after_name = stat.rsplit(')').next().unwrap_or_default();
+    // The 14th and the 15th field, in user and in kernel mode; the name is the second.
+    let ticks: u64 = after_name.split_whitespace().skip(11).take(2).filter_map(|text| text.parse::<u64>().ok()).sum();
+    Duration::from_millis(10 * ticks)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_thread_that_has_ended_still_counts() {
+        let spin = || {
+            let began = std::time::Instant::now();
+            while of_this_thread() < Duration::from_millis(200) {
+                assert!(began.elapsed() < Duration::from_secs(60), "the kernel does not count");
+            }
+        };
+        let before = of_process_ever();
+
+        std::thread::spawn(spin).join().expect("it does not panic");
+
+        assert!(of_process_ever() - before >= Duration::from_millis(150));
+    }
 
     #[test]
     fn a_busy_thread_is_seen() {

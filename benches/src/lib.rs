@@ -3,9 +3,14 @@
 
 pub mod bare;
 pub mod bench_edge;
+pub mod city;
 pub mod cpu;
 pub mod load;
+pub mod matching;
 pub mod null_log;
+pub mod peers;
 pub mod report;
+pub mod trips;
+pub mod truth;
 
 pub use report::{Goal, Report};

@@ -12,6 +12,7 @@ use serde::Serialize;
 pub enum Goal {
     AtLeast(f64),
     AtMost(f64),
+    Between(f64, f64),
     /// Said for context.
     None,
 }
@@ -56,11 +57,13 @@ impl Report {
         let holds = match goal {
             Goal::AtLeast(least) => Some(value >= least),
             Goal::AtMost(most) => Some(value <= most),
+            Goal::Between(least, most) => Some((least..=most).contains(&value)),
             Goal::None => None,
         };
         let goal_text = match goal {
             Goal::AtLeast(least) => format!(">= {}", shown(least)),
             Goal::AtMost(most) => format!("<= {}", shown(most)),
+            Goal::Between(least, most) => format!("{} - {}", shown(least), shown(most)),
             Goal::None => String::new(),
         };
         let holds_text = match holds {
@@ -68,7 +71,7 @@ impl Report {
             Some(false) => "DOES NOT HOLD",
             None => "",
         };
-        println!("{what:<58} {:>13} {unit:<12} {goal_text:>10}  {holds_text:<14} {yardstick}", shown(value));
+        println!("{what:<58} {:>13} {unit:<12} {goal_text:>11}  {holds_text:<14} {yardstick}", shown(value));
         let (what, unit, yardstick) = (what.to_string(), unit.to_string(), yardstick.to_string());
         self.rows.push(Row { what, value, unit, yardstick, goal, holds });
     }
@@ -107,7 +110,7 @@ fn shown(value: f64) -> String {
 }
 
 /// Cargo says where this package is when it runs us; alone we write where we stand.
-fn workspace() -> PathBuf {
+pub fn workspace() -> PathBuf {
     let package = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
     package.and_then(|package| Some(package.parent()?.to_path_buf())).unwrap_or_else(|| PathBuf::from("."))
 }
@@ -122,9 +125,10 @@ mod tests {
 
         report.row("ratio", 0.7, "", "bare loop", Goal::AtLeast(0.65));
         report.row("lost", 0.2, "%", "sent", Goal::AtMost(0.1));
+        report.row("covered", 82.1, "%", "", Goal::Between(78.0, 82.0));
         report.row("rate", 1.0, "/s", "", Goal::None);
 
         let holds: Vec<_> = report.rows.iter().map(|row| row.holds).collect();
-        assert_eq!(holds, [Some(true), Some(false), None]);
+        assert_eq!(holds, [Some(true), Some(false), Some(false), None]);
     }
 }

@@ -5,12 +5,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use backends::blob_store::embedded::FolderBlobStore;
 use backends::control::{Control, ControlReader, ControlWriter, RegionKey, Secret};
+use backends::ledger::embedded::EmbeddedLedger;
+use backends::live_store::embedded::MemoryLiveStore;
 use backends::log::Log;
+use backends::trail_store::embedded::EmbeddedTrailStore;
 use daemon::admin::Readiness;
 use daemon::meter::Exposition;
 use daemon::{Clock, Drain, Meter};
 use edge::{EdgeHandle, EdgeSettings};
+use processor::{ProcessorParts, ProcessorSettings};
 use protocol::datagram::Kid;
 
 use crate::load::now;
@@ -20,11 +25,27 @@ pub struct BenchEdge {
     pub kid: Kid,
     pub secret: [u8; 32],
     pub readiness: Readiness,
+    log: Arc<dyn Log>,
+    meter: Meter,
     exposition: Exposition,
     drain: Drain,
 }
 
 impl BenchEdge {
+    /// The processor on the same log, with all its sinks and everything embedded, so that a whole process is measured.
+    pub async fn start_processor(&self, folder: &Path) -> anyhow::Result<()> {
+        let parts = ProcessorParts {
+            log: self.log.clone(),
+            blobs: Arc::new(FolderBlobStore::open(folder.join("blobs")).context("open the blob store")?),
+            live_store: Arc::new(MemoryLiveStore::new(1 << 20, &self.meter)),
+            trail_store: Arc::new(EmbeddedTrailStore::open(&folder.join("trail.db")).context("open history")?),
+            ledger: Arc::new(EmbeddedLedger::open(&folder.join("ledger.db")).context("open the ledger")?),
+            map: None,
+        };
+        let config = ProcessorSettings::default().check(&folder.join("processor"))?;
+        processor::start(config, parts, Clock::system(), &self.meter, &self.readiness, &self.drain).await
+    }
+
     pub async fn start(log: Arc<dyn Log>, settings: &EdgeSettings, folder: &Path) -> anyhow::Result<Self> {
         let drain = Drain::default();
         let region_key = RegionKey::new(Secret::random());
@@ -38,11 +59,11 @@ impl BenchEdge {
         let (meter, exposition) = Meter::prometheus();
         let config = settings.check(folder)?;
         let readiness = Readiness::default();
-        let handle = edge::start(&config, log, &reader, Clock::system(), &meter, readiness.clone(), &drain)?;
+        let handle = edge::start(&config, log.clone(), &reader, Clock::system(), &meter, readiness.clone(), &drain)?;
         while !readiness.is_ready() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        Ok(BenchEdge { handle, kid, secret, readiness, exposition, drain })
+        Ok(BenchEdge { handle, kid, secret, readiness, log, meter, exposition, drain })
     }
 
     /// The sum over all labels of a counter.

@@ -1,5 +1,6 @@
 //! From authenticated UDP to durable in the embedded log, all threads of a machine, one fix per datagram, at a given
-//! rate for a while; the sender runs on the same machine. Beside it the bare receive loop, in the same run.
+//! rate for a while; the sender runs on the same machine. Beside it the bare receive loop, in the same run. With
+//! `--processor` every fix is folded too, and goes through the sinks: ask for a rate that two cores can fold.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -28,6 +29,9 @@ struct Arguments {
     /// UDP threads; 0 is one per core.
     #[arg(long, default_value_t = 0)]
     threads: u32,
+    /// Folds every fix too, in the same process.
+    #[arg(long)]
+    processor: bool,
     /// Where the log lies while it is measured; removed at the end.
     #[arg(long)]
     folder: Option<std::path::PathBuf>,
@@ -62,6 +66,9 @@ async fn run(arguments: &Arguments, report: &mut Report) -> anyhow::Result<()> {
     let edge_folder = folder.path().join("edge");
     let threads = settings.check(&edge_folder)?.udp_thread_count;
     let edge = BenchEdge::start(log, &settings, &edge_folder).await?;
+    if arguments.processor {
+        edge.start_processor(folder.path()).await.context("start the processor")?;
+    }
     let rounds = (arguments.rate * arguments.seconds).div_ceil(arguments.sessions);
     let plan =
         LoadPlan { phones: arguments.sessions, rounds: rounds + 1, ack_every: 8, tenant: TenantId(1), now: now() };
@@ -69,6 +76,7 @@ async fn run(arguments: &Arguments, report: &mut Report) -> anyhow::Result<()> {
     let sender = Sender::new(edge.handle.udp_addr, threads)?;
     sender.send(load.rounds(&plan, 0..1), load.each, Some(WARM_UP_PER_S));
     edge.settled(DURABLE).await;
+    edge.settled(FOLDED).await;
 
     let before = Look::now(&edge);
     let began = Instant::now();
@@ -84,6 +92,9 @@ async fn run(arguments: &Arguments, report: &mut Report) -> anyhow::Result<()> {
     }
     let Ok((wall, sender_cpu)) = sending.join() else { anyhow::bail!("the sender died") };
     edge.settled(DURABLE).await;
+    let sent_within = began.elapsed();
+    edge.settled(FOLDED).await;
+    let folded_after = began.elapsed().saturating_sub(sent_within);
     let after = Look::now(&edge);
     let has_been_away = edge.metric("wayfix_edge_shipments_spooled_total") > 0.0;
     edge.stop().await?;
@@ -91,6 +102,17 @@ async fn run(arguments: &Arguments, report: &mut Report) -> anyhow::Result<()> {
     let bare_bytes = load.rounds(&plan, 1..plan.rounds.min(11));
     let bare = bare::receive(bare_bytes, load.each)?;
     let sent = (load.len() - arguments.sessions as usize) as f64;
+    if arguments.processor {
+        let folded = after.folded - before.folded;
+        report.row("fixes folded by the processor", folded, "fixes", "of those durable", Goal::None);
+        report.row(
+            "folded after the last was durable",
+            folded_after.as_secs_f64(),
+            "s",
+            "1.2 s of it waiting",
+            Goal::None,
+        );
+    }
     tell(report, &Told { sent, wall, sender_cpu, before, after, bare, has_been_away, elapsed: began.elapsed() });
     Ok(())
 }
@@ -99,6 +121,7 @@ async fn run(arguments: &Arguments, report: &mut Report) -> anyhow::Result<()> {
 struct Look {
     accepted: f64,
     durable: f64,
+    folded: f64,
     appends: f64,
     cpu: Duration,
     udp_cpu: Duration,
@@ -110,6 +133,7 @@ impl Look {
         Look {
             accepted: edge.metric("wayfix_edge_fixes_accepted_total"),
             durable: edge.metric(DURABLE),
+            folded: edge.metric(FOLDED),
             appends: edge.metric("wayfix_edge_appends_total"),
             cpu: cpu::of_process(),
             udp_cpu: cpu::of_threads("edge udp"),
@@ -173,5 +197,6 @@ fn tell(report: &mut Report, told: &Told) {
     report.row("whole run", told.elapsed.as_secs_f64(), "s", "", Goal::None);
 }
 
+const FOLDED: &str = "wayfix_processor_fixes_accepted_total";
 const DURABLE: &str = "wayfix_edge_records_total";
 const WARM_UP_PER_S: f64 = 100_000.0;

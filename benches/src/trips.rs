@@ -169,3 +169,63 @@ const TAIL_CM: f64 = 5_000.0;
 const HOP_CM_MAX: f64 = 45.0 * 15.0 * 100.0; // 45 m/s for the 15 s between two fixes
 /// New speeds after so many finished trips.
 const TABLE_EVERY: usize = 25;
+
+#[cfg(test)]
+mod tests {
+    use maps::import::{ImportOptions, import_bytes};
+    use maps::town::{self, TownOptions};
+    use protocol::{Fix, MeasuredTime};
+    use rand::rngs::SmallRng;
+    use rand::{Rng, SeedableRng};
+
+    use super::*;
+
+    /// A minute after another from somewhere to somewhere in the town, for five to ten minutes.
+    fn trips(graph: &Arc<Graph>, count: usize, slowness: impl Fn(usize) -> f64) -> Vec<Trip> {
+        let mut random = SmallRng::seed_from_u64(3);
+        let routing = Routing::new(graph.clone());
+        let mut trips = Vec::new();
+        let edges: Vec<_> = graph.edges().filter(|edge| graph.is_connected(*edge, Profile::Car)).collect();
+        while trips.len() < count {
+            let mut end = || Endpoint::Edge { edge: edges[random.random_range(0..edges.len())], along_cm: 0 };
+            let Some(route) = routing.route(&end(), &end(), Profile::Car) else { continue };
+            let line = route.geometry(graph);
+            let (i, begin_s) = (trips.len(), 1_372_636_800 + 60 * trips.len() as i64);
+            let apart_s = (300.0 * slowness(i) / line.len() as f64).ceil();
+            let at = |n: usize| MeasuredTime(10 * (begin_s + (n as f64 * apart_s) as i64));
+            let fixes: Vec<Fix> = line.iter().enumerate().map(|(n, place)| Fix::at(at(n), *place)).collect();
+            let trace = Trace { id: i.to_string(), fixes, truth: Vec::new() };
+            let (Some(first), Some(last)) = (trace.fixes.first(), trace.fixes.last()) else { continue };
+            let (begin, end) = (first.measured.to_time(), last.measured.to_time());
+            trips.push(Trip { trace, begin, end });
+        }
+        trips
+    }
+
+    #[test]
+    fn what_is_said_at_a_time_knows_only_trips_that_finished_before() -> anyhow::Result<()> {
+        let extract = town::extract(&TownOptions { junctions: 200, ..TownOptions::default() });
+        let map = import_bytes(&extract, &ImportOptions::default())?;
+        let graph = Arc::new(Graph::from_bytes(&map)?);
+        let usual = trips(&graph, 200, |_| 1.0);
+        let jam_from = 100;
+        let jammed = trips(&graph, 200, |i| if i >= jam_from { 2.0 } else { 1.0 });
+        let first_jam_over = jammed[jam_from..].iter().map(|trip| trip.end).min().context("there are such trips")?;
+        let first_over = usual[jam_from..].iter().map(|trip| trip.end).min().context("there are such trips")?;
+        let known = first_jam_over.min(first_over);
+
+        let said = Replay::of(&graph, &usual)?;
+        let said_with_jam = Replay::of(&graph, &jammed)?;
+
+        let etas = |said: &[Option<Asked>], is_meant: fn(Time, Time) -> bool| -> Vec<Option<Eta>> {
+            let meant = usual.iter().zip(said).filter(|(trip, _)| is_meant(trip.begin, known));
+            meant.map(|(_, asked)| asked.map(|asked| asked.eta)).collect()
+        };
+        let before = |begin, known| begin <= known;
+        let after = |begin, known| begin > known;
+        assert_eq!(etas(&said, before), etas(&said_with_jam, before));
+        assert!(etas(&said, before).len() > jam_from);
+        assert_ne!(etas(&said, after), etas(&said_with_jam, after));
+        Ok(())
+    }
+}

@@ -25,6 +25,15 @@ struct Arguments {
     /// Import the extract of many cities too: minutes, with the other engines.
     #[arg(long)]
     many: bool,
+    /// Match these traces instead (the taxi CSV, GPX, or JSON lines with true routes), in `--extract`.
+    #[arg(long, requires = "extract")]
+    traces: Option<PathBuf>,
+    /// The extract in which `--traces` lie.
+    #[arg(long, requires = "traces")]
+    extract: Option<PathBuf>,
+    /// Seconds between the fixes kept of `--traces`, as often as wanted; 0 keeps all.
+    #[arg(long, default_values_t = [4.0, 15.0, 30.0])]
+    every: Vec<f64>,
     /// Extracts and traces; `../shared/data` if not said.
     #[arg(long)]
     data: Option<PathBuf>,
@@ -47,6 +56,8 @@ struct Bench {
     arguments: Arguments,
     data: PathBuf,
     scorer: PathBuf,
+    /// What the traces lie in.
+    extract: PathBuf,
     /// Maps and routes of this run.
     folder: PathBuf,
     peers: Option<Peers>,
@@ -56,10 +67,12 @@ struct Bench {
 /// One file of traces at one interval.
 struct Course {
     name: String,
-    file: &'static str,
+    traces: PathBuf,
     every_s: f64,
-    /// None where the true routes are not known.
-    mismatch_percent_max: Option<f64>,
+    /// Where the true routes are known.
+    mismatch_percent: Option<Goal>,
+    fixes_per_s: Goal,
+    provisional_p95_m: Goal,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -67,46 +80,75 @@ fn main() -> anyhow::Result<()> {
     let shared = workspace().join("../shared");
     let folder = workspace().join("target/bench/maps");
     std::fs::create_dir_all(&folder).context("make a folder for maps and routes")?;
+    let data = arguments.data.clone().unwrap_or_else(|| shared.join("data"));
     let mut bench = Bench {
-        data: arguments.data.clone().unwrap_or_else(|| shared.join("data")),
         scorer: arguments.scorer.clone().unwrap_or_else(|| shared.join("score/route_mismatch.py")),
+        extract: arguments.extract.clone().unwrap_or_else(|| data.join("maps/porto.osm.pbf")),
         peers: None,
         report: Report::new("maps"),
+        data,
         folder,
         arguments,
     };
     bench.find_peers();
-    let extracts: &[&str] = if bench.arguments.many { &["porto", "many-cities"] } else { &["porto"] };
-    for extract in extracts {
-        bench.import(extract)?;
+    let extract = bench.extract.clone();
+    let map = bench.import(&extract)?;
+    if bench.arguments.many {
+        bench.import(&bench.data.join("maps/many-cities.osm.pbf"))?;
     }
-    let map = bench.folder.join("porto.wfm");
     if !bench.arguments.peers_only {
         let graph = Arc::new(Graph::open(&map).context("open the map")?);
         city::candidates(&graph, &mut bench.report)?;
         city::routes(&graph, &mut bench.report)?;
         city::tiles(&graph, &mut bench.report)?;
     }
-    for course in courses() {
+    for course in bench.courses()? {
         bench.match_course(&map, &course)?;
     }
     bench.report.finish()
 }
 
-/// The intervals and what of the true routes may be wrong at each.
-fn courses() -> Vec<Course> {
-    let truth = [(4.0, 0.8), (10.0, 0.6), (15.0, 1.1), (30.0, 2.1)].map(|(every_s, percent)| Course {
-        name: format!("truth trips at {every_s} s"),
-        file: "porto_truth.jsonl",
-        every_s,
-        mismatch_percent_max: Some(percent),
-    });
-    let name = "taxi trips at 15 s".to_string();
-    let taxi = Course { name, file: "porto_taxi.csv", every_s: 0.0, mismatch_percent_max: None };
-    truth.into_iter().chain([taxi]).collect()
+/// `porto` of `…/porto.osm.pbf`.
+fn name_of(extract: &Path) -> String {
+    let name = extract.file_name().unwrap_or_default().to_string_lossy();
+    name.split('.').next().unwrap_or_default().to_string()
 }
 
 impl Bench {
+    /// The traces asked for, or ours with their goals.
+    fn courses(&self) -> anyhow::Result<Vec<Course>> {
+        let plain = |name: String, traces: &Path, every_s| Course {
+            name,
+            traces: traces.to_path_buf(),
+            every_s,
+            mismatch_percent: None,
+            fixes_per_s: Goal::None,
+            provisional_p95_m: Goal::None,
+        };
+        if let Some(traces) = &self.arguments.traces {
+            let has_truth = maps::traces::read_file(traces)?.iter().any(|trace| !trace.truth.is_empty());
+            let mismatch_percent = has_truth.then_some(Goal::None);
+            let at = |every_s: &f64| plain(format!("{} at {every_s} s", name_of(traces)), traces, *every_s);
+            return Ok(self.arguments.every.iter().map(|s| Course { mismatch_percent, ..at(s) }).collect());
+        }
+        let (truth, taxi) = (self.data.join("traces/porto_truth.jsonl"), self.data.join("traces/porto_taxi.csv"));
+        let with_truth = |every_s: f64, percent_max| Course {
+            mismatch_percent: Some(Goal::AtMost(percent_max)),
+            ..plain(format!("truth trips at {every_s} s"), &truth, every_s)
+        };
+        Ok(vec![
+            Course {
+                fixes_per_s: Goal::AtLeast(150_000.0),
+                provisional_p95_m: Goal::AtMost(15.0),
+                ..with_truth(4.0, 0.8)
+            },
+            with_truth(10.0, 0.6),
+            with_truth(15.0, 1.1),
+            with_truth(30.0, 2.1),
+            plain("taxi trips at 15 s".to_string(), &taxi, 0.0),
+        ])
+    }
+
     fn find_peers(&mut self) {
         if self.arguments.quick {
             return;
@@ -120,34 +162,34 @@ impl Bench {
         }
     }
 
-    /// Makes our map of an extract, and the peers theirs.
-    fn import(&mut self, name: &str) -> anyhow::Result<()> {
-        let extract = self.data.join(format!("maps/{name}.osm.pbf"));
+    /// Makes our map of an extract, and the peers theirs. Answers where ours is.
+    fn import(&mut self, extract: &Path) -> anyhow::Result<PathBuf> {
+        let name = name_of(extract);
+        let map = self.folder.join(format!("{name}.wfm"));
         if !self.arguments.peers_only {
-            let (apart_s_max, order_s_max) = if name == "porto" { (1.0, 2.5) } else { (3.0, 10.0) };
-            let map = self.folder.join(format!("{name}.wfm"));
-            let timed = timed_import(&extract, &map)?;
+            let (apart_goal, order_goal) = match name.as_str() {
+                "porto" => (Goal::AtMost(1.0), Goal::AtMost(2.5)),
+                "many-cities" => (Goal::AtMost(3.0), Goal::AtMost(10.0)),
+                _ => (Goal::None, Goal::None),
+            };
+            let timed = timed_import(extract, &map)?;
             let (all, order, report) = (timed.all, timed.order, &mut self.report);
             let of_cpu = |cpu_s: f64| format!("{cpu_s:.2} s of CPU; {} edges", timed.imported.edges);
             let (apart_s, apart_cpu) = (all.wall_s - order.wall_s, of_cpu(all.cpu_s - order.cpu_s));
-            report.row(&format!("import {name}, order apart"), apart_s, "s", &apart_cpu, Goal::AtMost(apart_s_max));
+            report.row(&format!("import {name}, order apart"), apart_s, "s", &apart_cpu, apart_goal);
             let (what, order_cpu) = (format!("  the router's order of {name}"), of_cpu(order.cpu_s));
-            report.row(&what, order.wall_s, "s", &order_cpu, Goal::AtMost(order_s_max));
+            report.row(&what, order.wall_s, "s", &order_cpu, order_goal);
             let bytes = timed.imported.bytes_per_edge;
             let what = format!("graph and index of {name} per directed edge");
             report.row(&what, bytes, "B", "of the mapped file", Goal::AtMost(100.0));
         }
         for peer in Peer::ALL {
-            // OSRM needs more memory for many cities than a small machine has.
-            if peer == Peer::Osrm && name != "porto" {
-                continue;
-            }
-            let work = self.work(peer, name);
+            let work = self.work(peer, &name);
             let Some(peers) = &self.peers else { continue };
             if work.exists() {
                 std::fs::remove_dir_all(&work).context("clear what a peer had built")?;
             }
-            match peers.build(peer, &extract, &work) {
+            match peers.build(peer, extract, &work) {
                 Ok(built) => {
                     let what = format!("  {} of {name}, one thread", peer.as_str());
                     let yardstick = format!("{:.1} s of CPU, version {}", built.build_cpu_s, built.version);
@@ -156,7 +198,7 @@ impl Bench {
                 Err(error) => println!("LEFT OUT: {error:#}"),
             }
         }
-        Ok(())
+        Ok(map)
     }
 
     fn work(&self, peer: Peer, extract: &str) -> PathBuf {
@@ -172,10 +214,8 @@ impl Bench {
         for peer in Peer::ALL {
             let Some(peers) = &self.peers else { continue };
             let routes = self.routes(peer.as_str(), course);
-            let extract = self.data.join("maps/porto.osm.pbf");
-            let traces = self.data.join("traces").join(course.file);
-            let work = self.work(peer, "porto");
-            match peers.match_traces(peer, &extract, &work, &traces, course.every_s, &routes) {
+            let work = self.work(peer, &name_of(&self.extract));
+            match peers.match_traces(peer, &self.extract, &work, &course.traces, course.every_s, &routes) {
                 Ok(run) => self.peer_rows(peer, course, &run, fixes_per_s, &routes)?,
                 Err(error) => println!("LEFT OUT: {error:#}"),
             }
@@ -190,15 +230,12 @@ impl Bench {
     /// Answers fixes per second of CPU.
     fn match_ours(&mut self, map: &Path, course: &Course) -> anyhow::Result<f64> {
         let graph = Graph::open(map).context("open the map")?;
-        let sampled = Sampled::read(&self.data.join("traces").join(course.file), course.every_s)?;
+        let sampled = Sampled::read(&course.traces, course.every_s)?;
         let mut scratch = Scratch::with_weights(self.weights()?);
         let run = Run::of(&graph, &sampled, &mut scratch, self.arguments.passes)?;
         let name = &course.name;
-        let is_at_4_s = course.every_s == 4.0;
-        let goal_at_4_s = |goal| if is_at_4_s { goal } else { Goal::None };
         let fixes = format!("per second of CPU; {} trips, {} fixes", sampled.traces.len(), run.fixes);
-        let fixes_goal = goal_at_4_s(Goal::AtLeast(150_000.0));
-        self.report.row(&format!("{name}: fixes/s"), run.fixes_per_s(), "/s", &fixes, fixes_goal);
+        self.report.row(&format!("{name}: fixes/s"), run.fixes_per_s(), "/s", &fixes, course.fixes_per_s);
         self.report.row(&format!("{name}: p50 of a fix"), run.us_at(0.5), "us", "", Goal::None);
         self.report.row(&format!("{name}: p99 of a fix"), run.us_at(0.99), "us", "wall clock", Goal::AtMost(50.0));
         let places = format!("{} breaks, {} fixes on no road", run.breaks(), run.unplaced());
@@ -213,17 +250,22 @@ impl Bench {
         if let Some(last) = provisional_m.len().checked_sub(1) {
             let at = |share: f64| provisional_m[(last as f64 * share) as usize];
             self.report.row(&format!("{name}: provisional from truth p50"), at(0.5), "m", "", Goal::None);
-            let goal = goal_at_4_s(Goal::AtMost(15.0));
-            self.report.row(&format!("{name}: provisional from truth p95"), at(0.95), "m", "", goal);
+            self.report.row(
+                &format!("{name}: provisional from truth p95"),
+                at(0.95),
+                "m",
+                "",
+                course.provisional_p95_m,
+            );
         }
-        if let Some(percent_max) = course.mismatch_percent_max {
+        if let Some(goal) = course.mismatch_percent {
             let routes = self.routes("Wayfix", course);
             run.write_routes(&graph, &sampled, &routes)?;
             let (percent, by) = match self.score(course, &routes)? {
                 Some(percent) => (percent, "by the scorer"),
                 None => (run.mismatch_percent(&graph, &sampled), "counted here as the scorer does"),
             };
-            self.report.row(&format!("{name}: mismatch"), percent, "%", by, Goal::AtMost(percent_max));
+            self.report.row(&format!("{name}: mismatch"), percent, "%", by, goal);
         }
         Ok(run.fixes_per_s())
     }
@@ -245,19 +287,17 @@ impl Bench {
             let what = format!("  ours beside {peer_name}'s, {name}");
             self.report.row(&what, ours_per_s / per_s, "times", "CPU time, both", goal);
         }
-        if course.mismatch_percent_max.is_some() {
-            if let Some(percent) = self.score(course, routes)? {
-                let what = format!("  {peer_name}, {name}: mismatch");
-                self.report.row(&what, percent, "%", "by the scorer", Goal::None);
-            }
+        let scored = course.mismatch_percent.and_then(|_| self.score(course, routes).transpose()).transpose()?;
+        if let Some(percent) = scored {
+            let what = format!("  {peer_name}, {name}: mismatch");
+            self.report.row(&what, percent, "%", "by the scorer", Goal::None);
         }
         Ok(())
     }
 
     /// None where there is no Python for the scorer.
     fn score(&self, course: &Course, routes: &Path) -> anyhow::Result<Option<f64>> {
-        let truth = self.data.join("traces").join(course.file);
-        self.peers.as_ref().map(|peers| peers.score(&self.scorer, &truth, routes)).transpose()
+        self.peers.as_ref().map(|peers| peers.score(&self.scorer, &course.traces, routes)).transpose()
     }
 
     fn weights(&self) -> anyhow::Result<Weights> {

@@ -1,12 +1,13 @@
 // The dispatcher's page: all live drivers and deliveries of one tenant, each with its age; one opened at a time.
 
-import { ago, call, clock, journalWords, STATUS_WORDS } from "/assets/api.js";
-import { Dots, makeMap, showPlan, showStops } from "/assets/map.js";
+import { ago, call, clock, journalWords, STATUS_WORDS as CUSTOMER_WORDS } from "/assets/api.js";
+import { Dots, LngLatBounds, makeMap, showPlan, showStops } from "/assets/map.js";
 import { Stream } from "/assets/stream.js";
 
+const STATUS_WORDS = { ...CUSTOMER_WORDS, picked_up: "On the way" };
 const byId = (id) => document.getElementById(id);
 const make = (tag, properties, ...children) => { const e = Object.assign(document.createElement(tag), properties); e.append(...children); return e; };
-const state = { key: "", drivers: new Map(), deliveries: new Map(), names: new Map(), chosen: null, opened: null, watch: null, offset: 0, line: false, map: null, dots: null, placing: null };
+const state = { key: "", drivers: new Map(), deliveries: new Map(), names: new Map(), chosen: null, opened: null, watch: null, offset: 0, line: false, framed: false, map: null, dots: null, placing: null };
 globalThis.wayfix = state;
 
 const serverNow = () => Date.now() + state.offset;
@@ -50,8 +51,19 @@ function look(driver) {
 let drawing = 0;
 function dirty() { drawing ||= setTimeout(() => { drawing = 0; draw(); }, 250); }
 
+/** Shows all drivers once; after that the map is the dispatcher's. */
+function lookAtAll(drivers) {
+  const placed = drivers.filter((d) => d.position);
+  if (state.framed || !state.map || !placed.length) return;
+  const bounds = new LngLatBounds();
+  for (const d of placed) bounds.extend([d.position.lng, d.position.lat]);
+  state.map.fitBounds(bounds, { padding: 90, maxZoom: 14.5, duration: 0 });
+  state.framed = true;
+}
+
 function draw() {
   const drivers = [...state.drivers.values()];
+  lookAtAll(drivers);
   const live = drivers.filter((d) => d.position && look(d) === "live").length;
   for (const d of drivers) if (d.position) state.dots?.fade(d.driver, look(d));
   const count = (value, word) => make("p", {}, make("b", { textContent: value }), make("span", { textContent: word }));
@@ -68,9 +80,11 @@ const name = (driver) => (driver == null ? "no driver" : state.names.get(driver)
 const title = (d) => d.reference || `Delivery ${d.delivery}`;
 
 function row(d) {
-  const minutes = d.eta ? Math.max(0, Math.round((d.eta.arrival - serverNow()) / 60000)) : null;
   const driver = state.drivers.get(d.driver);
   const age = driver?.position ? serverNow() - driver.position.event_time : null;
+  // An arrival time is as old as the position it was made from.
+  const isOld = age > 120000 && driver.freshness !== "live";
+  const minutes = d.eta && !isOld ? Math.max(0, Math.round((d.eta.arrival - serverNow()) / 60000)) : null;
   const item = make("li", { tabIndex: 0, className: d.delivery === state.opened?.delivery ? "chosen" : "" },
     make("span", { className: "status", textContent: title(d) }),
     make("span", { className: "eta", textContent: minutes == null ? "" : minutes < 1 ? "now" : `${minutes} min` }),
@@ -161,6 +175,7 @@ async function attempt(work) { try { hint(""); return await work(); } catch (err
 
 /** Two clicks on the map: from where, to where. */
 function place() {
+  if (!state.map) return;
   state.placing = [];
   hint("Click where it is picked up.");
   state.map.getCanvas().style.cursor = "crosshair";
@@ -217,15 +232,19 @@ async function enter(key) {
   sessionStorage.setItem("wayfix.key", key);
   byId("enter").hidden = true;
   byId("dispatch").hidden = false;
+  // The lists do not wait for the map.
+  new Stream("/map", key, onFrame, (line) => { state.line = line; dirty(); });
+  setInterval(dirty, 1000);
   try {
-    state.map = await makeMap("map");
-    state.dots = new Dots(state.map);
-    state.map.on("click", onMapClick);
+    const map = await makeMap("map");
+    state.dots = new Dots(map);
+    state.map = map;
+    map.on("click", onMapClick);
+    for (const driver of state.drivers.values()) if (driver.position) state.dots.put(driver.driver, { ...driver.position, freshness: look(driver) });
   } catch (error) {
     hint(`No map: ${error.message}`);
   }
-  new Stream("/map", key, onFrame, (line) => { state.line = line; dirty(); });
-  setInterval(dirty, 1000);
+  dirty();
 }
 
 byId("filter").oninput = dirty;

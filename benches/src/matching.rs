@@ -11,7 +11,7 @@ use maps::matcher::trip::route_parts;
 use maps::matcher::{Matched, Matcher, Observation, Scratch, Snapped};
 use maps::traces::{self, RouteLine, Trace};
 use maps::{Graph, Profile, geo};
-use protocol::{MeasuredTime, Position};
+use protocol::{Fix, MeasuredTime, Position};
 
 use crate::{cpu, truth};
 
@@ -19,6 +19,14 @@ use crate::{cpu, truth};
 pub struct Sampled {
     pub traces: Vec<Trace>,
     places: Vec<Vec<Position>>,
+}
+
+/// Whether a trip's last fix is kept though the interval would leave it out: what is driven after the last kept fix
+/// cannot be known.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum End {
+    ByInterval,
+    Kept,
 }
 
 /// What came of one file of traces.
@@ -39,13 +47,18 @@ struct Trip {
 
 impl Sampled {
     /// One fix every so many seconds; all of them at 0.
-    pub fn read(path: &Path, every_s: f64) -> anyhow::Result<Self> {
+    pub fn read(path: &Path, every_s: f64, end: End) -> anyhow::Result<Self> {
         let mut traces = traces::read_file(path)?;
         let mut places = Vec::with_capacity(traces.len());
         for trace in &mut traces {
             let true_places = truth::places(trace);
             let all: Vec<MeasuredTime> = trace.fixes.iter().map(|fix| fix.measured).collect();
+            let last = trace.fixes.last().copied();
             trace.keep_every(every_s);
+            let is_left_out = |last: &Fix| trace.fixes.last().is_none_or(|kept| kept.measured < last.measured);
+            if end == End::Kept {
+                trace.fixes.extend(last.filter(is_left_out));
+            }
             let mut kept = trace.fixes.iter().map(|fix| fix.measured).peekable();
             let of_kept = all.iter().zip(true_places).filter(|(at, _)| kept.next_if_eq(at).is_some());
             places.push(of_kept.map(|(_, place)| place).collect());

@@ -2,7 +2,7 @@
 
 use maps::geo;
 use maps::traces::Trace;
-use protocol::Position;
+use protocol::{Fix, Position};
 
 /// In samples of 5 m.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -75,10 +75,13 @@ fn is_same(a: &Sample, b: &Sample) -> bool {
 }
 
 /// Where the driver truly was at each fix of 1 Hz: the data has the route but not the places. At 5 m of noise the nearest
-/// places of the route, smoothed over some seconds, are true to a few metres along and exact across.
+/// places of the route, smoothed over some seconds, are true to a few metres along and exact across. Empty where the
+/// fixes are further apart: nobody can tell then.
 pub fn places(trace: &Trace) -> Vec<Position> {
     let dense = every_metre(trace);
-    if dense.is_empty() {
+    let is_apart = |pair: &[Fix]| pair[1].measured.seconds_since(pair[0].measured) > APART_S_MAX;
+    let gaps = trace.fixes.windows(2).filter(|pair| is_apart(pair)).count();
+    if dense.is_empty() || gaps > trace.fixes.len() / 10 {
         return Vec::new();
     }
     let mut at = 0_usize;
@@ -125,6 +128,7 @@ const NEAR_M: f64 = 8.0;
 const HEADING_RAD: f64 = 1.0;
 
 const AHEAD_M: usize = 200; // 40 m/s for 5 s
+const APART_S_MAX: f64 = 5.0;
 const BEHIND_M: usize = 30;
 const SMOOTH_FIXES: usize = 5;
 

@@ -6,8 +6,10 @@ use wincode::{SchemaRead, SchemaWrite};
 
 use crate::delivery::{Delivery, JournalEntry};
 use crate::fix::{Fix, PhoneState, Verdict};
-use crate::id::{AssignmentNumber, DeliveryKey, DeviceKey, DriverId, EdgeId, FixNumber, TrackerKey};
+use crate::id::{AssignmentNumber, DeliveryKey, DeviceKey, DriverId, DriverKey, EdgeId, FixNumber, TrackerKey};
+use crate::position::Position;
 use crate::time::Time;
+use crate::update::Epoch;
 
 /// Which way a fix came in.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, SchemaWrite, SchemaRead)]
@@ -92,8 +94,8 @@ pub enum BodyKind {
 pub struct Fence {
     pub name: String,
     /// Outer ring in order, closed by its first point; empty when it is a disc.
-    pub ring: Vec<crate::position::Position>,
-    pub center: crate::position::Position,
+    pub ring: Vec<Position>,
+    pub center: Position,
     pub radius_m: u32,
     /// Inside this long means dwelt; 0 never.
     pub dwell_s: u32,
@@ -129,7 +131,7 @@ pub enum Record {
     },
     /// A driver's fences: all of them, in place of those before.
     Fences {
-        driver: crate::id::DriverKey,
+        driver: DriverKey,
         fences: Vec<Fence>,
     },
     /// A body lies in the blob store; nothing changes yet.
@@ -166,6 +168,42 @@ pub enum Record {
         at: Time,
         incarnation: u32,
     },
+    /// A way from an outside router, in place of the one that the tracker planned at `made` for the same stop.
+    Planned {
+        to: TrackerKey,
+        delivery: DeliveryKey,
+        epoch: Epoch,
+        stop: u8,
+        made: Time,
+        way: Vec<PlannedPoint>,
+    },
+    /// What the driver travels by.
+    Vehicle {
+        driver: DriverKey,
+        vehicle: Vehicle,
+    },
+}
+
+/// A point of a way, with the distance and the time from its beginning.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, SchemaWrite, SchemaRead)]
+pub struct PlannedPoint {
+    pub position: Position,
+    pub along_cm: u32,
+    pub along_ms: u32,
+}
+
+/// What a driver travels by: which roads he may use, and how fast he is on them.
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize, SchemaWrite, SchemaRead,
+)]
+#[wincode(tag_encoding = "u8")]
+#[serde(rename_all = "snake_case")]
+pub enum Vehicle {
+    #[default]
+    Car,
+    Moped,
+    Bicycle,
+    Foot,
 }
 
 impl Record {
@@ -177,9 +215,10 @@ impl Record {
             Record::Lead { device, .. } => Some(TrackerKey::Driver(device.driver_key())),
             Record::Assign { to, .. } | Record::Ledger { to, .. } => Some(*to),
             Record::Release { from, .. } => Some(*from),
-            Record::Fences { driver, .. } => Some(TrackerKey::Driver(*driver)),
+            Record::Planned { to, .. } => Some(*to),
+            Record::Fences { driver, .. } | Record::Vehicle { driver, .. } => Some(TrackerKey::Driver(*driver)),
             Record::Score { delivery, driver, .. } => {
-                Some(TrackerKey::Driver(crate::id::DriverKey { tenant: delivery.tenant, driver: *driver }))
+                Some(TrackerKey::Driver(DriverKey { tenant: delivery.tenant, driver: *driver }))
             }
             Record::Offered { .. }
             | Record::InUse { .. }

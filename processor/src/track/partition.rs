@@ -170,7 +170,9 @@ impl Partition {
             | Record::Release { .. }
             | Record::Ledger { .. }
             | Record::Fences { .. }
-            | Record::Score { .. } => {}
+            | Record::Score { .. }
+            | Record::Planned { .. }
+            | Record::Vehicle { .. } => {}
         }
     }
 
@@ -290,6 +292,8 @@ fn handle_keyed(tracker: &mut Tracker, ledgers: &mut Ledgers<'_>, record: &Recor
             }
         }
         Record::Score { .. }
+        | Record::Planned { .. }
+        | Record::Vehicle { .. }
         | Record::Offered { .. }
         | Record::InUse { .. }
         | Record::Mark { .. }

@@ -8,12 +8,13 @@ use protocol::Time;
 use wincode::{SchemaRead, SchemaWrite};
 
 use super::learner::Traversal;
-use super::{SpeedTable, cell_of, class_group, hour_of_week};
+use super::{SpeedTable, TableError, cell_of, class_group, digest_of, hour_of_week};
 use crate::graph::{EdgeId, Graph};
 
-/// How many times the usual time is needed right now; a blob like the speed table.
+/// How many times the usual time is needed right now, for one version of one map; a blob like the speed table.
 #[derive(Clone, PartialEq, Debug, SchemaWrite, SchemaRead)]
 pub struct LiveFactors {
+    map: [u8; 32],
     /// When this was so.
     pub at: Time,
     fleet: f32,
@@ -23,8 +24,8 @@ pub struct LiveFactors {
 
 impl LiveFactors {
     /// Nothing is known of today.
-    pub fn usual(at: Time) -> LiveFactors {
-        LiveFactors { at, fleet: 1.0, cells: BTreeMap::new(), edges: BTreeMap::new() }
+    pub fn usual(graph: &Graph, at: Time) -> LiveFactors {
+        LiveFactors { map: digest_of(graph.version()), at, fleet: 1.0, cells: BTreeMap::new(), edges: BTreeMap::new() }
     }
 
     /// How many times the usual time an edge needs at a time: as it was seen, and the more as usual the longer ago that
@@ -44,12 +45,15 @@ impl LiveFactors {
         wincode::serialize(self).unwrap_or_default() // memory is all that it writes to
     }
 
-    /// Reads stored bytes; None if they are not a table of factors.
-    pub fn from_bytes(bytes: &[u8]) -> Option<LiveFactors> {
-        let factors: LiveFactors = wincode::deserialize_exact(bytes).ok()?;
+    /// Reads and checks stored bytes: those of another map's edges are refused.
+    pub fn from_bytes(bytes: &[u8], graph: &Graph) -> Result<LiveFactors, TableError> {
+        let factors: LiveFactors = wincode::deserialize_exact(bytes).map_err(|_| TableError::Malformed)?;
+        if factors.map != digest_of(graph.version()) {
+            return Err(TableError::OtherMap);
+        }
         let is_sound = |f: &f32| (FACTOR_MIN as f32..=FACTOR_MAX as f32).contains(f);
         let are_sound = factors.edges.values().chain(factors.cells.values()).chain([&factors.fleet]).all(is_sound);
-        are_sound.then_some(factors)
+        are_sound.then_some(factors).ok_or(TableError::Malformed)
     }
 }
 
@@ -124,7 +128,7 @@ impl LiveLearner {
             let cell = key.and_then(|key| cells.get(&key)).map_or(fleet, |f| f64::from(*f));
             (*edge, evidence.faded(now).factor(cell, EDGE_PRIOR_S) as f32)
         });
-        LiveFactors { at: now, fleet: fleet as f32, edges: edges.collect(), cells }
+        LiveFactors { map: digest_of(graph.version()), at: now, fleet: fleet as f32, edges: edges.collect(), cells }
     }
 }
 

@@ -54,9 +54,9 @@ struct EdgeSpeed {
 /// Why a table cannot be used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum TableError {
-    #[error("not a speed table, or damaged")]
+    #[error("not a table of speeds, or damaged")]
     Malformed,
-    #[error("the speed table belongs to another version of the map")]
+    #[error("the table of speeds belongs to another version of the map")]
     OtherMap,
 }
 

@@ -88,16 +88,26 @@ fn tables_come_back_from_their_bytes_and_fit_only_their_map() {
         &Traversal { edge: street(graph), length_cm: 5_000, seconds: 20.0, at: Time::from_secs(1_372_680_000) },
     );
     let bytes = learner.table(graph).to_bytes();
-    let other = import_bytes(
-        &town::extract(&TownOptions { seed: 2, junctions: 100, ..TownOptions::default() }),
-        &ImportOptions::default(),
-    );
-    let other = Graph::from_bytes(&other.unwrap()).unwrap();
+    let other = other_town();
 
     assert_eq!(SpeedTable::from_bytes(&bytes, graph).unwrap().to_bytes(), bytes);
     assert_eq!(SpeedTable::from_bytes(&bytes, &other), Err(TableError::OtherMap));
     assert_eq!(SpeedTable::from_bytes(&bytes[..bytes.len() / 2], graph), Err(TableError::Malformed));
     assert!(bytes.len() < graph.edge_count() * 3 + 10_000, "{} bytes", bytes.len());
+}
+
+#[test]
+fn live_factors_come_back_from_their_bytes_and_fit_only_their_map() {
+    let graph = town_graph();
+    let mut live = LiveLearner::new(Time(0));
+    let slow = Traversal { edge: street(graph), length_cm: 5_000, seconds: 20.0, at: Time(1_000) };
+    live.handle_traversal(graph, &SpeedTable::free_flow(graph), &slow);
+    let factors = live.factors(graph, Time(1_000));
+    let bytes = factors.to_bytes();
+
+    assert_eq!(LiveFactors::from_bytes(&bytes, graph), Ok(factors));
+    assert_eq!(LiveFactors::from_bytes(&bytes, &other_town()), Err(TableError::OtherMap));
+    assert_eq!(LiveFactors::from_bytes(&bytes[..bytes.len() - 1], graph), Err(TableError::Malformed));
 }
 
 #[test]
@@ -115,6 +125,11 @@ fn street(graph: &Graph) -> EdgeId {
             graph.class(*e) == RoadClass::Residential && graph.allows(*e, Profile::Car) && graph.length_cm(*e) > 8_000
         })
         .expect("the town has streets")
+}
+
+fn other_town() -> Graph {
+    let extract = town::extract(&TownOptions { seed: 2, junctions: 100, ..TownOptions::default() });
+    Graph::from_bytes(&import_bytes(&extract, &ImportOptions::default()).unwrap()).unwrap()
 }
 
 fn town_graph() -> &'static Graph {

@@ -134,6 +134,7 @@ const ROWS_MAX: u32 = 32;
 mod tests {
     use std::time::Duration;
 
+    use protocol::record::Vehicle;
     use protocol::{
         DeliveryPolicy, DeliveryState, DriverId, Offset, Position, Record, Stop, StopKind, TenantId, Time, TrackerKey,
     };
@@ -178,7 +179,7 @@ mod tests {
         let world = World::open(tempfile::tempdir().unwrap());
         let drain = world.start(world.log.clone());
         let tenant = world.registry.create_tenant("a", DeliveryPolicy::default(), NOW).await.unwrap().0.id;
-        let driver = world.registry.create_driver(tenant, "Ana", "", NOW).await.unwrap().id;
+        let driver = world.registry.create_driver(tenant, "Ana", "", Vehicle::Car, NOW).await.unwrap().id;
         let (device, _) = world.registry.enrol(tenant, driver, NOW).await.unwrap();
 
         world.registry.lead(device, NOW).await.unwrap();

@@ -4,11 +4,13 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use protocol::record::Vehicle;
 use protocol::{
-    DeliveryId, DeliveryKey, DeliveryPolicy, DeviceKey, DeviceNumber, DriverId, FixNumber, Record, TenantId, Time,
+    DeliveryId, DeliveryKey, DeliveryPolicy, DeviceKey, DeviceNumber, DriverId, DriverKey, FixNumber, Record, TenantId,
+    Time,
 };
 
-use super::{NUMBERS_STEP, Registry, RegistryError, Scope, SessionStart};
+use super::{DriverChange, NUMBERS_STEP, Registry, RegistryError, Scope, SessionStart};
 use crate::control::Secret;
 use crate::control::credential::{self, TokenKeyId, TokenKeys};
 use crate::crash::acknowledge;
@@ -31,6 +33,7 @@ macro_rules! registry_conformance {
             session_starts_rise_even_when_the_clock_goes_back,
             sessions_at_once_share_neither_start_nor_numbers,
             a_change_of_the_leading_device_is_told_once,
+            a_change_of_vehicle_is_told_once,
             the_outbox_wakes_its_reader,
             names_are_bounded,
             all_is_there_after_opening_again,
@@ -67,7 +70,7 @@ pub(crate) async fn a_tenants_key_opens_that_tenant_and_nothing_else(open: impl 
 pub(crate) async fn what_was_registered_is_found_by_its_tenant_alone(open: impl AsyncFn() -> Opened) {
     let registry = open().await;
     let (ours, theirs) = (tenant(&registry).await, tenant(&registry).await);
-    let driver = registry.create_driver(ours, "Ana", "van-3", NOW).await.unwrap();
+    let driver = registry.create_driver(ours, "Ana", "van-3", Vehicle::Car, NOW).await.unwrap();
     let (device, _) = registry.enrol(ours, driver.id, NOW).await.unwrap();
     let others = DeviceKey { tenant: theirs, ..device };
 
@@ -79,7 +82,10 @@ pub(crate) async fn what_was_registered_is_found_by_its_tenant_alone(open: impl 
     assert!(matches!(registry.lead(others, NOW).await, Err(RegistryError::NoDevice)));
     assert!(matches!(registry.revoke(others, NOW).await, Err(RegistryError::NoDevice)));
     assert!(matches!(registry.tenant(NOBODY).await, Err(RegistryError::NoTenant { .. })));
-    assert!(matches!(registry.create_driver(NOBODY, "Ana", "", NOW).await, Err(RegistryError::NoTenant { .. })));
+    assert!(matches!(
+        registry.create_driver(NOBODY, "Ana", "", Vehicle::Car, NOW).await,
+        Err(RegistryError::NoTenant { .. })
+    ));
     assert!(matches!(registry.enrol(NOBODY, driver.id, NOW).await, Err(RegistryError::NoTenant { .. })));
     let delivery = DeliveryKey { tenant: NOBODY, delivery: DeliveryId(1) };
     assert!(matches!(registry.create_delivery_token(delivery, NOW).await, Err(RegistryError::NoTenant { .. })));
@@ -89,12 +95,12 @@ pub(crate) async fn an_external_id_names_one_driver_of_a_tenant(open: impl Async
     let registry = open().await;
     let (ours, theirs) = (tenant(&registry).await, tenant(&registry).await);
 
-    let first = registry.create_driver(ours, "Ana", "van-3", NOW).await.unwrap();
-    let taken = registry.create_driver(ours, "Rui", "van-3", NOW).await;
-    let elsewhere = registry.create_driver(theirs, "Rui", "van-3", NOW).await;
+    let first = registry.create_driver(ours, "Ana", "van-3", Vehicle::Car, NOW).await.unwrap();
+    let taken = registry.create_driver(ours, "Rui", "van-3", Vehicle::Car, NOW).await;
+    let elsewhere = registry.create_driver(theirs, "Rui", "van-3", Vehicle::Car, NOW).await;
     let nameless = [
-        registry.create_driver(ours, "Rui", "", NOW).await.unwrap(),
-        registry.create_driver(ours, "Rui", "", NOW).await.unwrap(),
+        registry.create_driver(ours, "Rui", "", Vehicle::Car, NOW).await.unwrap(),
+        registry.create_driver(ours, "Rui", "", Vehicle::Car, NOW).await.unwrap(),
     ];
 
     assert!(
@@ -111,7 +117,7 @@ pub(crate) async fn drivers_are_listed_in_order_from_any_place(open: impl AsyncF
     let tenant = tenant(&registry).await;
     let mut made = Vec::new();
     for n in 0..5 {
-        made.push(registry.create_driver(tenant, &format!("driver {n}"), "", NOW).await.unwrap());
+        made.push(registry.create_driver(tenant, &format!("driver {n}"), "", Vehicle::Car, NOW).await.unwrap());
     }
 
     assert_eq!(registry.drivers(tenant, DriverId(0), 100).await.unwrap(), made);
@@ -167,7 +173,7 @@ pub(crate) async fn a_delivery_token_opens_one_delivery(open: impl AsyncFn() -> 
 pub(crate) async fn what_is_no_token_of_ours_opens_nothing(open: impl AsyncFn() -> Opened) {
     let registry = open().await;
     let (tenant, api_key) = registry.create_tenant("a", DeliveryPolicy::default(), NOW).await.unwrap();
-    let driver = registry.create_driver(tenant.id, "Ana", "", NOW).await.unwrap();
+    let driver = registry.create_driver(tenant.id, "Ana", "", Vehicle::Car, NOW).await.unwrap();
     let (device, credential) = registry.enrol(tenant.id, driver.id, NOW).await.unwrap();
     let never_enrolled = DeviceKey { device: DeviceNumber(device.device.0 + 1), ..device };
     let forged = TokenKeys::new([(TokenKeyId(1), Secret::random())]);
@@ -250,6 +256,29 @@ pub(crate) async fn a_change_of_the_leading_device_is_told_once(open: impl Async
     assert_eq!(records(&registry).await, [lead(first)]);
 }
 
+pub(crate) async fn a_change_of_vehicle_is_told_once(open: impl AsyncFn() -> Opened) {
+    let registry = open().await;
+    let tenant = tenant(&registry).await;
+    let car = registry.create_driver(tenant, "Ana", "", Vehicle::Car, NOW).await.unwrap();
+    let rider = registry.create_driver(tenant, "Rui", "", Vehicle::Bicycle, NOW).await.unwrap();
+    let by = |vehicle| DriverChange { vehicle: Some(vehicle), name: None };
+
+    for vehicle in [Vehicle::Foot, Vehicle::Foot, Vehicle::Moped] {
+        registry.change_driver(tenant, car.id, by(vehicle)).await.unwrap();
+    }
+    let named = DriverChange { name: Some("Ana Sousa".to_string()), vehicle: None };
+    let changed = registry.change_driver(tenant, car.id, named).await.unwrap();
+    let elsewhere = registry.change_driver(TenantId(tenant.0 + 1), car.id, by(Vehicle::Foot)).await;
+
+    assert_eq!((changed.name.as_str(), changed.vehicle), ("Ana Sousa", Vehicle::Moped));
+    assert_eq!(registry.driver(tenant, car.id).await.unwrap(), changed);
+    assert_eq!(registry.driver(tenant, rider.id).await.unwrap(), rider);
+    assert!(matches!(elsewhere, Err(RegistryError::NoDriver { .. })), "{elsewhere:?}");
+    let told = |driver, vehicle| Record::Vehicle { driver: DriverKey { tenant, driver }, vehicle };
+    let all = [(rider.id, Vehicle::Bicycle), (car.id, Vehicle::Foot), (car.id, Vehicle::Moped)];
+    assert_eq!(records(&registry).await, all.map(|(driver, vehicle)| told(driver, vehicle)));
+}
+
 pub(crate) async fn the_outbox_wakes_its_reader(open: impl AsyncFn() -> Opened) {
     let registry = open().await;
     let (tenant, driver) = driver(&registry).await;
@@ -275,8 +304,8 @@ pub(crate) async fn names_are_bounded(open: impl AsyncFn() -> Opened) {
 
     let outcomes = [
         registry.create_tenant(&long, DeliveryPolicy::default(), NOW).await.err(),
-        registry.create_driver(tenant, &long, "", NOW).await.err(),
-        registry.create_driver(tenant, "", &long, NOW).await.err(),
+        registry.create_driver(tenant, &long, "", Vehicle::Car, NOW).await.err(),
+        registry.create_driver(tenant, "", &long, Vehicle::Car, NOW).await.err(),
     ];
 
     for outcome in outcomes {
@@ -288,7 +317,7 @@ pub(crate) async fn names_are_bounded(open: impl AsyncFn() -> Opened) {
 pub(crate) async fn all_is_there_after_opening_again(open: impl AsyncFn() -> Opened) {
     let registry = open().await;
     let (tenant, api_key) = registry.create_tenant("a", DeliveryPolicy::default(), NOW).await.unwrap();
-    let driver = registry.create_driver(tenant.id, "Ana", "van-3", NOW).await.unwrap();
+    let driver = registry.create_driver(tenant.id, "Ana", "van-3", Vehicle::Car, NOW).await.unwrap();
     let (device, credential) = registry.enrol(tenant.id, driver.id, NOW).await.unwrap();
     let first = registry.start_session(device, NOW).await.unwrap();
     registry.lead(device, NOW).await.unwrap();
@@ -360,7 +389,7 @@ async fn tenant(registry: &Opened) -> TenantId {
 
 async fn driver(registry: &Opened) -> (TenantId, DriverId) {
     let tenant = tenant(registry).await;
-    (tenant, registry.create_driver(tenant, "Ana", "", NOW).await.unwrap().id)
+    (tenant, registry.create_driver(tenant, "Ana", "", Vehicle::Car, NOW).await.unwrap().id)
 }
 
 async fn records(registry: &Opened) -> Vec<Record> {

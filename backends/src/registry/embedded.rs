@@ -9,14 +9,15 @@ use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use parking_lot::RwLock;
+use protocol::record::Vehicle;
 use protocol::{
-    DeliveryId, DeliveryKey, DeliveryPolicy, DeviceKey, DeviceNumber, DriverId, FixNumber, Record, TENANT_MAX,
-    TenantId, Time,
+    DeliveryId, DeliveryKey, DeliveryPolicy, DeviceKey, DeviceNumber, DriverId, DriverKey, FixNumber, Record,
+    TENANT_MAX, TenantId, Time,
 };
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use tokio::sync::Notify;
 
-use super::{Driver, NUMBERS_STEP, Registry, RegistryError, Scope, SessionStart, Tenant};
+use super::{Driver, DriverChange, NUMBERS_STEP, Registry, RegistryError, Scope, SessionStart, Tenant};
 use crate::control::credential::{self, TokenKeys};
 use crate::control::secret::random_bytes;
 use crate::ledger::{LIST_MAX, OutboxRow, TEXT_BYTES_MAX};
@@ -89,31 +90,35 @@ impl Registry for EmbeddedRegistry {
         tenant: TenantId,
         name: &str,
         external_id: &str,
+        vehicle: Vehicle,
         now: Time,
     ) -> Result<Driver, RegistryError> {
         check_text(name)?;
         check_text(external_id)?;
-        let (name, external_id) = (name.to_string(), external_id.to_string());
-        self.db.write(move |connection| create_driver(connection, tenant, name, external_id, now)).await
+        let (id, name, external_id) = (DriverId(0), name.to_string(), external_id.to_string());
+        let new = Driver { id, name, external_id, vehicle };
+        self.db.write(move |connection| create_driver(connection, tenant, new, now)).await
+    }
+
+    async fn change_driver(
+        &self,
+        tenant: TenantId,
+        driver: DriverId,
+        change: DriverChange,
+    ) -> Result<Driver, RegistryError> {
+        change.name.as_deref().map_or(Ok(()), check_text)?;
+        self.db.write(move |connection| change_driver(connection, tenant, driver, change)).await
     }
 
     async fn driver(&self, tenant: TenantId, driver: DriverId) -> Result<Driver, RegistryError> {
-        self.db
-            .read(move |connection| {
-                connection
-                    .prepare_cached("SELECT driver, name, external_id FROM drivers WHERE tenant = ?1 AND driver = ?2")?
-                    .query_row([tenant.0, driver.0], driver_columns)
-                    .optional()?
-                    .ok_or(RegistryError::NoDriver { driver })
-            })
-            .await
+        self.db.read(move |connection| self::driver(connection, tenant, driver)).await
     }
 
     async fn drivers(&self, tenant: TenantId, after: DriverId, limit: u32) -> Result<Vec<Driver>, RegistryError> {
         self.db
             .read(move |connection| {
                 let mut statement = connection.prepare_cached(
-                    "SELECT driver, name, external_id FROM drivers WHERE tenant = ?1 AND driver > ?2
+                    "SELECT driver, name, external_id, vehicle FROM drivers WHERE tenant = ?1 AND driver > ?2
                      ORDER BY driver LIMIT ?3",
                 )?;
                 let rows = statement.query_map([tenant.0, after.0, limit.min(LIST_MAX)], driver_columns)?;
@@ -245,11 +250,11 @@ fn tenant(connection: &Connection, id: TenantId) -> Result<Tenant, RegistryError
 fn create_driver(
     connection: &Connection,
     tenant_id: TenantId,
-    name: String,
-    external_id: String,
+    new: Driver,
     now: Time,
 ) -> Result<Driver, RegistryError> {
     tenant(connection, tenant_id)?;
+    let Driver { name, external_id, vehicle, .. } = new;
     let is_taken = connection
         .prepare_cached("SELECT 1 FROM drivers WHERE tenant = ?1 AND external_id = ?2 AND external_id != ''")?
         .exists(params![tenant_id.0, external_id])?;
@@ -264,10 +269,41 @@ fn create_driver(
     let id = u32::try_from(number).map_err(|_| RegistryError::Exhausted { what: "driver" })?;
     connection
         .prepare_cached(
-            "INSERT INTO drivers (tenant, driver, name, external_id, created_ms) VALUES (?1, ?2, ?3, ?4, ?5)",
+            "INSERT INTO drivers (tenant, driver, name, external_id, vehicle, created_ms)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
         )?
-        .execute(params![tenant_id.0, id, name, external_id, now.0])?;
-    Ok(Driver { id: DriverId(id), name, external_id })
+        .execute(params![tenant_id.0, id, name, external_id, vehicle as u8, now.0])?;
+    let id = DriverId(id);
+    if vehicle != Vehicle::default() {
+        outbox::insert(connection, Record::Vehicle { driver: DriverKey { tenant: tenant_id, driver: id }, vehicle })?;
+    }
+    Ok(Driver { id, name, external_id, vehicle })
+}
+
+fn change_driver(
+    connection: &Connection,
+    tenant: TenantId,
+    id: DriverId,
+    change: DriverChange,
+) -> Result<Driver, RegistryError> {
+    let before = driver(connection, tenant, id)?;
+    let name = change.name.unwrap_or_else(|| before.name.clone());
+    let vehicle = change.vehicle.unwrap_or(before.vehicle);
+    connection
+        .prepare_cached("UPDATE drivers SET name = ?3, vehicle = ?4 WHERE tenant = ?1 AND driver = ?2")?
+        .execute(params![tenant.0, id.0, name, vehicle as u8])?;
+    if vehicle != before.vehicle {
+        outbox::insert(connection, Record::Vehicle { driver: DriverKey { tenant, driver: id }, vehicle })?;
+    }
+    Ok(Driver { name, vehicle, ..before })
+}
+
+fn driver(connection: &Connection, tenant: TenantId, driver: DriverId) -> Result<Driver, RegistryError> {
+    connection
+        .prepare_cached("SELECT driver, name, external_id, vehicle FROM drivers WHERE tenant = ?1 AND driver = ?2")?
+        .query_row([tenant.0, driver.0], driver_columns)
+        .optional()?
+        .ok_or(RegistryError::NoDriver { driver })
 }
 
 fn insert_device(
@@ -362,7 +398,14 @@ fn tenant_of((id, name, policy): (u32, String, String)) -> Result<Tenant, Regist
 }
 
 fn driver_columns(row: &Row) -> rusqlite::Result<Driver> {
-    Ok(Driver { id: DriverId(row.get(0)?), name: row.get(1)?, external_id: row.get(2)? })
+    let vehicle = match row.get(3)? {
+        0 => Vehicle::Car,
+        1 => Vehicle::Moped,
+        2 => Vehicle::Bicycle,
+        3 => Vehicle::Foot,
+        other => return Err(rusqlite::Error::IntegralValueOutOfRange(3, other)),
+    };
+    Ok(Driver { id: DriverId(row.get(0)?), name: row.get(1)?, external_id: row.get(2)?, vehicle })
 }
 
 fn check_text(text: &str) -> Result<(), RegistryError> {
@@ -442,6 +485,7 @@ const SCHEMA: Schema = Schema {
         ) STRICT, WITHOUT ROWID;
         ",
         outbox::TABLE,
+        "ALTER TABLE drivers ADD COLUMN vehicle INTEGER NOT NULL DEFAULT 0 CHECK (vehicle BETWEEN 0 AND 3)",
     ],
 };
 
@@ -498,8 +542,8 @@ mod tests {
         let tenant = new_tenant().await.unwrap().0.id;
         let no_tenant = new_tenant().await.err();
         set(&format!("UPDATE tenants SET drivers_given = {}", u32::MAX - 1));
-        let driver = registry.create_driver(tenant, "", "", Time(0)).await.unwrap().id;
-        let no_driver = registry.create_driver(tenant, "", "", Time(0)).await.err();
+        let driver = registry.create_driver(tenant, "", "", Vehicle::Car, Time(0)).await.unwrap().id;
+        let no_driver = registry.create_driver(tenant, "", "", Vehicle::Car, Time(0)).await.err();
         set(&format!("UPDATE drivers SET devices_given = {}", u16::MAX - 1));
         let device = registry.enrol(tenant, driver, Time(0)).await.unwrap().0;
         let no_device = registry.enrol(tenant, driver, Time(0)).await.err();
@@ -515,7 +559,7 @@ mod tests {
         let fixture = Fixture::new();
         let registry = fixture.open().await;
         let (tenant, api_key) = registry.create_tenant("a", DeliveryPolicy::default(), Time(0)).await.unwrap();
-        let driver = registry.create_driver(tenant.id, "Ana", "", Time(0)).await.unwrap();
+        let driver = registry.create_driver(tenant.id, "Ana", "", Vehicle::Car, Time(0)).await.unwrap();
         let (_, credential) = registry.enrol(tenant.id, driver.id, Time(0)).await.unwrap();
         let key = DeliveryKey { tenant: tenant.id, delivery: DeliveryId(1) };
         let token = registry.create_delivery_token(key, Time(0)).await.unwrap();

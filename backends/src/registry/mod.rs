@@ -3,13 +3,15 @@
 //! **Contract:** a device number is given once and a revoked one never returns; each device's session starts strictly
 //! rise and its `numbers_from` lie `NUMBERS_STEP` above the last given, both durable before they are answered; secrets
 //! are 128 bits of randomness or more and only their hashes are kept; every look-up is within a tenant; a `Lead` record
-//! is in the outbox in the transaction that changed the leading device, and only if it changed.
+//! is in the outbox in the transaction that changed the leading device, and only if it changed; so is a `Vehicle` record
+//! for what the driver travels by.
 
 #[cfg(test)]
 mod conformance;
 pub mod embedded;
 
 use async_trait::async_trait;
+use protocol::record::Vehicle;
 use protocol::{DeliveryKey, DeliveryPolicy, DeviceKey, DriverId, FixNumber, TenantId, Time};
 
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
@@ -26,6 +28,14 @@ pub struct Driver {
     pub name: String,
     /// The tenant's own id for him, unique within the tenant; empty if none.
     pub external_id: String,
+    pub vehicle: Vehicle,
+}
+
+/// What is to be different about a driver.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct DriverChange {
+    pub name: Option<String>,
+    pub vehicle: Option<Vehicle>,
 }
 
 /// What a token opens. One token, one scope; never more than it says.
@@ -93,7 +103,16 @@ pub trait Registry: Send + Sync + 'static {
         tenant: TenantId,
         name: &str,
         external_id: &str,
+        vehicle: Vehicle,
         now: Time,
+    ) -> Result<Driver, RegistryError>;
+
+    /// The driver as he is then.
+    async fn change_driver(
+        &self,
+        tenant: TenantId,
+        driver: DriverId,
+        change: DriverChange,
     ) -> Result<Driver, RegistryError>;
 
     async fn driver(&self, tenant: TenantId, driver: DriverId) -> Result<Driver, RegistryError>;

@@ -20,7 +20,7 @@ use axum::Router;
 use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
 use axum::response::Response;
-use axum::routing::{MethodRouter, delete, get, post};
+use axum::routing::{MethodRouter, delete, get, patch, post};
 use backends::control::{ControlReader, ControlWriter};
 use backends::ledger::DeliveryLedger;
 use backends::live_store::LiveStore;
@@ -119,12 +119,14 @@ pub(crate) struct Route {
 pub(crate) fn routes() -> Vec<Route> {
     let get = |path, handler| Route { method: "get", path, handler };
     let post = |path, handler| Route { method: "post", path, handler };
+    let patch_ = |path, handler| Route { method: "patch", path, handler };
     let delete_ = |path, handler| Route { method: "delete", path, handler };
     vec![
         post("/api/v1/tenants", self::post(tenants::create_tenant)),
         get("/api/v1/drivers", self::get(tenants::list_drivers)),
         post("/api/v1/drivers", self::post(tenants::create_driver)),
         get("/api/v1/drivers/{driver}", self::get(tenants::driver)),
+        patch_("/api/v1/drivers/{driver}", patch(tenants::change_driver)),
         get("/api/v1/drivers/{driver}/trail", self::get(trail::of_driver)),
         post("/api/v1/devices", self::post(tenants::enrol)),
         delete_("/api/v1/devices/{driver}/{device}", delete(tenants::revoke)),

@@ -3,8 +3,9 @@
 use axum::Json;
 use axum::extract::State;
 use axum::response::IntoResponse;
-use backends::registry::Driver;
+use backends::registry::{Driver, DriverChange};
 use http::{HeaderValue, StatusCode, header::CACHE_CONTROL};
+use protocol::record::Vehicle;
 use protocol::{DeliveryPolicy, DeviceKey, DeviceNumber, DriverId, TenantId};
 use serde::{Deserialize, Serialize};
 
@@ -80,6 +81,16 @@ pub(crate) struct NewDriver {
     name: String,
     #[serde(default)]
     external_id: String,
+    #[serde(default)]
+    vehicle: Vehicle,
+}
+
+/// The parts of a driver that are to be different.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct DriverPatch {
+    name: Option<String>,
+    vehicle: Option<Vehicle>,
 }
 
 #[derive(Debug, Serialize)]
@@ -87,12 +98,13 @@ struct DriverOut {
     driver: DriverId,
     name: String,
     external_id: Option<String>,
+    vehicle: Vehicle,
 }
 
 impl From<Driver> for DriverOut {
     fn from(driver: Driver) -> Self {
         let external_id = Some(driver.external_id).filter(|id| !id.is_empty());
-        DriverOut { driver: driver.id, name: driver.name, external_id }
+        DriverOut { driver: driver.id, name: driver.name, external_id, vehicle: driver.vehicle }
     }
 }
 
@@ -103,8 +115,21 @@ pub(crate) async fn create_driver(
 ) -> Result<impl IntoResponse, Problem> {
     let name = required("name", input.value.name, NAME_CHARS_MAX)?;
     let external_id = checked_text("external_id", input.value.external_id, NAME_CHARS_MAX)?;
-    let driver = api.registry.create_driver(tenant, &name, &external_id, api.now()).await?;
+    let vehicle = input.value.vehicle;
+    let driver = api.registry.create_driver(tenant, &name, &external_id, vehicle, api.now()).await?;
     Ok((StatusCode::CREATED, Json(DriverOut::from(driver))))
+}
+
+pub(crate) async fn change_driver(
+    State(api): State<Api>,
+    OfTenant(tenant): OfTenant,
+    DriverPath(driver): DriverPath,
+    input: Input<DriverPatch>,
+) -> Result<impl IntoResponse, Problem> {
+    let DriverPatch { name, vehicle } = input.value;
+    let name = name.map(|name| required("name", name, NAME_CHARS_MAX)).transpose()?;
+    let change = DriverChange { name, vehicle };
+    Ok(Json(DriverOut::from(api.registry.change_driver(tenant, driver, change).await?)))
 }
 
 #[derive(Debug, Deserialize)]

@@ -216,3 +216,31 @@ fn breadcrumb(tenant: &Tenant, n: u64, measured: Time) -> Breadcrumb {
     };
     Breadcrumb { record, verdict, snapped: None, delivery: Some(tenant.delivery.delivery), source: Source::default() }
 }
+
+#[tokio::test]
+async fn a_driver_travels_by_what_his_tenant_says() {
+    let server = server().await;
+    let tenant = server.tenant("ours").await;
+    let patch = async |driver: &str, body: Value| {
+        let headers =
+            [("authorization", format!("Bearer {}", tenant.key)), ("content-type", "application/json".into())];
+        let headers = headers.each_ref().map(|(name, value)| (*name, value.as_str()));
+        let (path, body) = (format!("/api/v1/drivers/{driver}"), body.to_string());
+        server.ask("PATCH", &path, &headers, body.as_bytes()).await
+    };
+
+    let (_, made) = server.post("/api/v1/drivers", &tenant.key, json!({"name": "Ana"})).await;
+    let (_, rider) = server.post("/api/v1/drivers", &tenant.key, json!({"name": "Rui", "vehicle": "bicycle"})).await;
+    let changed = patch(&made["driver"].to_string(), json!({"vehicle": "moped"})).await;
+
+    assert_eq!((&made["vehicle"], &rider["vehicle"]), (&json!("car"), &json!("bicycle")));
+    assert_eq!((changed.status, &changed.json()["vehicle"]), (200, &json!("moped")));
+    let (_, shown) = server.get(&format!("/api/v1/drivers/{}", made["driver"]), &tenant.key).await;
+    assert_eq!((&shown["vehicle"], &shown["name"]), (&json!("moped"), &json!("Ana")));
+    assert_eq!(patch("4000000", json!({"vehicle": "foot"})).await.status, 404);
+    assert_eq!(patch("1", json!({"vehicle": "rocket"})).await.status, 400);
+    assert_eq!(patch("1", json!({"name": " "})).await.status, 422);
+    let records = server.world.registry.outbox(10).await.unwrap();
+    let vehicles = records.iter().filter(|row| matches!(row.record, protocol::Record::Vehicle { .. })).count();
+    assert_eq!(vehicles, 2, "the rider's, and the change");
+}

@@ -3,6 +3,7 @@
 use backends::ledger::DeliveryLedger;
 use backends::registry::Registry;
 use protocol::DeliveryState;
+use protocol::record::Vehicle;
 
 use super::*;
 
@@ -453,7 +454,7 @@ async fn reassign(world: &World, tenant: &Tenant, times: u32) {
     let drivers = world.registry.drivers(tenant.id, DriverId(0), 10).await.unwrap();
     let other = match drivers.get(1) {
         Some(driver) => driver.id,
-        None => world.registry.create_driver(tenant.id, "Bo", "", world.now()).await.unwrap().id,
+        None => world.registry.create_driver(tenant.id, "Bo", "", Vehicle::Car, world.now()).await.unwrap().id,
     };
     for _ in 0..times {
         let now = world.ledger.delivery(tenant.delivery).await.unwrap().unwrap();

@@ -11,5 +11,6 @@ pub mod log;
 mod outbox;
 pub mod registry;
 pub mod relay;
+pub mod route_service;
 mod sqlite;
 pub mod trail_store;

@@ -8,9 +8,12 @@
 mod learner;
 mod shown;
 
+use std::ops::Range;
+
 use protocol::{Position, Time};
 use wincode::{SchemaRead, SchemaWrite};
 
+use crate::class::Profile;
 use crate::geo;
 use crate::graph::{EdgeId, Graph};
 use crate::speeds::{LiveFactors, SpeedTable, hour_of_week};
@@ -55,7 +58,61 @@ pub struct Speeds<'a> {
     pub live: Option<&'a LiveFactors>,
 }
 
-/// Walks from a place on the first edge to a place on the last.
+impl Speeds<'_> {
+    /// Seconds that a profile needs for so much of an edge at a time. Who drives in the traffic is no faster than it;
+    /// who goes beside it does not care.
+    pub fn seconds(&self, graph: &Graph, profile: Profile, edge: EdgeId, length_cm: u32, then: Time) -> f64 {
+        of_profile(graph, profile, edge, length_cm, || {
+            let usual_s = self.usual.seconds(graph, edge, length_cm, hour_of_week(then));
+            usual_s * self.live.map_or(1.0, |live| live.factor(graph, edge, then))
+        })
+    }
+}
+
+/// What a profile needs where a car needs so long.
+pub(crate) fn of_profile(
+    graph: &Graph,
+    profile: Profile,
+    edge: EdgeId,
+    length_cm: u32,
+    car_s: impl FnOnce() -> f64,
+) -> f64 {
+    let own_s = || f64::from(length_cm) / f64::from(graph.speed_cm_s(edge, profile));
+    match profile {
+        Profile::Car => car_s(),
+        Profile::Moped if graph.allows(edge, Profile::Car) => car_s().max(own_s()),
+        Profile::Moped | Profile::Bicycle | Profile::Foot => own_s(),
+    }
+}
+
+/// Goes forward from a place on the first edge to a place on the last, along each at the speed of the moment when it is
+/// reached. Hands out how much of every edge that is, and its seconds. None if an edge is not this graph's.
+pub fn walk(
+    graph: &Graph,
+    speeds: Speeds<'_>,
+    profile: Profile,
+    edges: &[EdgeId],
+    part_cm: Range<u32>,
+    now: Time,
+    mut each: impl FnMut(u32, f64),
+) -> Option<()> {
+    if edges.iter().any(|e| e.index() >= graph.edge_count()) {
+        return None;
+    }
+    let mut walked_s = 0.0;
+    for (i, edge) in edges.iter().enumerate() {
+        let begin_cm = if i == 0 { part_cm.start } else { 0 };
+        let end_cm = if i + 1 == edges.len() { part_cm.end } else { u32::MAX };
+        let length_cm = end_cm.min(graph.length_cm(*edge)).saturating_sub(begin_cm);
+        let then = Time(now.0.saturating_add((walked_s * 1000.0) as i64));
+        let seconds = speeds.seconds(graph, profile, *edge, length_cm, then);
+        walked_s += seconds;
+        each(length_cm, seconds);
+    }
+    Some(())
+}
+
+/// What lies ahead of a car between a place on the first edge and a place on the last.
 pub fn ahead(
     graph: &Graph,
     speeds: Speeds<'_>,
@@ -65,23 +122,15 @@ pub fn ahead(
     now: Time,
 ) -> Option<Ahead> {
     let (first, last) = (*edges.first()?, *edges.last()?);
-    if edges.iter().any(|e| e.index() >= graph.edge_count()) {
-        return None;
-    }
     let mut ahead = Ahead { seconds: 0.0, length_m: 0.0, straight_m: 0.0, turns: 0 };
-    for (i, edge) in edges.iter().enumerate() {
-        let begin_cm = if i == 0 { from_cm } else { 0 };
-        let end_cm = if i + 1 == edges.len() { to_cm } else { u32::MAX };
-        let length_cm = end_cm.min(graph.length_cm(*edge)).saturating_sub(begin_cm);
-        let then = Time(now.0.saturating_add((ahead.seconds * 1000.0) as i64));
-        let usual_s = speeds.usual.seconds(graph, *edge, length_cm, hour_of_week(then));
-        ahead.seconds += usual_s * speeds.live.map_or(1.0, |live| live.factor(graph, *edge, then));
+    walk(graph, speeds, Profile::Car, edges, from_cm..to_cm, now, |length_cm, seconds| {
+        ahead.seconds += seconds;
         ahead.length_m += f64::from(length_cm) / 100.0;
-        if let Some(next) = edges.get(i + 1) {
-            let (_, before) = graph.place_at(*edge, u32::MAX);
-            let (_, after) = graph.place_at(*next, 0);
-            ahead.turns += u32::from(geo::turn_cdeg(before, after) > TURN_CDEG);
-        }
+    })?;
+    for pair in edges.windows(2) {
+        let (_, before) = graph.place_at(pair[0], u32::MAX);
+        let (_, after) = graph.place_at(pair[1], 0);
+        ahead.turns += u32::from(geo::turn_cdeg(before, after) > TURN_CDEG);
     }
     ahead.straight_m = geo::distance_cm(graph.position_at(first, from_cm), graph.position_at(last, to_cm)) / 100.0;
     Some(ahead)

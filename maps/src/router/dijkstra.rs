@@ -44,6 +44,10 @@ impl Router for Dijkstra {
         assert_eq!(weights.edge_count(), self.graph.edge_count(), "weights are of another graph");
         self.weights.store(Arc::new(weights));
     }
+
+    fn beside(&self, weights: Weights) -> Arc<dyn Router> {
+        Arc::new(Dijkstra::new(self.graph.clone(), weights))
+    }
 }
 
 /// A cost so many times another.

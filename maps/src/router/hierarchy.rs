@@ -17,6 +17,12 @@ use crate::graph::{EdgeId, Graph, NodeId};
 use crate::record::NONE;
 
 pub struct Hierarchy {
+    pub(super) topology: Arc<Topology>,
+    state: ArcSwap<State>,
+}
+
+/// What the weights do not change: shared by all hierarchies of one profile over one map.
+pub(super) struct Topology {
     graph: Arc<Graph>,
     profile: Profile,
     pub(super) cch: Cch,
@@ -26,7 +32,6 @@ pub struct Hierarchy {
     head_node: Vec<u32>,
     /// The node of a junction that is not split; NONE for the others.
     plain_node: Vec<u32>,
-    state: ArcSwap<State>,
 }
 
 /// What changes with the weights.
@@ -45,20 +50,24 @@ impl Hierarchy {
         let profile = weights.profile();
         let nodes = SplitNodes::of(&graph, profile);
         let (cch, arc_edge) = build(&graph, profile, &nodes);
-        let metric = cch.customize(&arc_weights(&arc_edge, &weights));
-        let state = ArcSwap::from_pointee(State { weights, metric });
         let SplitNodes { head_node, plain_node, .. } = nodes;
-        Some(Hierarchy { graph, profile, cch, arc_edge, head_node, plain_node, state })
+        let topology = Topology { graph, profile, cch, arc_edge, head_node, plain_node };
+        Some(Hierarchy::under(Arc::new(topology), weights))
+    }
+
+    fn under(topology: Arc<Topology>, weights: Weights) -> Hierarchy {
+        let state = ArcSwap::from_pointee(State::of(&topology, weights));
+        Hierarchy { topology, state }
     }
 
     /// Nodes and arcs of the hierarchy.
     pub fn size(&self) -> (usize, usize) {
-        (self.cch.node_count(), self.cch.cch_arc_count())
+        (self.topology.cch.node_count(), self.topology.cch.cch_arc_count())
     }
 
     /// Memory of structure and metric.
     pub fn bytes(&self) -> usize {
-        let cch = &self.cch;
+        let cch = &self.topology.cch;
         let structure = [
             &cch.rank,
             &cch.order,
@@ -76,21 +85,21 @@ impl Hierarchy {
             &cch.extra_forward_input_arc_of_cch,
             &cch.first_extra_backward_input_arc_of_cch,
             &cch.extra_backward_input_arc_of_cch,
-            &self.arc_edge,
-            &self.head_node,
-            &self.plain_node,
+            &self.topology.arc_edge,
+            &self.topology.head_node,
+            &self.topology.plain_node,
         ];
         structure.iter().map(|v| v.len() * 4).sum::<usize>() + cch.cch_arc_count() * 8
     }
 
     fn find(&self, state: &State, from: &Endpoint, to: &Endpoint) -> Option<Route> {
         let mut found = Vec::new();
-        let starts = from.starts(&self.graph, self.profile, &mut found);
-        let ends = to.starts(&self.graph, self.profile, &mut found);
+        let starts = from.starts(&self.topology.graph, self.topology.profile, &mut found);
+        let ends = to.starts(&self.topology.graph, self.topology.profile, &mut found);
         let mut best: Option<(u32, Start, Start)> = None; // a route along one edge
         for start in starts.iter().flatten() {
             for end in ends.iter().flatten().filter(|end| end.edge == start.edge && end.along_cm >= start.along_cm) {
-                let length_cm = self.graph.length_cm(start.edge);
+                let length_cm = self.topology.graph.length_cm(start.edge);
                 let part = Part { length_cm, from_cm: start.along_cm, to_cm: end.along_cm };
                 let cost = part.of(state.weights.cost_ms(start.edge));
                 if cost < NO_WAY && best.is_none_or(|best| cost < best.0) {
@@ -101,29 +110,29 @@ impl Hierarchy {
         let sources = self.sources(state, starts.iter().flatten());
         let targets = self.targets(state, ends.iter().flatten());
         let limit = best.map_or(NO_WAY, |best| best.0);
-        match query::path(self, &state.metric, &state.weights, &sources, &targets, limit) {
+        match query::path(&self.topology, &state.metric, &state.weights, &sources, &targets, limit) {
             Some(path) => {
                 let (start, end) = (starts[path.source]?, ends[path.target]?);
                 let mut edges = Vec::with_capacity(path.edges.len() + 2);
                 edges.push(start.edge);
                 edges.extend(path.edges);
                 edges.push(end.edge);
-                Some(assemble(&self.graph, &state.weights, edges, start.along_cm, end.along_cm))
+                Some(assemble(&self.topology.graph, &state.weights, edges, start.along_cm, end.along_cm))
             }
             None => {
                 let (_, start, end) = best?;
-                Some(assemble(&self.graph, &state.weights, vec![start.edge], start.along_cm, end.along_cm))
+                Some(assemble(&self.topology.graph, &state.weights, vec![start.edge], start.along_cm, end.along_cm))
             }
         }
     }
 
     fn sources<'a>(&self, state: &State, starts: impl Iterator<Item = &'a Start>) -> Vec<Seed> {
         let seed = |(origin, start): (usize, &Start)| {
-            let length_cm = self.graph.length_cm(start.edge);
+            let length_cm = self.topology.graph.length_cm(start.edge);
             let part = Part { length_cm, from_cm: start.along_cm, to_cm: length_cm };
             let cost = part.of(state.weights.cost_ms(start.edge));
-            let node = self.head_node[start.edge.index()];
-            (node != NONE && cost < NO_WAY).then(|| Seed { rank: self.cch.rank[node as usize], cost, origin })
+            let node = self.topology.head_node[start.edge.index()];
+            (node != NONE && cost < NO_WAY).then(|| Seed { rank: self.topology.cch.rank[node as usize], cost, origin })
         };
         starts.enumerate().filter_map(seed).collect()
     }
@@ -132,14 +141,21 @@ impl Hierarchy {
     fn targets<'a>(&self, state: &State, ends: impl Iterator<Item = &'a Start>) -> Vec<Seed> {
         let mut seeds = Vec::new();
         for (origin, end) in ends.enumerate() {
-            let part = Part { length_cm: self.graph.length_cm(end.edge), from_cm: 0, to_cm: end.along_cm };
+            let part = Part { length_cm: self.topology.graph.length_cm(end.edge), from_cm: 0, to_cm: end.along_cm };
             let cost = part.of(state.weights.cost_ms(end.edge));
             if cost >= NO_WAY {
                 continue;
             }
-            for_each_tail(&self.graph, self.profile, &self.plain_node, &self.head_node, end.edge, |node| {
-                seeds.push(Seed { rank: self.cch.rank[node as usize], cost, origin });
-            });
+            for_each_tail(
+                &self.topology.graph,
+                self.topology.profile,
+                &self.topology.plain_node,
+                &self.topology.head_node,
+                end.edge,
+                |node| {
+                    seeds.push(Seed { rank: self.topology.cch.rank[node as usize], cost, origin });
+                },
+            );
         }
         seeds
     }
@@ -163,19 +179,27 @@ impl Router for Hierarchy {
             return Some(best);
         }
         let cost_max = dijkstra::cost_limit(best.cost_ms, cost_factor_max);
-        dijkstra::route(&self.graph, &state.weights, from, to, avoid, cost_max)
+        dijkstra::route(&self.topology.graph, &state.weights, from, to, avoid, cost_max)
     }
 
     fn reweight(&self, weights: Weights) {
-        assert_eq!(weights.edge_count(), self.graph.edge_count(), "weights are of another graph");
-        assert_eq!(weights.profile(), self.profile, "weights are of another profile");
-        let metric = self.cch.customize(&arc_weights(&self.arc_edge, &weights));
-        self.state.store(Arc::new(State { weights, metric }));
+        assert_eq!(weights.edge_count(), self.topology.graph.edge_count(), "weights are of another graph");
+        assert_eq!(weights.profile(), self.topology.profile, "weights are of another profile");
+        self.state.store(Arc::new(State::of(&self.topology, weights)));
+    }
+
+    fn beside(&self, weights: Weights) -> Arc<dyn Router> {
+        assert_eq!(weights.edge_count(), self.topology.graph.edge_count(), "weights are of another graph");
+        assert_eq!(weights.profile(), self.topology.profile, "weights are of another profile");
+        Arc::new(Hierarchy::under(self.topology.clone(), weights))
     }
 }
 
-fn arc_weights(arc_edge: &[u32], weights: &Weights) -> Vec<u32> {
-    arc_edge.iter().map(|edge| weights.cost_ms(EdgeId(*edge))).collect()
+impl State {
+    fn of(topology: &Topology, weights: Weights) -> State {
+        let arc_weights: Vec<u32> = topology.arc_edge.iter().map(|edge| weights.cost_ms(EdgeId(*edge))).collect();
+        State { metric: topology.cch.customize(&arc_weights), weights }
+    }
 }
 
 /// How junctions become nodes of the hierarchy.

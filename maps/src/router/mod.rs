@@ -9,6 +9,8 @@ mod query;
 mod routing;
 mod weights;
 
+use std::sync::Arc;
+
 use protocol::Position;
 use serde::{Deserialize, Serialize};
 
@@ -36,6 +38,10 @@ pub trait Router: Send + Sync {
 
     /// New times for the whole map. Queries under way finish with the old ones.
     fn reweight(&self, weights: Weights);
+
+    /// A router over the same map under other times, beside this one: each answers by its own. What does not depend on
+    /// the times is shared, so that one more costs its metric alone.
+    fn beside(&self, weights: Weights) -> Arc<dyn Router>;
 }
 
 /// A way along edges, from a place on the first to a place on the last.

@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use cch::bundle::INVALID_ID;
 use cch::{Cch, Metric};
 
-use super::hierarchy::Hierarchy;
+use super::hierarchy::Topology;
 use super::{NO_WAY, Weights};
 use crate::graph::EdgeId;
 
@@ -50,7 +50,7 @@ thread_local! {
 
 /// The cheapest path below a limit.
 pub fn path(
-    hierarchy: &Hierarchy,
+    topology: &Topology,
     metric: &Metric,
     weights: &Weights,
     sources: &[Seed],
@@ -61,13 +61,13 @@ pub fn path(
         return None;
     }
     SCRATCH.with_borrow_mut(|scratch| {
-        let nodes = hierarchy.cch.node_count();
+        let nodes = topology.cch.node_count();
         scratch.forward.begin(nodes, sources);
         scratch.backward.begin(nodes, targets);
-        let meeting = search(&hierarchy.cch, metric, scratch, sources, targets, limit);
-        let path = meeting.map(|meeting| unpack(hierarchy, metric, weights, scratch, sources, targets, meeting));
-        scratch.forward.end(&hierarchy.cch, sources);
-        scratch.backward.end(&hierarchy.cch, targets);
+        let meeting = search(&topology.cch, metric, scratch, sources, targets, limit);
+        let path = meeting.map(|meeting| unpack(topology, metric, weights, scratch, sources, targets, meeting));
+        scratch.forward.end(&topology.cch, sources);
+        scratch.backward.end(&topology.cch, targets);
         path
     })
 }
@@ -188,7 +188,7 @@ fn search(
 }
 
 fn unpack(
-    hierarchy: &Hierarchy,
+    topology: &Topology,
     metric: &Metric,
     weights: &Weights,
     scratch: &mut Scratch,
@@ -196,7 +196,7 @@ fn unpack(
     targets: &[Seed],
     meeting: u32,
 ) -> Path {
-    let cch = &hierarchy.cch;
+    let cch = &topology.cch;
     let mut edges = Vec::with_capacity(128);
     scratch.climb.clear();
     let mut x = meeting;
@@ -210,7 +210,7 @@ fn unpack(
     };
     for arc in scratch.climb.iter().rev() {
         scratch.stack.push((*arc, true));
-        unpack_stack(hierarchy, metric, weights, &mut scratch.stack, &mut edges);
+        unpack_stack(topology, metric, weights, &mut scratch.stack, &mut edges);
     }
     let mut x = meeting;
     let target = loop {
@@ -219,7 +219,7 @@ fn unpack(
             break targets[(by & !SEED) as usize].origin;
         }
         scratch.stack.push((by, false));
-        unpack_stack(hierarchy, metric, weights, &mut scratch.stack, &mut edges);
+        unpack_stack(topology, metric, weights, &mut scratch.stack, &mut edges);
         x = cch.up_tail[by as usize];
     };
     Path { source, target, edges }
@@ -227,18 +227,18 @@ fn unpack(
 
 /// Replaces shortcuts by the two arcs below them until only edges are left, in the direction of travel.
 fn unpack_stack(
-    hierarchy: &Hierarchy,
+    topology: &Topology,
     metric: &Metric,
     weights: &Weights,
     stack: &mut Vec<(u32, bool)>,
     edges: &mut Vec<EdgeId>,
 ) {
     while let Some((arc, is_upwards)) = stack.pop() {
-        if let Some(edge) = edge_of(hierarchy, metric, weights, arc, is_upwards) {
+        if let Some(edge) = edge_of(topology, metric, weights, arc, is_upwards) {
             edges.push(edge);
             continue;
         }
-        if let Some((first, second)) = halves(&hierarchy.cch, metric, arc, is_upwards) {
+        if let Some((first, second)) = halves(&topology.cch, metric, arc, is_upwards) {
             stack.push(second);
             stack.push(first);
         }
@@ -247,8 +247,8 @@ fn unpack_stack(
 
 /// The edge that an arc is, if it is no shortcut.
 #[inline]
-fn edge_of(hierarchy: &Hierarchy, metric: &Metric, weights: &Weights, arc: u32, is_upwards: bool) -> Option<EdgeId> {
-    let (cch, arc) = (&hierarchy.cch, arc as usize);
+fn edge_of(topology: &Topology, metric: &Metric, weights: &Weights, arc: u32, is_upwards: bool) -> Option<EdgeId> {
+    let (cch, arc) = (&topology.cch, arc as usize);
     let (whole, first, extra_first, extra) = if is_upwards {
         let first_extra = &cch.first_extra_forward_input_arc_of_cch;
         (metric.forward[arc], cch.forward_input_arc_of_cch[arc], first_extra, &cch.extra_forward_input_arc_of_cch)
@@ -261,7 +261,7 @@ fn edge_of(hierarchy: &Hierarchy, metric: &Metric, weights: &Weights, arc: u32, 
     }
     let others = &extra[extra_first[arc] as usize..extra_first[arc + 1] as usize];
     let inputs = std::iter::once(first).chain(others.iter().copied());
-    inputs.map(|input| EdgeId(hierarchy.arc_edge[input as usize])).find(|edge| weights.cost_ms(*edge) == whole)
+    inputs.map(|input| EdgeId(topology.arc_edge[input as usize])).find(|edge| weights.cost_ms(*edge) == whole)
 }
 
 /// The two arcs that a shortcut stands for, in the direction of travel, each with whether it is travelled upwards.

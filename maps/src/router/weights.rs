@@ -1,7 +1,9 @@
 //! What each edge costs one profile.
 
 use crate::class::{EdgeFlags, Profile};
+use crate::eta::{Speeds, of_profile};
 use crate::graph::{EdgeId, Graph};
+use crate::speeds::{LiveFactors, SpeedTable};
 
 /// Beyond every cost: the edge is closed.
 pub const NO_WAY: u32 = cch::INF_WEIGHT;
@@ -37,6 +39,21 @@ impl Weights {
             costs_ms.push(duration * factor);
         }
         Weights { profile, durations_ms, costs_ms }
+    }
+
+    /// The times of the moment for which live factors stand; without them those of the usual week, whatever the hour.
+    /// Where the same tables are in use, the same weights come out.
+    pub fn under(graph: &Graph, profile: Profile, usual: &SpeedTable, live: Option<&LiveFactors>) -> Weights {
+        Weights::of(graph, profile, |edge| {
+            let length_cm = graph.length_cm(edge);
+            let seconds = match live {
+                Some(factors) => Speeds { usual, live }.seconds(graph, profile, edge, length_cm, factors.at),
+                None => {
+                    of_profile(graph, profile, edge, length_cm, || usual.seconds_at_any_hour(graph, edge, length_cm))
+                }
+            };
+            (seconds * 1000.0).min(f64::from(DURATION_MS_MAX)) as u32
+        })
     }
 
     pub fn profile(&self) -> Profile {

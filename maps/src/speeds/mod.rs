@@ -104,6 +104,12 @@ impl SpeedTable {
         f64::from(speed.ratio) / f64::from(RATIO_ONE) * (f64::from(shape) / f64::from(SHAPE_ONE))
     }
 
+    /// Seconds to travel so much of an edge at whatever hour: by its usual speed without the week's shape.
+    pub fn seconds_at_any_hour(&self, graph: &Graph, edge: EdgeId, length_cm: u32) -> f64 {
+        let ratio = self.edges.get(edge.index()).map_or(1.0, |speed| f64::from(speed.ratio) / f64::from(RATIO_ONE));
+        f64::from(length_cm) / (f64::from(graph.free_flow_cm_s(edge)) * ratio).max(SPEED_MIN_CM_S)
+    }
+
     /// Seconds to travel so much of an edge at an hour of the week.
     pub fn seconds(&self, graph: &Graph, edge: EdgeId, length_cm: u32, hour: usize) -> f64 {
         let speed = (f64::from(graph.free_flow_cm_s(edge)) * self.ratio(edge, hour)).max(SPEED_MIN_CM_S);

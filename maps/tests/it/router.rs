@@ -39,7 +39,23 @@ fn the_hierarchy_finds_what_dijkstra_finds_under_new_weights() {
     }
 }
 
-fn compare(city: &cities::City, profile: Profile, hierarchy: &Hierarchy, plain: &Dijkstra, pairs: usize) {
+#[test]
+fn routers_beside_each_other_answer_each_by_its_own_times() {
+    let city = &cities::all()[0];
+    let graph = &city.graph;
+    let usual = Weights::free_flow(graph, Profile::Car);
+    let slower = |e: EdgeId| graph.duration_ms(e, Profile::Car) * (1 + e.0 % 5);
+    let changed = Weights::of(graph, Profile::Car, slower);
+    let hierarchy = Hierarchy::new(graph.clone(), usual.clone()).unwrap();
+
+    let beside = hierarchy.beside(changed.clone());
+
+    let plain = Dijkstra::new(graph.clone(), usual);
+    compare(city, Profile::Car, &*beside, &*plain.beside(changed), 80);
+    compare(city, Profile::Car, &hierarchy, &plain, 80);
+}
+
+fn compare(city: &cities::City, profile: Profile, hierarchy: &dyn Router, plain: &dyn Router, pairs: usize) {
     let graph = &city.graph;
     let mut random = SmallRng::seed_from_u64(22 + u64::from(profile.number()));
     let mut found = 0;

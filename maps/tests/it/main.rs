@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod cities;
+mod cpus;
 mod extract;
 mod file;
 mod graph;

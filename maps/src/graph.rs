@@ -16,6 +16,7 @@ use crate::file::{self, MapError, MapVersion, Sections};
 use crate::geo::{self, Bbox};
 use crate::mapping::Mapping;
 use crate::record::{BACKWARD, EdgeRecord, NONE, PointRecord, RoadRecord};
+use crate::speeds::SpeedCells;
 use crate::summary::Summary;
 use crate::tiles::TileIndex;
 use crate::view::View;
@@ -86,6 +87,7 @@ pub struct Graph {
     version: MapVersion,
     file_len: u64,
     tile_index: OnceLock<TileIndex>,
+    speed_cells: OnceLock<SpeedCells>,
 }
 
 /// A place on an edge, seen from a position beside it.
@@ -117,7 +119,13 @@ impl Graph {
     fn from_mapping(mapping: Mapping, sections: &Sections) -> Result<Graph, MapError> {
         let file_len = mapping.bytes().len() as u64;
         let mapped = MappedView::try_new(mapping, |mapping| View::read(mapping.bytes(), sections))?;
-        Ok(Graph { mapped, version: sections.version, file_len, tile_index: OnceLock::new() })
+        Ok(Graph {
+            mapped,
+            version: sections.version,
+            file_len,
+            tile_index: OnceLock::new(),
+            speed_cells: OnceLock::new(),
+        })
     }
 
     /// The digest of the map's content: the same extract imported in the same way has the same version everywhere.
@@ -131,6 +139,11 @@ impl Graph {
 
     pub(crate) fn tile_index(&self) -> &TileIndex {
         self.tile_index.get_or_init(|| TileIndex::of(self.view()))
+    }
+
+    /// Which roads are slow together, found out at the first look-up.
+    pub(crate) fn speed_cells(&self) -> &SpeedCells {
+        self.speed_cells.get_or_init(|| SpeedCells::of(self))
     }
 
     #[inline]

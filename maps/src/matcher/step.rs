@@ -55,6 +55,20 @@ impl Scratch {
         }
     }
 
+    /// The edges driven from one place to another, the first one left out, by the search that the matcher itself joins
+    /// its places with. False if there is no way within bounds. The edges must be the graph's.
+    pub fn find_way(
+        &mut self,
+        graph: &Graph,
+        profile: Profile,
+        (from_edge, from_cm): (EdgeId, u32),
+        (to_edge, to_cm): (EdgeId, u32),
+        route: &mut Vec<EdgeId>,
+    ) -> bool {
+        let place = |edge, along_cm: u32| Place { edge, along_cm: along_cm.min(graph.length_cm(edge)) };
+        self.search.path(graph, profile, &self.weights, place(from_edge, from_cm), place(to_edge, to_cm), route)
+    }
+
     /// Finds the candidates of a fix and what it costs to be at each.
     pub(super) fn gather(&mut self, graph: &Graph, profile: Profile, fix: &Observation) {
         let radius_m = fix

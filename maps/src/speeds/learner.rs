@@ -5,108 +5,35 @@
 
 use std::collections::BTreeMap;
 
-use protocol::{MeasuredTime, Time};
 use wincode::{SchemaRead, SchemaWrite};
 
+use super::hops::Traversal;
 use super::{
-    CLASS_GROUPS, EdgeSpeed, HOURS, RATIO_ONE, SHAPE_ONE, Shape, SpeedTable, cell_of, class_group, digest_of,
-    hour_of_week,
+    CLASS_GROUPS, EdgeSpeed, HOURS, Predecessors, RATIO_ONE, SHAPE_ONE, Shape, SpeedTable, class_group, digest_of,
+    free_seconds, hour_of_week,
 };
 use crate::graph::{EdgeId, Graph};
-use crate::matcher::{Matched, Snapped};
-
-/// A part of an edge that somebody drove, and how long it took.
-#[derive(Clone, Copy, PartialEq, Debug)]
-pub struct Traversal {
-    pub edge: EdgeId,
-    pub length_cm: u32,
-    pub seconds: f32,
-    pub at: Time,
-}
-
-/// Turns one driver's final matches into traversals.
-#[derive(Clone, PartialEq, Debug, Default, SchemaWrite, SchemaRead)]
-pub struct Traversals {
-    last: Option<(u32, u32, MeasuredTime)>,
-    /// Stood since the last traversal, in tenths of a second.
-    stood_ds: i64,
-}
-
-impl Traversals {
-    /// Adds what was driven since the last match. Long stands are left out: somebody delivered or waited.
-    pub fn handle_matched(&mut self, graph: &Graph, matched: &Matched, out: &mut Vec<Traversal>) {
-        let Some(snapped) = matched.snapped else { return };
-        let before = self.last.replace((snapped.edge.0, snapped.along_cm, matched.measured));
-        let Some((edge, along_cm, measured)) = before.filter(|_| !matched.is_break) else {
-            self.stood_ds = 0;
-            return;
-        };
-        let took_ds = matched.measured.0.saturating_sub(measured.0).max(0);
-        let parts = parts(graph, (EdgeId(edge), along_cm), &snapped, &matched.route);
-        let length_cm: u64 = parts.clone().map(|(_, cm)| u64::from(cm)).sum();
-        if length_cm < STANDING_CM {
-            // Not far enough to say how fast: counts with what follows, from where it began.
-            self.stood_ds = self.stood_ds.saturating_add(took_ds);
-            if matched.route.is_empty() {
-                self.last = Some((edge, along_cm.min(snapped.along_cm), matched.measured));
-            }
-            return;
-        }
-        let stood_ds = std::mem::take(&mut self.stood_ds);
-        let counted_ds = if stood_ds > STOOD_DS_MAX { took_ds } else { took_ds + stood_ds };
-        let seconds = counted_ds as f64 / 10.0;
-        let speed_m_s = length_cm as f64 / 100.0 / seconds.max(0.1);
-        if counted_ds <= 0 || speed_m_s > SPEED_M_S_MAX || took_ds > HOP_DS_MAX {
-            return;
-        }
-        let free_s: f64 = parts.clone().map(|(e, cm)| free_seconds(graph, e, cm)).sum();
-        for (edge, length_cm) in parts.filter(|(_, cm)| *cm > 0) {
-            let share = free_seconds(graph, edge, length_cm) / free_s;
-            out.push(Traversal { edge, length_cm, seconds: (seconds * share) as f32, at: matched.measured.to_time() });
-        }
-    }
-}
-
-/// The stretches of each edge from a place to a match.
-fn parts<'a>(
-    graph: &'a Graph,
-    (edge, along_cm): (EdgeId, u32),
-    to: &Snapped,
-    route: &'a [EdgeId],
-) -> impl Iterator<Item = (EdgeId, u32)> + Clone + use<'a> {
-    let to_cm = to.along_cm;
-    let first_cm = match route {
-        [] => to_cm.saturating_sub(along_cm),
-        // Turned round on the spot: what was driven ahead is not known.
-        [first, ..] if graph.reverse(edge) == Some(*first) => 0,
-        _ => graph.length_cm(edge).saturating_sub(along_cm),
-    };
-    let last = route.len();
-    std::iter::once((edge, first_cm)).chain(
-        route.iter().enumerate().map(move |(i, e)| (*e, if i + 1 == last { to_cm } else { graph.length_cm(*e) })),
-    )
-}
-
-fn free_seconds(graph: &Graph, edge: EdgeId, length_cm: u32) -> f64 {
-    f64::from(length_cm) / f64::from(graph.free_flow_cm_s(edge).max(1))
-}
 
 /// Time seen, and time that the empty road would have taken.
 #[derive(Clone, Copy, PartialEq, Debug, Default, SchemaWrite, SchemaRead)]
 struct Sum {
-    seen_s: f32,
-    free_s: f32,
+    seen_s: f64,
+    free_s: f64,
 }
 
 impl Sum {
-    fn add(&mut self, seen_s: f32, free_s: f32) {
+    fn add(&mut self, seen_s: f64, free_s: f64) {
         self.seen_s += seen_s;
         self.free_s += free_s;
     }
 
     /// How many times slower than the empty road, believed as far as there are samples.
-    fn slowness(self, prior: f32, prior_s: f32) -> f32 {
-        (self.seen_s + prior_s * prior) / (self.free_s + prior_s)
+    fn slowness(self, prior: f32, prior_s: f64) -> f32 {
+        ((self.seen_s + prior_s * f64::from(prior)) / (self.free_s + prior_s)) as f32
+    }
+
+    fn part(self, share: f64) -> Sum {
+        Sum { seen_s: self.seen_s * share, free_s: self.free_s * share }
     }
 }
 
@@ -139,20 +66,24 @@ impl Learner {
         if traversal.edge.index() >= graph.edge_count() {
             return;
         }
-        let free_s = free_seconds(graph, traversal.edge, traversal.length_cm) as f32;
-        let seen_s = traversal.seconds.clamp(free_s * FASTEST, free_s * SLOWEST);
+        let free_s = free_seconds(graph, traversal.edge, traversal.length_cm);
+        let seen_s = f64::from(traversal.seconds).clamp(free_s * FASTEST, free_s * SLOWEST);
         let (group, hour) = (class_group(graph.class(traversal.edge)), hour_of_week(traversal.at));
         self.fleet.add(seen_s, free_s);
         self.groups[group].add(seen_s, free_s);
         self.group_hours[group * HOURS + hour].add(seen_s, free_s);
-        self.cells.entry((cell_of(graph, traversal.edge), group as u8)).or_default().add(seen_s, free_s);
+        self.cells.entry(graph.speed_cells().key(traversal.edge)).or_default().add(seen_s, free_s);
         self.edges.entry(traversal.edge.0).or_default().add(seen_s, free_s);
-        self.edge_hours.entry((traversal.edge.0, hour as u8)).or_default().add(seen_s, free_s);
+        let key = (traversal.edge.0, hour as u8);
+        // Beyond the bound an edge follows its class's week as steeply as is usual.
+        if self.edge_hours.len() < EDGE_HOURS_MAX || self.edge_hours.contains_key(&key) {
+            self.edge_hours.entry(key).or_default().add(seen_s, free_s);
+        }
     }
 
     /// Makes all that was learned count for less, as a share of what it did; what has faded away is forgotten. Once a
     /// day with 0.98, the last seven weeks matter.
-    pub fn fade(&mut self, share: f32) {
+    pub fn fade(&mut self, share: f64) {
         let share = share.clamp(0.0, 1.0);
         let fade = |sum: &mut Sum| {
             sum.seen_s *= share;
@@ -168,6 +99,22 @@ impl Learner {
         self.edge_hours.retain(|_, sum| fade(sum));
     }
 
+    /// How many edges somebody drove on.
+    pub fn edges_len(&self) -> usize {
+        self.edges.len()
+    }
+
+    /// Another version of the map: what was learned of each edge goes to those that lie there now.
+    pub fn carry_over(&mut self, before: &Predecessors, old: &Graph, new: &Graph) {
+        let (edges, edge_hours) = (std::mem::take(&mut self.edges), std::mem::take(&mut self.edge_hours));
+        for (edge, was, share) in before.shares(old, new) {
+            let Some(sum) = edges.get(&was.0) else { continue };
+            self.edges.insert(edge.0, sum.part(share));
+            let hours = edge_hours.range((was.0, 0)..=(was.0, u8::MAX));
+            self.edge_hours.extend(hours.map(|((_, hour), sum)| ((edge.0, *hour), sum.part(share))));
+        }
+    }
+
     /// The table that what was learned so far comes to.
     pub fn table(&self, graph: &Graph) -> SpeedTable {
         let fleet = self.fleet.slowness(1.0, FLEET_PRIOR_S);
@@ -181,7 +128,7 @@ impl Learner {
             .edges()
             .map(|edge| {
                 let group = class_group(graph.class(edge));
-                let cell = self.cells.get(&(cell_of(graph, edge), group as u8)).copied().unwrap_or_default();
+                let cell = self.cells.get(&graph.speed_cells().key(edge)).copied().unwrap_or_default();
                 let cell = cell.slowness(groups[group], CELL_PRIOR_S);
                 let seen = self.edges.get(&edge.0).copied().unwrap_or_default();
                 let slowness = seen.slowness(cell, EDGE_PRIOR_S);
@@ -219,7 +166,7 @@ impl Learner {
             let seen = libm::logf(sum.slowness(slowness, EDGE_PRIOR_S) / slowness);
             for (misfit, steepness) in misfits.iter_mut().zip(STEEPNESSES) {
                 let apart = seen - steepness * libm::logf(shape[usize::from(*hour) % HOURS]);
-                *misfit += sum.free_s * apart * apart;
+                *misfit += sum.free_s as f32 * apart * apart;
             }
         }
         if free_s < STEEPNESS_S_MIN {
@@ -238,24 +185,19 @@ fn quantum(share: f32, one: u8) -> u8 {
     (share * f32::from(one)).round().clamp(1.0, 255.0) as u8
 }
 
-/// Less than this is standing, in centimetres.
-const STANDING_CM: u64 = 2_000;
-/// Who stands for longer does not wait for a light: two minutes.
-const STOOD_DS_MAX: i64 = 1_200;
-/// Hops over longer gaps say too little of where the time went: three minutes.
-const HOP_DS_MAX: i64 = 1_800;
-const SPEED_M_S_MAX: f64 = 60.0;
 /// A stretch cannot count as faster or slower than so many times the empty road.
-const FASTEST: f32 = 0.4;
-const SLOWEST: f32 = 12.0;
+const FASTEST: f64 = 0.4;
+const SLOWEST: f64 = 12.0;
 /// How many seconds of empty-road driving weigh as much as what is believed without them.
-const FLEET_PRIOR_S: f32 = 600.0;
-const GROUP_PRIOR_S: f32 = 600.0;
-const CELL_PRIOR_S: f32 = 120.0;
-const EDGE_PRIOR_S: f32 = 60.0;
-const HOUR_PRIOR_S: f32 = 1_800.0;
+const FLEET_PRIOR_S: f64 = 600.0;
+const GROUP_PRIOR_S: f64 = 600.0;
+const CELL_PRIOR_S: f64 = 120.0;
+const EDGE_PRIOR_S: f64 = 60.0;
+const HOUR_PRIOR_S: f64 = 1_800.0;
 /// From so much driving on, an edge's own hours are believed.
-const STEEPNESS_S_MIN: f32 = 600.0;
+const STEEPNESS_S_MIN: f64 = 600.0;
 const STEEPNESSES: [f32; 4] = [0.0, 0.5, 1.0, 1.5];
 const STEEPNESS_USUAL: usize = 2;
-const FORGOTTEN_S: f32 = 0.01;
+const FORGOTTEN_S: f64 = 0.01;
+/// At most so many hours of edges are kept apart: some 60 MB.
+const EDGE_HOURS_MAX: usize = 1 << 21;

@@ -7,55 +7,11 @@ use std::collections::BTreeMap;
 use protocol::Time;
 use wincode::{SchemaRead, SchemaWrite};
 
-use super::learner::Traversal;
-use super::{SpeedTable, TableError, cell_of, class_group, digest_of, hour_of_week};
+use super::cells::CellKey;
+use super::factors::{FACTOR_MAX, FACTOR_MIN};
+use super::hops::Traversal;
+use super::{LiveFactors, Predecessors, SpeedTable, hour_of_week};
 use crate::graph::{EdgeId, Graph};
-
-/// How many times the usual time is needed right now, for one version of one map; a blob like the speed table.
-#[derive(Clone, PartialEq, Debug, SchemaWrite, SchemaRead)]
-pub struct LiveFactors {
-    map: [u8; 32],
-    /// When this was so.
-    pub at: Time,
-    fleet: f32,
-    cells: BTreeMap<(u32, u8), f32>,
-    edges: BTreeMap<u32, f32>,
-}
-
-impl LiveFactors {
-    /// Nothing is known of today.
-    pub fn usual(graph: &Graph, at: Time) -> LiveFactors {
-        LiveFactors { map: digest_of(graph.version()), at, fleet: 1.0, cells: BTreeMap::new(), edges: BTreeMap::new() }
-    }
-
-    /// How many times the usual time an edge needs at a time: as it was seen, and the more as usual the longer ago that
-    /// was or the further ahead we look.
-    pub fn factor(&self, graph: &Graph, edge: EdgeId, when: Time) -> f64 {
-        let factor = self.edges.get(&edge.0).or_else(|| {
-            let group = class_group(graph.class(edge)) as u8;
-            if self.cells.is_empty() { None } else { self.cells.get(&(cell_of(graph, edge), group)) }
-        });
-        let factor = f64::from(*factor.unwrap_or(&self.fleet));
-        let age_s = when.millis_since(self.at).unsigned_abs() as f64 / 1000.0;
-        let believed = libm::exp2(-age_s / AHEAD_HALF_LIFE_S);
-        (1.0 + (factor - 1.0) * believed).clamp(FACTOR_MIN, FACTOR_MAX)
-    }
-
-    pub fn to_bytes(&self) -> Vec<u8> {
-        wincode::serialize(self).unwrap_or_default() // memory is all that it writes to
-    }
-
-    /// Reads and checks stored bytes: those of another map's edges are refused.
-    pub fn from_bytes(bytes: &[u8], graph: &Graph) -> Result<LiveFactors, TableError> {
-        let factors: LiveFactors = wincode::deserialize_exact(bytes).map_err(|_| TableError::Malformed)?;
-        if factors.map != digest_of(graph.version()) {
-            return Err(TableError::OtherMap);
-        }
-        let is_sound = |f: &f32| (FACTOR_MIN as f32..=FACTOR_MAX as f32).contains(f);
-        let are_sound = factors.edges.values().chain(factors.cells.values()).chain([&factors.fleet]).all(is_sound);
-        are_sound.then_some(factors).ok_or(TableError::Malformed)
-    }
-}
 
 /// Time needed and time expected, fading.
 #[derive(Clone, Copy, PartialEq, Debug, SchemaWrite, SchemaRead)]
@@ -92,7 +48,7 @@ impl Evidence {
 #[derive(Clone, PartialEq, Debug, SchemaWrite, SchemaRead)]
 pub struct LiveLearner {
     fleet: Evidence,
-    cells: BTreeMap<(u32, u8), Evidence>,
+    cells: BTreeMap<CellKey, Evidence>,
     edges: BTreeMap<u32, Evidence>,
 }
 
@@ -109,7 +65,7 @@ impl LiveLearner {
         let expected_s = usual.seconds(graph, edge, length_cm, hour_of_week(at));
         let seen_s = f64::from(seconds).clamp(expected_s * FACTOR_MIN, expected_s * FACTOR_MAX);
         self.fleet.add(seen_s, expected_s, at);
-        let key = (cell_of(graph, edge), class_group(graph.class(edge)) as u8);
+        let key = graph.speed_cells().key(edge);
         self.cells.entry(key).or_insert(Evidence::none(at)).add(seen_s, expected_s, at);
         self.edges.entry(edge.0).or_insert(Evidence::none(at)).add(seen_s, expected_s, at);
     }
@@ -119,27 +75,63 @@ impl LiveLearner {
         self.cells.retain(|_, e| e.faded(now).expected_s > FORGOTTEN_S);
         self.edges.retain(|_, e| e.faded(now).expected_s > FORGOTTEN_S);
         let fleet = self.fleet.faded(now).factor(1.0, FLEET_PRIOR_S);
-        let cell_factor = |e: &Evidence| e.faded(now).factor(fleet, CELL_PRIOR_S);
-        let cells: BTreeMap<(u32, u8), f32> = self.cells.iter().map(|(k, e)| (*k, cell_factor(e) as f32)).collect();
-        let edges = self.edges.iter().map(|(edge, evidence)| {
-            let edge_id = EdgeId(*edge);
-            let is_here = edge_id.index() < graph.edge_count();
-            let key = is_here.then(|| (cell_of(graph, edge_id), class_group(graph.class(edge_id)) as u8));
-            let cell = key.and_then(|key| cells.get(&key)).map_or(fleet, |f| f64::from(*f));
-            (*edge, evidence.faded(now).factor(cell, EDGE_PRIOR_S) as f32)
+        let of_cell = |e: &Evidence| e.faded(now).factor(fleet, CELL_PRIOR_S);
+        let cells = self.cells.iter().map(|(key, evidence)| (*key, of_cell(evidence)));
+        let here = self.edges.iter().filter(|(edge, _)| (**edge as usize) < graph.edge_count());
+        let edges = here.map(|(edge, evidence)| {
+            let edge = EdgeId(*edge);
+            let cell = self.cells.get(&graph.speed_cells().key(edge)).map_or(fleet, of_cell);
+            (edge, evidence.faded(now).factor(cell, EDGE_PRIOR_S))
         });
-        LiveFactors { map: digest_of(graph.version()), at: now, fleet: fleet as f32, edges: edges.collect(), cells }
+        LiveFactors::of(graph, now, fleet, cells, edges)
+    }
+
+    /// How many edges there is evidence of.
+    pub fn edges_len(&self) -> usize {
+        self.edges.len()
+    }
+
+    /// Another table of the usual week: what it says already, today must not say again.
+    pub fn handle_usual(&mut self, graph: &Graph, old: &SpeedTable, new: &SpeedTable, now: Time) {
+        let hour = hour_of_week(now);
+        let mut fleet = (0.0, 0.0);
+        let mut cells: BTreeMap<CellKey, (f64, f64)> = BTreeMap::new();
+        for (edge, evidence) in self.edges.iter_mut().filter(|(edge, _)| (**edge as usize) < graph.edge_count()) {
+            let edge = EdgeId(*edge);
+            let seconds = |table: &SpeedTable| table.seconds(graph, edge, graph.length_cm(edge).max(1), hour);
+            let before_s = evidence.faded(now).expected_s;
+            let times = seconds(new) / seconds(old);
+            evidence.expected_s *= times;
+            for sum in [&mut fleet, cells.entry(graph.speed_cells().key(edge)).or_default()] {
+                *sum = (sum.0 + before_s, sum.1 + before_s * times);
+            }
+        }
+        let times = |(before, after): (f64, f64)| if before > 0.0 { after / before } else { 1.0 };
+        self.fleet.expected_s *= times(fleet);
+        for (key, sum) in cells {
+            if let Some(evidence) = self.cells.get_mut(&key) {
+                evidence.expected_s *= times(sum);
+            }
+        }
+    }
+
+    /// Another version of the map: what was seen on each edge goes to those that lie there now.
+    pub fn carry_over(&mut self, before: &Predecessors, old: &Graph, new: &Graph) {
+        let edges = std::mem::take(&mut self.edges);
+        for (edge, was, share) in before.shares(old, new) {
+            if let Some(evidence) = edges.get(&was.0) {
+                let Evidence { seen_s, expected_s, at } = *evidence;
+                let part = Evidence { seen_s: seen_s * share, expected_s: expected_s * share, at };
+                self.edges.insert(edge.0, part);
+            }
+        }
     }
 }
 
 /// Evidence counts half after so long.
 const HALF_LIFE_S: f64 = 600.0;
-/// What is seen now counts half so far ahead.
-const AHEAD_HALF_LIFE_S: f64 = 1_200.0;
 /// How many seconds of driving weigh as much as what is believed without them.
 const FLEET_PRIOR_S: f64 = 1_800.0;
 const CELL_PRIOR_S: f64 = 300.0;
 const EDGE_PRIOR_S: f64 = 30.0;
-const FACTOR_MIN: f64 = 0.25;
-const FACTOR_MAX: f64 = 10.0;
 const FORGOTTEN_S: f64 = 0.1;

@@ -5,6 +5,11 @@
 //! road's. It is a blob named by its content, so that whoever reads the log again computes with the same numbers. What
 //! nobody has driven yet has its class's speed, and before anything is learned the import's.
 
+mod carry;
+mod cells;
+mod factors;
+mod hexagons;
+mod hops;
 mod learner;
 mod live;
 
@@ -18,8 +23,13 @@ use wincode::{SchemaRead, SchemaWrite};
 use crate::class::RoadClass;
 use crate::file::MapVersion;
 use crate::graph::{EdgeId, Graph};
-pub use learner::{Learner, Traversal, Traversals};
-pub use live::{LiveFactors, LiveLearner};
+pub use carry::Predecessors;
+pub(crate) use cells::SpeedCells;
+pub use factors::LiveFactors;
+pub use hexagons::{Hexagons, RoadSpeed};
+pub use hops::{Hop, Traversal, Traversals};
+pub use learner::Learner;
+pub use live::LiveLearner;
 
 /// Hours of a week; 0 is Monday, midnight to one, UTC.
 pub const HOURS: usize = 168;
@@ -118,7 +128,7 @@ impl SpeedTable {
 }
 
 /// Roads that are used alike: what is learned of one serves for the others.
-pub(crate) fn class_group(class: RoadClass) -> usize {
+pub fn class_group(class: RoadClass) -> usize {
     match class {
         RoadClass::Motorway | RoadClass::Trunk => 0,
         RoadClass::MotorwayLink | RoadClass::TrunkLink => 1,
@@ -136,22 +146,17 @@ pub(crate) fn class_group(class: RoadClass) -> usize {
     }
 }
 
-/// A cell of a grid of about a kilometre: roads within are slow together.
-pub(crate) fn cell_of(graph: &Graph, edge: EdgeId) -> u32 {
-    let position = graph.position_at(edge, graph.length_cm(edge) / 2);
-    let row = (position.lat_e7.div_euclid(CELL_E7) + 10_000) as u32;
-    // Columns narrow towards the poles; within a city they are alike.
-    let column = (position.lon_e7.div_euclid(CELL_E7 * 4 / 3) + 15_000) as u32;
-    row << 16 | column
+/// A car's on the empty road.
+fn free_seconds(graph: &Graph, edge: EdgeId, length_cm: u32) -> f64 {
+    f64::from(length_cm) / f64::from(graph.free_flow_cm_s(edge).max(1))
 }
 
 fn digest_of(version: MapVersion) -> [u8; 32] {
     version.0
 }
 
-pub(crate) const CLASS_GROUPS: usize = 8;
-/// A hundredth of a degree of latitude is 1.1 km.
-const CELL_E7: i32 = 100_000;
+/// How many kinds of road are told apart.
+pub const CLASS_GROUPS: usize = 8;
 const RATIO_ONE: u8 = 64;
 const SHAPE_ONE: u8 = 128;
 /// Slower than a slow walk no road is.

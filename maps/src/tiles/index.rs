@@ -1,11 +1,12 @@
 //! Which roads and features lie in a tile? Both are sorted along a Hilbert curve, so neighbours in number are neighbours
 //! on the map: a box for every few of them is index enough, made in memory when the first tile is asked for.
 
+use crate::geo::Bbox;
 use crate::record::NONE;
 use crate::view::View;
 
 /// South, west, north, east.
-type Box7 = [i32; 4];
+pub type Box7 = [i32; 4];
 
 pub struct TileIndex {
     roads: Vec<Chunk>,
@@ -47,6 +48,19 @@ impl TileIndex {
             range.filter(|feature| meet(self.feature_boxes[*feature], bbox)).for_each(&mut visit);
         }
     }
+
+    /// Whether any road or feature reaches into the box, shown there or not.
+    pub(crate) fn holds_any(&self, bbox: Box7) -> bool {
+        let any = |chunks: &[Chunk], boxes: &[Box7]| {
+            let near = chunks.iter().zip(boxes.chunks(CHUNK)).filter(|(chunk, _)| meet(chunk.bbox, bbox));
+            near.flat_map(|(_, boxes)| boxes).any(|one| meet(*one, bbox))
+        };
+        any(&self.roads, &self.road_boxes) || any(&self.features, &self.feature_boxes)
+    }
+}
+
+pub fn box_of(bbox: &Bbox) -> Box7 {
+    [bbox.south_west.lat_e7, bbox.south_west.lon_e7, bbox.north_east.lat_e7, bbox.north_east.lon_e7]
 }
 
 fn chunks(boxes: &[Box7], rank: impl Fn(usize) -> u8) -> Vec<Chunk> {
@@ -66,7 +80,7 @@ fn join(a: Box7, b: Box7) -> Box7 {
     [a[0].min(b[0]), a[1].min(b[1]), a[2].max(b[2]), a[3].max(b[3])]
 }
 
-fn meet(a: Box7, b: Box7) -> bool {
+pub fn meet(a: Box7, b: Box7) -> bool {
     a[0] <= b[2] && b[0] <= a[2] && a[1] <= b[3] && b[1] <= a[3]
 }
 

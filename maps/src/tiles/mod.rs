@@ -1,6 +1,7 @@
 //! Vector tiles (MVT) from the map file itself: roads with class and name, water, green, buildings, rails, places. Drawn
 //! when asked for, some milliseconds each; whoever serves them keeps what it likes.
 
+pub mod archive;
 pub mod feature;
 
 mod clip;

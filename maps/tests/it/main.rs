@@ -2,8 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod archive;
 mod cities;
 mod cpus;
+mod diff;
 mod extract;
 mod file;
 mod graph;

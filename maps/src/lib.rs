@@ -2,6 +2,7 @@
 
 pub mod class;
 pub mod costs;
+pub mod diff;
 pub mod eta;
 pub mod file;
 pub mod geo;

@@ -67,6 +67,16 @@ impl Trace {
             is_kept
         });
     }
+
+    /// The same, and the trip's last fix: a phone flushes at a trip's end, and without it the rest of the way would be
+    /// anybody's guess.
+    pub fn thin(&mut self, seconds: f64) {
+        let last = self.fixes.last().copied();
+        self.keep_every(seconds);
+        if self.fixes.last() != last.as_ref() {
+            self.fixes.extend(last);
+        }
+    }
 }
 
 /// Reads a file of traces, in the form that its name tells.

@@ -144,8 +144,9 @@ mod tests {
     use crate::control::credential::{TokenKeyId, TokenKeys};
     use crate::ledger::NewDelivery;
     use crate::ledger::embedded::EmbeddedLedger;
+    use crate::log::ReadLimit;
     use crate::log::embedded::{EmbeddedLog, EmbeddedLogConfig};
-    use crate::log::{Membership, OffsetRange, ReadLimit, StoredEntry};
+    use crate::log::front::Front;
     use crate::registry::embedded::EmbeddedRegistry;
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -311,46 +312,16 @@ mod tests {
     }
 
     #[async_trait]
-    impl Log for Flaky {
-        fn partition_count(&self, topic: Topic) -> u32 {
-            self.log.partition_count(topic)
+    impl Front for Flaky {
+        fn behind(&self) -> &dyn Log {
+            &*self.log
         }
-        fn incarnation(&self) -> u32 {
-            self.log.incarnation()
-        }
-        async fn append(&self, entries: Vec<Append>) -> Result<Vec<Offset>, LogError> {
+
+        async fn append_in_front(&self, entries: Vec<Append>) -> Result<Vec<Offset>, LogError> {
             if self.failures.fetch_sub(1, std::sync::atomic::Ordering::Relaxed) > 0 {
                 return Err(LogError::Unavailable { reason: "away".to_string() });
             }
             self.log.append(entries).await
-        }
-        async fn read(
-            &self,
-            topic: Topic,
-            partition: PartitionId,
-            from: Offset,
-            limit: ReadLimit,
-            wait: Duration,
-        ) -> Result<Vec<StoredEntry>, LogError> {
-            self.log.read(topic, partition, from, limit, wait).await
-        }
-        async fn range(&self, topic: Topic, partition: PartitionId) -> Result<OffsetRange, LogError> {
-            self.log.range(topic, partition).await
-        }
-        async fn offset_at(&self, topic: Topic, partition: PartitionId, at: Time) -> Result<Offset, LogError> {
-            self.log.offset_at(topic, partition, at).await
-        }
-        async fn newest(&self, topic: Topic) -> Result<Vec<StoredEntry>, LogError> {
-            self.log.newest(topic).await
-        }
-        async fn join(&self, group: &str, topic: Topic) -> Result<Box<dyn Membership>, LogError> {
-            self.log.join(group, topic).await
-        }
-        async fn commit(&self, group: &str, topic: Topic, at: PartitionId, next: Offset) -> Result<(), LogError> {
-            self.log.commit(group, topic, at, next).await
-        }
-        async fn committed(&self, group: &str, topic: Topic, at: PartitionId) -> Result<Option<Offset>, LogError> {
-            self.log.committed(group, topic, at).await
         }
     }
 

@@ -2,12 +2,12 @@
 //! kept, because an edge without keys opens nothing.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use backends::log::embedded::{EmbeddedLog, EmbeddedLogConfig};
-use backends::log::{Append, Log, LogError, Membership, OffsetRange, ReadLimit, StoredEntry, Topic};
-use protocol::{Offset, PartitionId, Time};
+use backends::log::front::Front;
+use backends::log::{Append, Log, LogError, Topic};
+use protocol::Offset;
 
 pub struct NullLog {
     control: Arc<EmbeddedLog>,
@@ -21,54 +21,15 @@ impl NullLog {
 }
 
 #[async_trait]
-impl Log for NullLog {
-    fn partition_count(&self, topic: Topic) -> u32 {
-        self.control.partition_count(topic)
+impl Front for NullLog {
+    fn behind(&self) -> &dyn Log {
+        &*self.control
     }
 
-    fn incarnation(&self) -> u32 {
-        self.control.incarnation()
-    }
-
-    async fn append(&self, entries: Vec<Append>) -> Result<Vec<Offset>, LogError> {
+    async fn append_in_front(&self, entries: Vec<Append>) -> Result<Vec<Offset>, LogError> {
         if entries.iter().all(|entry| entry.topic == Topic::Records) {
             return Ok(entries.iter().map(|_| Offset(0)).collect());
         }
         self.control.append(entries).await
-    }
-
-    async fn read(
-        &self,
-        topic: Topic,
-        partition: PartitionId,
-        from: Offset,
-        limit: ReadLimit,
-        wait: Duration,
-    ) -> Result<Vec<StoredEntry>, LogError> {
-        self.control.read(topic, partition, from, limit, wait).await
-    }
-
-    async fn range(&self, topic: Topic, partition: PartitionId) -> Result<OffsetRange, LogError> {
-        self.control.range(topic, partition).await
-    }
-
-    async fn offset_at(&self, topic: Topic, partition: PartitionId, at: Time) -> Result<Offset, LogError> {
-        self.control.offset_at(topic, partition, at).await
-    }
-
-    async fn newest(&self, topic: Topic) -> Result<Vec<StoredEntry>, LogError> {
-        self.control.newest(topic).await
-    }
-
-    async fn join(&self, group: &str, topic: Topic) -> Result<Box<dyn Membership>, LogError> {
-        self.control.join(group, topic).await
-    }
-
-    async fn commit(&self, group: &str, topic: Topic, partition: PartitionId, next: Offset) -> Result<(), LogError> {
-        self.control.commit(group, topic, partition, next).await
-    }
-
-    async fn committed(&self, group: &str, topic: Topic, partition: PartitionId) -> Result<Option<Offset>, LogError> {
-        self.control.committed(group, topic, partition).await
     }
 }

@@ -12,6 +12,7 @@
 
 pub mod conformance;
 pub mod embedded;
+pub mod front;
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -12,7 +12,8 @@ use axum::body::Body;
 use axum::http::{Request, Response, StatusCode};
 use backends::control::{Control, ControlReader, ControlWriter, RegionKey, Secret, credential};
 use backends::log::embedded::{EmbeddedLog, EmbeddedLogConfig};
-use backends::log::{Append, Log, LogError, Membership, OffsetRange, ReadLimit, StoredEntry, Topic};
+use backends::log::front::Front;
+use backends::log::{Append, Log, LogError, ReadLimit, Topic};
 use daemon::admin::Readiness;
 use daemon::meter::Exposition;
 use daemon::{Clock, Drain, Meter};
@@ -259,56 +260,17 @@ impl SwitchedLog {
 }
 
 #[async_trait]
-impl Log for SwitchedLog {
-    fn partition_count(&self, topic: Topic) -> u32 {
-        self.inner.partition_count(topic)
+impl Front for SwitchedLog {
+    fn behind(&self) -> &dyn Log {
+        &*self.inner
     }
 
-    fn incarnation(&self) -> u32 {
-        self.inner.incarnation()
-    }
-
-    async fn append(&self, entries: Vec<Append>) -> Result<Vec<Offset>, LogError> {
+    async fn append_in_front(&self, entries: Vec<Append>) -> Result<Vec<Offset>, LogError> {
         if self.is_away.load(Ordering::SeqCst) {
             return Err(LogError::Unavailable { reason: "it was taken away".to_string() });
         }
         tokio::time::sleep(Duration::from_millis(self.delay_ms.load(Ordering::SeqCst))).await;
         self.inner.append(entries).await
-    }
-
-    async fn read(
-        &self,
-        topic: Topic,
-        partition: PartitionId,
-        from: Offset,
-        limit: ReadLimit,
-        wait: Duration,
-    ) -> Result<Vec<StoredEntry>, LogError> {
-        self.inner.read(topic, partition, from, limit, wait).await
-    }
-
-    async fn range(&self, topic: Topic, partition: PartitionId) -> Result<OffsetRange, LogError> {
-        self.inner.range(topic, partition).await
-    }
-
-    async fn offset_at(&self, topic: Topic, partition: PartitionId, at: Time) -> Result<Offset, LogError> {
-        self.inner.offset_at(topic, partition, at).await
-    }
-
-    async fn newest(&self, topic: Topic) -> Result<Vec<StoredEntry>, LogError> {
-        self.inner.newest(topic).await
-    }
-
-    async fn join(&self, group: &str, topic: Topic) -> Result<Box<dyn Membership>, LogError> {
-        self.inner.join(group, topic).await
-    }
-
-    async fn commit(&self, group: &str, topic: Topic, partition: PartitionId, next: Offset) -> Result<(), LogError> {
-        self.inner.commit(group, topic, partition, next).await
-    }
-
-    async fn committed(&self, group: &str, topic: Topic, partition: PartitionId) -> Result<Option<Offset>, LogError> {
-        self.inner.committed(group, topic, partition).await
     }
 }
 

@@ -8,7 +8,7 @@ use protocol::{
     Offset, PartitionId, TenantId, Time,
 };
 
-use super::{LIVE_TTL, LiveDriver, LiveEntry, LiveStore};
+use super::{CellSpeeds, KindSpeed, LIVE_TTL, LiveDriver, LiveEntry, LiveStore, RoadKind, SpeedCell};
 
 /// Runs all checks; `make` gives an empty store.
 pub async fn suite<F>(make: impl Fn() -> F)
@@ -20,6 +20,8 @@ where
     an_older_driver_never_replaces_a_newer(&*make().await).await;
     entries_expire_after_they_were_last_put(&*make().await).await;
     a_tenants_drivers_are_listed_by_number(&*make().await).await;
+    speeds_are_found_by_their_cell_and_an_older_never_replaces_a_newer(&*make().await).await;
+    speeds_expire_after_they_were_last_put(&*make().await).await;
 }
 
 async fn what_was_put_is_found_by_its_tenant_only(store: &dyn LiveStore) {
@@ -114,6 +116,39 @@ async fn a_tenants_drivers_are_listed_by_number(store: &dyn LiveStore) {
     assert!(listed.iter().all(|live| live.view.key.tenant == TenantId(1)));
 }
 
+async fn speeds_are_found_by_their_cell_and_an_older_never_replaces_a_newer(store: &dyn LiveStore) {
+    let (early, late) = (Time(NOW.0 + 1), Time(NOW.0 + 2));
+    store.put_speeds(vec![speeds(1, late, 500), speeds(2, early, 600)], late).await.expect("put");
+    store.put_speeds(vec![speeds(1, early, 100), speeds(2, late, 700)], late).await.expect("put");
+    store.put_speeds(vec![speeds(2, late, 800)], late).await.expect("put");
+
+    let found = store.speeds(CELL_1, late).await.expect("asked");
+    assert_eq!(found, Some(speeds(1, late, 500)), "whole, and an older one is not taken");
+    let found = store.speeds(SpeedCell(CELL_1.0 + 1), late).await.expect("asked");
+    assert_eq!(found, Some(speeds(2, late, 800)), "a newer one is, and one of the same time");
+    assert_eq!(store.speeds(SpeedCell(CELL_1.0 + 2), late).await.expect("asked"), None);
+    // A kind of road that is there no more is gone.
+    let none = CellSpeeds { roads: Vec::new(), ..speeds(1, Time(NOW.0 + 3), 0) };
+    store.put_speeds(vec![none.clone()], late).await.expect("put");
+    assert_eq!(store.speeds(CELL_1, late).await.expect("asked"), Some(none));
+}
+
+async fn speeds_expire_after_they_were_last_put(store: &dyn LiveStore) {
+    store.put_speeds(vec![speeds(1, NOW, 500), speeds(2, NOW, 500)], NOW).await.expect("put");
+    let later = NOW + LIVE_TTL / 2;
+    store.put_speeds(vec![speeds(2, NOW, 500)], later).await.expect("put");
+
+    let end = NOW + LIVE_TTL;
+    assert!(store.speeds(CELL_1, end - Duration::from_millis(1)).await.expect("asked").is_some());
+    assert_eq!(store.speeds(CELL_1, end).await.expect("asked"), None);
+    assert!(store.speeds(SpeedCell(CELL_1.0 + 1), end).await.expect("asked").is_some());
+}
+
+fn speeds(cell: u64, at: Time, live_cm_s: u32) -> CellSpeeds {
+    let road = |kind| KindSpeed { kind, empty_cm_s: 1_389, usual_cm_s: 900, live_cm_s };
+    CellSpeeds { cell: SpeedCell(CELL_1.0 + cell - 1), at, roads: RoadKind::ALL.map(road).to_vec() }
+}
+
 /// A driver of this tenant, as of the n-th record.
 pub fn driver(tenant: u32, id: u32, offset: u64) -> LiveEntry {
     let view = DriverView {
@@ -163,3 +198,4 @@ fn driver_key(tenant: u32, id: u32) -> DriverKey {
 }
 
 const NOW: Time = Time(1_700_000_000_000);
+const CELL_1: SpeedCell = SpeedCell(0x0883_9220_0117_ffff);

@@ -12,15 +12,16 @@ use metrics::Counter;
 use parking_lot::Mutex;
 use protocol::{DeliveryKey, DriverId, DriverKey, LiveView, TenantId, Time};
 
-use super::{LIVE_TTL, LiveDriver, LiveEntry, LiveStore, LiveStoreError};
+use super::{CellSpeeds, LIVE_TTL, LiveDriver, LiveEntry, LiveStore, LiveStoreError, SpeedCell};
 
 pub struct MemoryLiveStore {
     deliveries: Shelf<DeliveryKey, LiveView>,
     drivers: Shelf<DriverKey, LiveDriver>,
+    speeds: Shelf<SpeedCell, CellSpeeds>,
 }
 
 impl MemoryLiveStore {
-    /// Holds so many deliveries, and so many drivers, at most.
+    /// Holds so many deliveries, so many drivers and so many cells at most.
     pub fn new(entries_max: usize, meter: &Meter) -> Self {
         let evicted = |kind| {
             let help = "Live views let go because the store was full.";
@@ -29,6 +30,7 @@ impl MemoryLiveStore {
         MemoryLiveStore {
             deliveries: Shelf::new(entries_max, evicted("delivery")),
             drivers: Shelf::new(entries_max, evicted("driver")),
+            speeds: Shelf::new(entries_max, evicted("speeds")),
         }
     }
 }
@@ -61,6 +63,17 @@ impl LiveStore for MemoryLiveStore {
 
     async fn drivers(&self, tenant: TenantId, now: Time) -> Result<Vec<LiveDriver>, LiveStoreError> {
         Ok(self.drivers.tenants_drivers(tenant, now))
+    }
+
+    async fn put_speeds(&self, cells: Vec<CellSpeeds>, now: Time) -> Result<(), LiveStoreError> {
+        for speeds in cells {
+            self.speeds.put(speeds.cell, speeds, now, |old, new| new.at >= old.at);
+        }
+        Ok(())
+    }
+
+    async fn speeds(&self, cell: SpeedCell, now: Time) -> Result<Option<CellSpeeds>, LiveStoreError> {
+        Ok(self.speeds.find(&cell, now))
     }
 }
 

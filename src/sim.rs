@@ -10,6 +10,7 @@ use fleet::replay::{self, ReplayOptions};
 use fleet::sim::{self, SimOptions};
 use fleet::{Conditions, FleetOptions, Report, TenantKey};
 use protocol::Time;
+use protocol::record::Vehicle;
 
 use crate::up;
 
@@ -58,6 +59,9 @@ pub struct SimArguments {
     map: PathBuf,
     #[arg(long, default_value_t = 10)]
     drivers: u32,
+    /// What they travel by, one after the other: car, moped, bicycle, foot.
+    #[arg(long, value_delimiter = ',', default_value = "car", value_parser = vehicle, value_name = "VEHICLE,…")]
+    vehicles: Vec<Vehicle>,
     /// How far apart fixes are.
     #[arg(long, default_value_t = 4, value_name = "SECONDS")]
     every: u64,
@@ -87,6 +91,7 @@ pub fn simulate(arguments: &SimArguments) -> Result<()> {
     daemon::logging::start(daemon::logging::LogFormat::Text, "warn");
     let mut options = SimOptions::new(arguments.fleet.options()?, &arguments.map);
     options.drivers = arguments.drivers;
+    options.vehicles.clone_from(&arguments.vehicles);
     options.interval = Duration::from_secs(arguments.every.max(1));
     options.duration = arguments.fleet.duration.map(Duration::from_secs);
     let report = up::runtime()?.block_on(sim::run(options, told_to_stop())).context("drive")?;
@@ -103,6 +108,10 @@ pub fn replay(arguments: &ReplayArguments) -> Result<()> {
     options.duration = arguments.fleet.duration.map(Duration::from_secs);
     let report = up::runtime()?.block_on(replay::run(options, told_to_stop())).context("drive")?;
     print(&report)
+}
+
+fn vehicle(name: &str) -> Result<Vehicle, String> {
+    serde_json::from_value(name.into()).map_err(|_| "expected car, moped, bicycle or foot".to_string())
 }
 
 async fn told_to_stop() {

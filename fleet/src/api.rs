@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use phone::Clock;
 use phone::driver::{Credential, HttpClients, HttpError};
+use protocol::record::Vehicle;
 use protocol::{DeliveryState, Position};
 use reqwest::{Method, RequestBuilder, StatusCode, Url};
 use serde::Deserialize;
@@ -118,8 +119,8 @@ impl Api {
         self.failures.load(Ordering::Relaxed)
     }
 
-    pub async fn create_driver(&self, name: &str) -> Result<u32, ApiError> {
-        let made: DriverMade = self.post("drivers", json!({ "name": name })).await?;
+    pub async fn create_driver(&self, name: &str, vehicle: Vehicle) -> Result<u32, ApiError> {
+        let made: DriverMade = self.post("drivers", json!({ "name": name, "vehicle": vehicle })).await?;
         Ok(made.driver)
     }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use maps::geo;
 use maps::traces::{self, Trace};
+use protocol::record::Vehicle;
 use protocol::{DeliveryState, Fix, MeasuredTime, Position};
 use tracing::warn;
 
@@ -136,7 +137,7 @@ async fn drive(
 ) -> Result<Option<Ended>, FleetError> {
     let name = format!("Trip {}", trip.id);
     let hired = tokio::select! {
-        hired = rig.hire(&name, number) => hired?,
+        hired = rig.hire(&name, Vehicle::Car, number) => hired?,
         () = stop.told() => return Ok(None),
     };
     loop {

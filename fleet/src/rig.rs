@@ -10,6 +10,7 @@ use maps::MapError;
 use maps::traces::TraceError;
 use phone::driver::{HttpClients, NotTaken, StartError};
 use phone::{ClientStats, Clock, Phone, PhoneConfig, PhoneHandle};
+use protocol::record::Vehicle;
 use protocol::{Fix, Time};
 use serde::Serialize;
 use tokio::sync::watch;
@@ -155,8 +156,8 @@ impl Rig {
     }
 
     /// A new driver with a phone of his own, logged in on it.
-    pub async fn hire(&self, name: &str, number: u64) -> Result<Hired, FleetError> {
-        let driver = self.api.create_driver(name).await?;
+    pub async fn hire(&self, name: &str, vehicle: Vehicle, number: u64) -> Result<Hired, FleetError> {
+        let driver = self.api.create_driver(name, vehicle).await?;
         let mut config = PhoneConfig::new(&self.options.api_url, self.api.enrol(driver).await?);
         config.api_pin = self.options.api_pin;
         config.logged_in = true;

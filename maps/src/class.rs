@@ -1,6 +1,7 @@
 //! What a road is and who may use it, as closed lists. Their numbers are written into map files: new ones go at the
 //! end, and none is ever used again for something else.
 
+use protocol::record::Vehicle;
 use serde::{Deserialize, Serialize};
 
 macro_rules! numbered {
@@ -97,6 +98,17 @@ impl Profile {
     /// The profile's bit in a mask of profiles.
     pub const fn bit(self) -> u8 {
         1 << self.number()
+    }
+}
+
+impl From<Vehicle> for Profile {
+    fn from(vehicle: Vehicle) -> Profile {
+        match vehicle {
+            Vehicle::Car => Profile::Car,
+            Vehicle::Moped => Profile::Moped,
+            Vehicle::Bicycle => Profile::Bicycle,
+            Vehicle::Foot => Profile::Foot,
+        }
     }
 }
 

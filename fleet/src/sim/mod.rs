@@ -10,6 +10,7 @@ use std::time::Duration;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use maps::Graph;
 use maps::router::Routing;
+use protocol::record::Vehicle;
 use protocol::{DeliveryState, MeasuredTime, Time};
 use tracing::{info, warn};
 
@@ -25,6 +26,8 @@ pub struct SimOptions {
     /// A map file, as `wayfix maps import` writes it.
     pub map: PathBuf,
     pub drivers: u32,
+    /// What the drivers travel by, one after the other and then from the first again.
+    pub vehicles: Vec<Vehicle>,
     /// How far apart fixes are.
     pub interval: Duration,
     /// By the fleet's clock; None goes on until it is told to stop.
@@ -39,6 +42,7 @@ impl SimOptions {
             fleet,
             map: map.into(),
             drivers: 10,
+            vehicles: vec![Vehicle::Car],
             interval: Duration::from_secs(4),
             duration: None,
             receiver: Quality::default(),
@@ -52,11 +56,12 @@ pub async fn run(options: SimOptions, stop: impl Future<Output = ()>) -> Result<
     let map = options.map.clone();
     let graph = tokio::task::spawn_blocking(move || Graph::open(map)).await.map_err(|_| FleetError::Broken)??;
     let routing = Arc::new(Routing::new(Arc::new(graph)));
-    let profile = options.custom.profile;
-    let warmed = routing.clone();
+    let (warmed, vehicles) = (routing.clone(), options.vehicles.clone());
     // The first call for a profile takes its time.
     let warm = move || {
-        let _made = warmed.router(profile);
+        for vehicle in vehicles {
+            let _made = warmed.router(vehicle.into());
+        }
     };
     tokio::task::spawn_blocking(warm).await.map_err(|_| FleetError::Broken)?;
     let rig = Arc::new(Rig::new(options.fleet.clone())?);
@@ -113,12 +118,15 @@ async fn driver(
     mut stop: Stop,
 ) -> Result<Option<Ended>, FleetError> {
     let name = format!("Driver {}", number + 1);
+    let vehicles = options.vehicles.len().max(1);
+    let vehicle = options.vehicles.get(number as usize % vehicles).copied().unwrap_or_default();
     let hired = tokio::select! {
-        hired = rig.hire(&name, number) => hired?,
+        hired = rig.hire(&name, vehicle, number) => hired?,
         () = stop.told() => return Ok(None),
     };
     let seed = options.fleet.seed.wrapping_mul(1_000_003).wrapping_add(number);
-    let shift = Shift::begin(routing, options.custom.clone(), seed, rig.clock.now()).ok_or(FleetError::NoStreets)?;
+    let shift = Shift::begin(routing, Custom { vehicle, ..options.custom.clone() }, seed, rig.clock.now())
+        .ok_or(FleetError::NoStreets)?;
     let receiver = Receiver::new(options.receiver, seed);
     let mut on_duty = OnDuty { rig: &rig, hired, shift, receiver, told_until: rig.clock.now(), last: None };
     on_duty.work(&options, number, &mut stop).await;

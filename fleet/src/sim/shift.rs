@@ -9,6 +9,7 @@ use std::time::Duration;
 use maps::router::{Endpoint, Routing};
 use maps::{Graph, Profile};
 use protocol::Time;
+use protocol::record::Vehicle;
 use protocol::update::Leg;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -19,7 +20,7 @@ use crate::places::{self, RoadPlace};
 /// How a simulated city works.
 #[derive(Clone, Debug)]
 pub struct Custom {
-    pub profile: Profile,
+    pub vehicle: Vehicle,
     pub traffic: Traffic,
     /// From where the driver is to the shop, in a straight line.
     pub to_pickup_m: RangeInclusive<f64>,
@@ -34,7 +35,7 @@ pub struct Custom {
 impl Default for Custom {
     fn default() -> Self {
         Custom {
-            profile: Profile::Car,
+            vehicle: Vehicle::Car,
             traffic: Traffic::default(),
             to_pickup_m: 300.0..=2500.0,
             to_drop_off_m: 800.0..=5000.0,
@@ -139,7 +140,7 @@ impl Shift {
     /// None if the map has no streets.
     pub fn begin(routing: Arc<Routing>, custom: Custom, seed: u64, now: Time) -> Option<Self> {
         let mut rng = SmallRng::seed_from_u64(seed);
-        let at = places::anywhere(routing.graph(), custom.profile, &mut rng)?;
+        let at = places::anywhere(routing.graph(), custom.vehicle.into(), &mut rng)?;
         let heading_degrees = f64::from(routing.graph().place_at(at.edge, at.along_cm).1) / 100.0;
         let until = now + seconds(&(0.0..=5.0), &mut rng);
         let stage = Stage::Resting { until };
@@ -255,7 +256,7 @@ impl Shift {
     }
 
     fn next_order(&mut self) -> Option<(RoadPlace, RoadPlace)> {
-        let (graph, profile) = (self.routing.graph().clone(), self.custom.profile);
+        let (graph, profile) = (self.routing.graph().clone(), Profile::from(self.custom.vehicle));
         for _ in 0..ORDER_TRIES {
             let pickup = self.place_near(&graph, self.at, self.custom.to_pickup_m.clone())?;
             let drop_off = self.place_near(&graph, pickup, self.custom.to_drop_off_m.clone())?;
@@ -268,11 +269,11 @@ impl Shift {
     }
 
     fn place_near(&mut self, graph: &Graph, from: RoadPlace, apart_m: RangeInclusive<f64>) -> Option<RoadPlace> {
-        places::some_way_from(graph, self.custom.profile, from.position, apart_m, &mut self.rng)
+        places::some_way_from(graph, self.custom.vehicle.into(), from.position, apart_m, &mut self.rng)
     }
 
     fn drive_to(&mut self, to: RoadPlace) -> Option<Drive> {
-        let profile = self.custom.profile;
+        let profile = self.custom.vehicle.into();
         let route = self.routing.route(&self.at.onward(), &to.onward(), profile)?;
         Some(Drive::plan(self.routing.graph(), &route, profile, &self.custom.traffic, &mut self.rng))
     }
@@ -320,6 +321,20 @@ pub(crate) mod tests {
         assert!(day.delivered >= 8, "{}", day.delivered);
         assert_eq!(day.given_up, 0);
         assert!(day.shift.driven_m() > 5000.0);
+    }
+
+    #[test]
+    fn every_vehicle_delivers_at_its_own_pace() {
+        let fastest = |vehicle| {
+            let mut day = Day::by(vehicle, 4);
+            let speeds: Vec<f64> = (0..4 * 3600).map(|second| day.second(second).place.speed_m_s).collect();
+            assert!(day.delivered >= 1, "{vehicle:?}");
+            speeds.into_iter().fold(0.0, f64::max)
+        };
+
+        assert!(fastest(Vehicle::Car) > 10.0);
+        assert!((2.5..9.0).contains(&fastest(Vehicle::Bicycle)));
+        assert!((0.8..2.0).contains(&fastest(Vehicle::Foot)));
     }
 
     #[test]
@@ -382,7 +397,12 @@ pub(crate) mod tests {
 
     impl Day {
         fn begin(seed: u64) -> Self {
-            let shift = Shift::begin(town(), Custom::default(), seed, at(0)).unwrap();
+            Day::by(Vehicle::Car, seed)
+        }
+
+        fn by(vehicle: Vehicle, seed: u64) -> Self {
+            let custom = Custom { vehicle, ..Custom::default() };
+            let shift = Shift::begin(town(), custom, seed, at(0)).unwrap();
             Day { shift, under_way: Vec::new(), before: None, deliveries: 0, delivered: 0, given_up: 0, refuses: 0 }
         }
 

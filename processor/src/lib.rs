@@ -11,7 +11,7 @@ pub mod sinks;
 mod tests;
 pub mod track;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -22,6 +22,7 @@ use backends::log::Log;
 use backends::trail_store::TrailStore;
 use daemon::admin::Readiness;
 use daemon::{Clock, Drain, Meter};
+use maps::MapVersion;
 
 pub use config::{ProcessorConfig, ProcessorConfigError, ProcessorSettings};
 use metrics::ProcessorMetrics;
@@ -38,6 +39,42 @@ pub struct ProcessorParts {
     pub map: Option<PathBuf>,
 }
 
+/// A running processor.
+#[derive(Clone)]
+pub struct Processor {
+    shards: Arc<Shards>,
+    shelf: Arc<MapShelf>,
+}
+
+impl Processor {
+    /// Puts a map file in the place of the one that is in use, where it differs; each partition carries its drivers
+    /// over when it takes it. A file that is broken or cut short is an error, and nothing changes.
+    pub async fn offer_map(&self, file: &Path) -> anyhow::Result<OfferedMap> {
+        let (hash, size) = self.shelf.publish(file).await.context("offer the map")?;
+        let map = self.shelf.load(hash).await.context("open the map")?;
+        let is_new = self.shards.map().is_none_or(|(before, _)| before != hash);
+        if is_new {
+            self.shards.offer_map(hash, size).await.context("offer the map")?;
+        }
+        Ok(OfferedMap { file: self.shelf.path_of(hash), version: map.graph.version(), is_new })
+    }
+
+    /// Where the map lies that this process offers; None: it was started without one.
+    pub fn map_file(&self) -> Option<PathBuf> {
+        self.shards.map().map(|(hash, _)| self.shelf.path_of(hash))
+    }
+}
+
+/// What became of an offered map.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct OfferedMap {
+    /// A copy that never changes, whatever happens to the file that was offered.
+    pub file: PathBuf,
+    pub version: MapVersion,
+    /// Whether it was another than the one before.
+    pub is_new: bool,
+}
+
 /// Folds this process's share of the partitions, and carries on what the folds say, until the drain stops.
 pub async fn start(
     config: ProcessorConfig,
@@ -46,7 +83,7 @@ pub async fn start(
     meter: &Meter,
     readiness: &Readiness,
     drain: &Drain,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Processor> {
     let metrics = ProcessorMetrics::new(meter);
     let shelf = Arc::new(MapShelf::new(parts.blobs.clone(), config.maps_folder.clone(), drain.token().clone()));
     let map = match &parts.map {
@@ -66,6 +103,7 @@ pub async fn start(
     let clerk = sinks::Clerk { ledger: parts.ledger.clone() };
     sinks::start(clerk, log.clone(), clock, metrics.clone(), drain, "clerk");
     let seams = (parts.log.clone(), parts.blobs.clone());
-    Shards::new(config, seams, shelf, map, clock, metrics, readiness.clone()).start(drain);
-    Ok(())
+    let shards = Shards::new(config, seams, shelf.clone(), map, clock, metrics, readiness.clone());
+    shards.start(drain);
+    Ok(Processor { shards, shelf })
 }

@@ -21,7 +21,7 @@ use backends::blob_store::BlobStore;
 use backends::log::{Log, LogError, ReadLimit, Topic};
 use daemon::admin::{Health, Readiness};
 use daemon::{Backoff, Clock, Drain, retry};
-use protocol::record::{BlobHash, OwnerId};
+use protocol::record::{BlobHash, BodyKind, OwnerId};
 use protocol::update::Generation;
 use protocol::{Offset, PartitionId, Record, Time};
 use tokio::sync::mpsc;
@@ -43,8 +43,8 @@ pub struct Shards {
     pub log: Arc<dyn Log>,
     pub blobs: Arc<dyn BlobStore>,
     pub shelf: Arc<MapShelf>,
-    /// The map this process was started with.
-    pub map: Option<(BlobHash, u64)>,
+    /// The map this process offers, and its size.
+    map: Mutex<Option<(BlobHash, u64)>>,
     pub clock: Clock,
     pub metrics: ProcessorMetrics,
     pub readiness: Readiness,
@@ -73,8 +73,23 @@ impl Shards {
         readiness: Readiness,
     ) -> Arc<Shards> {
         readiness.set(PART, Health::Starting);
-        let (ticker, standing) = (Arc::default(), Mutex::default());
+        let (ticker, standing, map) = (Arc::default(), Mutex::default(), Mutex::new(map));
         Arc::new(Shards { config, log, blobs, shelf, map, clock, metrics, readiness, ticker, standing })
+    }
+
+    /// The map that our partitions are offered, and its size.
+    pub fn map(&self) -> Option<(BlobHash, u64)> {
+        *self.map.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Offers another map to our partitions, those that come here later too. Each takes it into use once it is opened.
+    pub async fn offer_map(&self, hash: BlobHash, size: u64) -> Result<(), LogError> {
+        *self.map.lock().unwrap_or_else(PoisonError::into_inner) = Some((hash, size));
+        let live = self.standing.lock().unwrap_or_else(PoisonError::into_inner).live.clone();
+        let offered = Record::Offered { kind: BodyKind::Map, hash, size };
+        let entries: Vec<_> = live.into_iter().map(|partition| record_entry(partition, offered.clone())).collect();
+        let append = || self.log.append(entries.clone());
+        retry("offer a map", Backoff::default(), self.shelf.stop(), LogError::is_transient, append).await.map(drop)
     }
 
     /// Shares the partitions with the other processors, and owns its share, until the drain stops.

@@ -9,6 +9,7 @@ use backends::blob_store::{BlobStore, BlobStoreError, hash_of};
 use bytes::Bytes;
 use daemon::{Backoff, retry};
 use maps::MapError;
+use maps::file::Sections;
 use protocol::record::BlobHash;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
@@ -43,12 +44,13 @@ impl MapShelf {
         MapShelf { blobs, folder, opened, fetching: tokio::sync::Mutex::new(()), runtime: Handle::current(), stop }
     }
 
-    /// Puts a map file where every owner of a partition can fetch it: its name and size.
+    /// Puts a map file where every owner of a partition can fetch it, if it is whole: its name and size.
     pub async fn publish(&self, file: &Path) -> anyhow::Result<(BlobHash, u64)> {
         let path = file.to_path_buf();
         let read = tokio::task::spawn_blocking(move || {
             let body = std::fs::read(&path)?;
-            Ok::<_, std::io::Error>((hash_of(&body), Bytes::from(body)))
+            Sections::check(&body)?;
+            Ok::<_, ShelfError>((hash_of(&body), Bytes::from(body)))
         });
         let (hash, body) = read.await.context("read the map")?.with_context(|| format!("read {}", file.display()))?;
         let size = body.len() as u64;
@@ -65,7 +67,7 @@ impl MapShelf {
         if let Some(map) = self.find(hash) {
             return Ok(map);
         }
-        let path = self.folder.join(format!("{hash}.wfm"));
+        let path = self.path_of(hash);
         let map = match self.open(path.clone(), hash).await {
             Ok(map) => map,
             Err(_) => {
@@ -80,6 +82,16 @@ impl MapShelf {
         let map = Arc::new(map);
         self.opened.lock().unwrap_or_else(PoisonError::into_inner).insert(hash, map.clone());
         Ok(map)
+    }
+
+    /// Where a map that was loaded lies on this machine: a file that never changes.
+    pub fn path_of(&self, hash: BlobHash) -> PathBuf {
+        self.folder.join(format!("{hash}.wfm"))
+    }
+
+    /// Cancelled when nothing is to be waited for any more.
+    pub fn stop(&self) -> &CancellationToken {
+        &self.stop
     }
 
     fn find(&self, hash: BlobHash) -> Option<Arc<RoadMap>> {

@@ -112,7 +112,7 @@ impl Teller {
         info!(partition = self.partition.0, "partition is live");
         self.shards.ticker.set_live(self.partition);
         self.shards.set_live(self.partition, true);
-        match self.shards.map {
+        match self.shards.map() {
             Some((hash, size)) if map != Some(hash) => {
                 self.append_record(Record::Offered { kind: BodyKind::Map, hash, size }).await
             }

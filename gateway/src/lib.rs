@@ -61,6 +61,19 @@ pub struct GatewayParts {
 pub struct GatewayHandle {
     /// The API and the pages, to be served by `daemon::serve` on any number of doors.
     pub router: Router,
+    /// None: it was started without a map.
+    pub tiles: Option<TilesHandle>,
+}
+
+/// Lets another map be shown while the gateway runs.
+#[derive(Clone)]
+pub struct TilesHandle(Arc<Tiles>);
+
+impl TilesHandle {
+    /// From the next request on tiles are this source's; those kept of the one before are let go.
+    pub fn show(&self, source: Arc<dyn TileSource>) {
+        self.0.show(source);
+    }
 }
 
 /// Starts reading updates; answers the router at once. The gateway is ready when its hubs are whole.
@@ -90,7 +103,8 @@ pub fn start(
     };
     drain.spawn("gateway feed", feed.run());
     drain.spawn("gateway streams", streams(drain.clone(), shards.clone(), places.clone(), metrics.clone()));
-    let tiles = parts.tiles.map(|source| Tiles::new(source, config.tile_cache_bytes, metrics.clone()));
+    let tiles = parts.tiles.map(|source| Arc::new(Tiles::new(source, config.tile_cache_bytes, metrics.clone())));
+    let tiles_handle = tiles.clone().map(TilesHandle);
     let edges = if config.edges.is_empty() { parts.edges } else { config.edges.clone() };
     let views = Views { shards: shards.clone(), ledger: parts.ledger.clone(), live_store: parts.live_store.clone() };
     let api = Api::new(ApiParts {
@@ -112,7 +126,7 @@ pub fn start(
         drain: drain.clone(),
         stop: drain.token().clone(),
     });
-    GatewayHandle { router: api::router(api, parts.pages) }
+    GatewayHandle { router: api::router(api, parts.pages), tiles: tiles_handle }
 }
 
 /// Counts the views while all is well; at a stop lets every stream go and waits until all have.

@@ -65,11 +65,17 @@ pub(crate) enum TileError {
 }
 
 pub(crate) struct Tiles {
+    shown: Mutex<Arc<Shown>>,
+    bytes_max: usize,
+    drawing: Semaphore,
+    metrics: Arc<GatewayMetrics>,
+}
+
+/// One version of the map, with the tiles of it that were drawn: so none of two versions meet.
+pub(crate) struct Shown {
     source: Arc<dyn TileSource>,
     set: TileSet,
     kept: Mutex<Kept>,
-    drawing: Semaphore,
-    metrics: Arc<GatewayMetrics>,
 }
 
 #[derive(Default)]
@@ -80,10 +86,10 @@ struct Kept {
     bytes_max: usize,
 }
 
-impl Tiles {
-    pub fn new(source: Arc<dyn TileSource>, bytes_max: usize, metrics: Arc<GatewayMetrics>) -> Self {
+impl Shown {
+    fn new(source: Arc<dyn TileSource>, bytes_max: usize) -> Arc<Self> {
         let kept = Mutex::new(Kept { bytes_max, ..Kept::default() });
-        Tiles { set: source.describe(), source, kept, drawing: Semaphore::new(DRAWING_MAX), metrics }
+        Arc::new(Shown { set: source.describe(), source, kept })
     }
 
     pub fn describe(&self) -> &TileSet {
@@ -93,30 +99,45 @@ impl Tiles {
     pub fn version(&self) -> &str {
         &self.set.version
     }
+}
 
-    pub async fn tile(&self, address: TileAddress) -> Result<Option<Bytes>, TileError> {
-        if address.zoom > self.set.zoom_max || address.zoom < self.set.zoom_min {
+impl Tiles {
+    pub fn new(source: Arc<dyn TileSource>, bytes_max: usize, metrics: Arc<GatewayMetrics>) -> Self {
+        let shown = Mutex::new(Shown::new(source, bytes_max));
+        Tiles { shown, bytes_max, drawing: Semaphore::new(DRAWING_MAX), metrics }
+    }
+
+    pub fn show(&self, source: Arc<dyn TileSource>) {
+        *self.shown.lock() = Shown::new(source, self.bytes_max);
+    }
+
+    pub fn shown(&self) -> Arc<Shown> {
+        self.shown.lock().clone()
+    }
+
+    pub async fn tile(&self, shown: &Shown, address: TileAddress) -> Result<Option<Bytes>, TileError> {
+        if address.zoom > shown.set.zoom_max || address.zoom < shown.set.zoom_min {
             return Ok(None);
         }
-        if let Some(tile) = self.kept(address) {
+        if let Some(tile) = self.kept(shown, address) {
             return Ok(tile);
         }
         let permit = tokio::time::timeout(DRAWING_WAIT, self.drawing.acquire()).await;
         let Ok(Ok(_permit)) = permit else { return Err(TileError::Busy) };
         // Whoever waited for the same tile before has drawn it.
-        if let Some(tile) = self.kept(address) {
+        if let Some(tile) = self.kept(shown, address) {
             return Ok(tile);
         }
-        let source = self.source.clone();
+        let source = shown.source.clone();
         let drawn = tokio::task::spawn_blocking(move || source.tile(address.zoom, address.x, address.y)).await;
         let tile = drawn.map_err(|error| TileError::Failed(error.to_string()))?.map_err(TileError::Failed)?;
         self.metrics.tiles_drawn.increment(1);
-        self.kept.lock().keep(address, tile.clone());
+        shown.kept.lock().keep(address, tile.clone());
         Ok(tile)
     }
 
-    fn kept(&self, address: TileAddress) -> Option<Option<Bytes>> {
-        let tile = self.kept.lock().tiles.get(&address).cloned();
+    fn kept(&self, shown: &Shown, address: TileAddress) -> Option<Option<Bytes>> {
+        let tile = shown.kept.lock().tiles.get(&address).cloned();
         if tile.is_some() {
             self.metrics.tiles_kept.increment(1);
         }
@@ -188,12 +209,27 @@ mod tests {
         let at = |x: &str| TileAddress::parse("10", x, "1.mvt").unwrap();
 
         for x in ["1", "1", "2", "3", "3", "1"] {
-            assert!(tiles.tile(at(x)).await.unwrap().is_some());
+            assert!(tiles.tile(&tiles.shown(), at(x)).await.unwrap().is_some());
         }
 
         assert_eq!(*source.0.lock(), 4);
-        assert_eq!(tiles.tile(at("7")).await, Err(TileError::Failed("torn".to_string())));
-        assert!(tiles.kept.lock().bytes <= 2 * (100 + ENTRY_BYTES));
+        assert_eq!(tiles.tile(&tiles.shown(), at("7")).await, Err(TileError::Failed("torn".to_string())));
+        assert!(tiles.shown().kept.lock().bytes <= 2 * (100 + ENTRY_BYTES));
+    }
+
+    #[tokio::test]
+    async fn another_map_shows_its_own_tiles_and_none_that_were_kept() {
+        let [old, new] = [0, 0].map(|drawn| Arc::new(Counted(Mutex::new(drawn))));
+        let tiles = Tiles::new(old.clone(), 1 << 20, Arc::new(GatewayMetrics::new(&Meter::discard())));
+        let address = TileAddress::parse("10", "1", "1.mvt").unwrap();
+        let asked_before = tiles.shown();
+        assert!(tiles.tile(&asked_before, address).await.unwrap().is_some());
+
+        tiles.show(new.clone());
+        assert!(tiles.tile(&tiles.shown(), address).await.unwrap().is_some());
+        assert!(tiles.tile(&asked_before, address).await.unwrap().is_some());
+
+        assert_eq!((*old.0.lock(), *new.0.lock()), (1, 1));
     }
 
     #[test]

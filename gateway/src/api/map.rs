@@ -156,12 +156,13 @@ pub(crate) async fn tile(
     let tiles = api.tiles.as_ref().ok_or_else(no_map)?;
     let address = TileAddress::parse(&z, &x, &y)
         .ok_or_else(|| Problem::new(ProblemKind::NotFound, "a tile is z/x/y.mvt, x and y below 2^z"))?;
-    let etag = format!("\"{}-{address}\"", tiles.version());
+    let shown = tiles.shown();
+    let etag = format!("\"{}-{address}\"", shown.version());
     if headers.get(IF_NONE_MATCH).and_then(|value| value.to_str().ok()) == Some(etag.as_str()) {
         return Ok(StatusCode::NOT_MODIFIED.into_response());
     }
     let kept = [(ETAG, etag), (CACHE_CONTROL, "public, max-age=3600".to_string())];
-    match tiles.tile(address).await {
+    match tiles.tile(&shown, address).await {
         Ok(Some(bytes)) => Ok((kept, [(CONTENT_TYPE, "application/vnd.mapbox-vector-tile")], bytes).into_response()),
         Ok(None) => Ok((StatusCode::NO_CONTENT, kept).into_response()),
         Err(TileError::Busy) => Err(Problem::unavailable("the tiles")),
@@ -175,7 +176,8 @@ pub(crate) async fn tile(
 /// TileJSON 3.0.0. The addresses are relative unless a public one is set: a page is served where the tiles are.
 pub(crate) async fn tilejson(State(api): State<Api>) -> Result<impl IntoResponse, Problem> {
     let tiles = api.tiles.as_ref().ok_or_else(no_map)?;
-    let set = tiles.describe();
+    let shown = tiles.shown();
+    let set = shown.describe();
     let base = api.config.public_url.as_deref().unwrap_or_default();
     Ok(Json(json!({
         "tilejson": "3.0.0",
@@ -185,7 +187,7 @@ pub(crate) async fn tilejson(State(api): State<Api>) -> Result<impl IntoResponse
         "bounds": set.bounds,
         "minzoom": set.zoom_min,
         "maxzoom": set.zoom_max,
-        "tiles": [format!("{base}/api/v1/map/tiles/{{z}}/{{x}}/{{y}}.mvt?v={}", tiles.version())],
+        "tiles": [format!("{base}/api/v1/map/tiles/{{z}}/{{x}}/{{y}}.mvt?v={}", shown.version())],
         "vector_layers": set.layers.iter().map(|layer| json!({"id": layer, "fields": {}})).collect::<Vec<_>>(),
     })))
 }

@@ -59,7 +59,7 @@ pub(crate) struct ApiParts {
     pub control: ControlReader,
     pub control_writer: ControlWriter,
     pub edges: Vec<EdgeAddress>,
-    pub tiles: Option<Tiles>,
+    pub tiles: Option<Arc<Tiles>>,
     pub shards: Arc<Shards>,
     pub views: Views,
     pub places: Arc<Places>,

@@ -43,7 +43,7 @@ impl BenchEdge {
             map: None,
         };
         let config = ProcessorSettings::default().check(&folder.join("processor"))?;
-        processor::start(config, parts, Clock::system(), &self.meter, &self.readiness, &self.drain).await
+        processor::start(config, parts, Clock::system(), &self.meter, &self.readiness, &self.drain).await.map(drop)
     }
 
     pub async fn start(log: Arc<dyn Log>, settings: &EdgeSettings, folder: &Path) -> anyhow::Result<Self> {

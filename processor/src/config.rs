@@ -17,6 +17,39 @@ pub struct ProcessorSettings {
     pub live_views_max: u32,
     /// Whether every movement goes to the events topic too, or only what happens on the way.
     pub events_of_movement: bool,
+    pub learner: LearnerSettings,
+}
+
+/// Learning speeds and arrival times from what drivers do.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LearnerSettings {
+    /// Whether this process learns when it is its turn: one of the fleet's processes does.
+    pub enabled: bool,
+    /// How often, at most, it is told how today's speeds differ from the usual; six times as long passes at most while
+    /// somebody drives.
+    pub live_every_s: u32,
+    /// How often the speeds of the usual week are told.
+    pub speeds_every_s: u32,
+    /// How often, at most, it is told what arrival times get wrong.
+    pub eta_every_s: u32,
+    /// How often what was learned is kept, so that a restart learns no more than this anew.
+    pub state_every_s: u32,
+    /// Drivers who may be under way at a time; those beyond teach nothing.
+    pub drivers_max: u32,
+}
+
+impl Default for LearnerSettings {
+    fn default() -> Self {
+        LearnerSettings {
+            enabled: true,
+            live_every_s: 10,
+            speeds_every_s: 3_600,
+            eta_every_s: 60,
+            state_every_s: 300,
+            drivers_max: 200_000,
+        }
+    }
 }
 
 impl Default for ProcessorSettings {
@@ -26,6 +59,7 @@ impl Default for ProcessorSettings {
             reads_waiting_max: 4,
             live_views_max: 200_000,
             events_of_movement: true,
+            learner: LearnerSettings::default(),
         }
     }
 }
@@ -39,6 +73,18 @@ pub struct ProcessorConfig {
     pub reads_waiting_max: usize,
     pub live_views_max: usize,
     pub events_of_movement: bool,
+    /// None: another process learns.
+    pub learner: Option<LearnerConfig>,
+}
+
+/// Checked.
+#[derive(Clone, Debug)]
+pub struct LearnerConfig {
+    pub live_every: Duration,
+    pub speeds_every: Duration,
+    pub eta_every: Duration,
+    pub state_every: Duration,
+    pub drivers_max: usize,
 }
 
 #[derive(Debug, thiserror::Error, PartialEq)]
@@ -60,6 +106,20 @@ impl ProcessorSettings {
             reads_waiting_max: within("reads_waiting_max", self.reads_waiting_max, 1, 1_024)? as usize,
             live_views_max: within("live_views_max", self.live_views_max, 1, u32::MAX)? as usize,
             events_of_movement: self.events_of_movement,
+            learner: self.learner.enabled.then(|| self.learner.check()).transpose()?,
+        })
+    }
+}
+
+impl LearnerSettings {
+    pub fn check(&self) -> Result<LearnerConfig, ProcessorConfigError> {
+        let every = |key, value| Ok(Duration::from_secs(u64::from(within(key, value, 1, 86_400)?)));
+        Ok(LearnerConfig {
+            live_every: every("learner.live_every_s", self.live_every_s)?,
+            speeds_every: every("learner.speeds_every_s", self.speeds_every_s)?,
+            eta_every: every("learner.eta_every_s", self.eta_every_s)?,
+            state_every: every("learner.state_every_s", self.state_every_s)?,
+            drivers_max: within("learner.drivers_max", self.drivers_max, 1, 10_000_000)? as usize,
         })
     }
 }

@@ -2,8 +2,10 @@
 //! trips whose true route is known. They are for measuring, replaying and `wayfix maps match`; nothing on the live way
 //! reads them. A trace that is broken is an error with its place, never half a trace.
 
+mod gpx;
+
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
 use protocol::{Fix, MeasuredTime, Position};
@@ -89,40 +91,10 @@ pub fn read_file(path: &Path) -> Result<Vec<Trace>, TraceError> {
 /// Reads traces of a known form.
 pub fn read(kind: TraceKind, reader: impl BufRead) -> Result<Vec<Trace>, TraceError> {
     match kind {
-        TraceKind::Gpx => read_gpx(reader),
+        TraceKind::Gpx => gpx::read(reader),
         TraceKind::TaxiCsv => read_taxi_csv(reader),
         TraceKind::TruthLines => read_truth_lines(reader),
     }
-}
-
-/// One trace per track segment. Points without a time are taken to be a second apart.
-fn read_gpx(reader: impl Read) -> Result<Vec<Trace>, TraceError> {
-    let gpx = gpx::read(reader).map_err(|error| TraceError::Gpx(error.to_string()))?;
-    let mut traces = Vec::new();
-    for (t, track) in gpx.tracks.iter().enumerate() {
-        for (s, segment) in track.segments.iter().enumerate() {
-            let name = track.name.clone().unwrap_or_else(|| format!("track {}", t + 1));
-            let id = if track.segments.len() == 1 { name } else { format!("{name} {}", s + 1) };
-            let mut previous: Option<MeasuredTime> = None;
-            let mut fixes = Vec::with_capacity(segment.points.len());
-            for (i, waypoint) in segment.points.iter().enumerate() {
-                let point = waypoint.point();
-                let position = Position::from_degrees(point.y(), point.x())
-                    .ok_or_else(|| TraceError::Gpx(format!("point {} of {id} is not on Earth", i + 1)))?;
-                let said = waypoint.time.map(|time| {
-                    let ns = time::OffsetDateTime::from(time).unix_timestamp_nanos();
-                    MeasuredTime((ns / 100_000_000) as i64)
-                });
-                let guessed = MeasuredTime(previous.map_or(0, |p| p.0.saturating_add(10)));
-                let measured = said.unwrap_or(guessed);
-                previous = Some(measured);
-                let speed_dm_s = waypoint.speed.map(|s| (s * 10.0).round() as u16);
-                fixes.push(Fix { speed_dm_s, ..Fix::at(measured, position) });
-            }
-            traces.push(Trace { id, fixes, truth: Vec::new() });
-        }
-    }
-    Ok(traces)
 }
 
 /// A trip a line: columns TIMESTAMP (unix seconds of the start) and POLYLINE ([[lon, lat], …] every 15 s). Trips get
@@ -271,7 +243,7 @@ mod tests {
             <trk><name>home</name><trkseg>
             <trkpt lat="41.1" lon="-8.6"><time>2013-07-01T00:00:58Z</time></trkpt>
             <trkpt lat="41.2" lon="-8.7"><time>2013-07-01T00:01:00.5Z</time></trkpt>
-            </trkseg><trkseg><trkpt lat="1" lon="2"/><trkpt lat="1" lon="3"/></trkseg></trk></gpx>"#;
+            </trkseg><trkseg><trkpt lat="1" lon="2"/><trkpt lat="1" lon="2"/></trkseg></trk></gpx>"#;
 
         let traces = read(TraceKind::Gpx, gpx.as_bytes()).unwrap();
 

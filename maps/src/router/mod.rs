@@ -1,6 +1,7 @@
 //! Routes over the graph: where to begin and end, what a route is, and the trait behind which the hierarchy and the
 //! plain search stand. Costs are whole milliseconds, so that two routers agree to the last one.
 
+mod alternatives;
 mod dijkstra;
 mod endpoint;
 mod hierarchy;
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::graph::{EdgeId, Graph};
 
+pub use alternatives::alternatives;
 pub use dijkstra::Dijkstra;
 pub use endpoint::{Endpoint, Start};
 pub use hierarchy::Hierarchy;

@@ -19,10 +19,13 @@ use daemon::meter::Exposition;
 use daemon::serve::{Listener, ServeLimits, serve};
 use daemon::{Clock, Drain, Meter};
 use gateway::{GatewayParts, SecureDoor, TileSource};
+use processor::{Processor, ProcessorParts};
 use protocol::session::EdgeAddress;
 use protocol::{DeliveryPolicy, Time};
+use tokio::sync::Notify;
 use tracing::info;
 
+use crate::map_watch::MapWatch;
 use crate::settings::{Settings, SettingsError};
 use crate::{pages, tiles};
 use stores::Stores;
@@ -40,6 +43,8 @@ pub struct Running {
 /// Everything, running.
 pub struct Whole {
     pub running: Running,
+    /// Told that the map's file is to be looked at now.
+    pub look_at_map: Arc<Notify>,
     stores: Stores,
     stages: Stages,
     whole: Drain,
@@ -67,18 +72,21 @@ struct Ground {
     clock: Clock,
     meter: Meter,
     readiness: Readiness,
+    look_at_map: Arc<Notify>,
 }
 
 impl Whole {
     pub async fn start(settings: Settings) -> Result<Whole> {
         let whole = Drain::default();
         let (meter, exposition) = Meter::prometheus();
-        let ground = Ground { clock: settings.clock()?, meter, readiness: Readiness::default() };
+        let clock = settings.clock()?;
+        let ground = Ground { clock, meter, readiness: Readiness::default(), look_at_map: Arc::default() };
         let stages = Stages::of(&whole);
         let stores = Stores::open(&settings, &ground.clock, &ground.meter, &stages.upkeep).await?;
+        let look_at_map = ground.look_at_map.clone();
         let started = start_roles(&settings, &stores, &ground, &stages, &exposition, &whole).await;
         match started {
-            Ok(running) => Ok(Whole { running, stores, stages, whole }),
+            Ok(running) => Ok(Whole { running, look_at_map, stores, stages, whole }),
             Err(error) => {
                 whole.stop(STAGE_GRACE).await;
                 stores.close().await;
@@ -119,7 +127,7 @@ async fn start_roles(
     exposition: &Exposition,
     whole: &Drain,
 ) -> Result<Running> {
-    let Ground { clock, meter, readiness } = ground;
+    let Ground { clock, meter, readiness, look_at_map } = ground;
     let key_file = first_tenant(settings, stores, clock).await?;
     backends::relay::start(stores.log.clone(), stores.ledger.clone(), stores.registry.clone(), &stages.relay);
 
@@ -130,10 +138,10 @@ async fn start_roles(
     let edge = edge::start(&edge_config, log, &stores.control, *clock, meter, readiness.clone(), &stages.edge)
         .context("start the edge")?;
 
-    start_processor(settings, stores, ground, stages).await?;
+    let processor = start_processor(settings, stores, ground, stages).await?;
 
     let doors = Doors::bind(settings, &tls).await?;
-    let tiles = settings.map.as_deref().map(tiles::open).transpose()?;
+    let tiles = processor.map_file().as_deref().map(tiles::open).transpose()?;
     let parts = GatewayParts {
         log: stores.log.clone(),
         live_store: stores.live_store.clone(),
@@ -149,16 +157,20 @@ async fn start_roles(
     let gateway_config =
         settings.gateway.clone().check().map_err(|error| SettingsError::Role(format!("gateway.{error}")))?;
     let gateway = gateway::start(gateway_config, parts, *clock, meter, readiness, &stages.gateway);
+    if let Some(file) = settings.map.clone() {
+        let watch = MapWatch { file, processor, tiles: gateway.tiles, now: look_at_map.clone() };
+        stages.processor.spawn("map watch", watch.run(stages.processor.clone()));
+    }
     let router = gateway.router.merge(edge.http_router);
     let admin = admin::router(readiness.clone(), exposition.clone(), whole.token().clone());
     let (http, https, admin) = doors.open(router, admin, meter, stages)?;
     Ok(Running { http, https, admin, udp: edge.udp_addr, key_file })
 }
 
-async fn start_processor(settings: &Settings, stores: &Stores, ground: &Ground, stages: &Stages) -> Result<()> {
+async fn start_processor(settings: &Settings, stores: &Stores, ground: &Ground, stages: &Stages) -> Result<Processor> {
     let folder = settings.data.join("processor");
     let config = settings.processor.check(&folder).map_err(|error| SettingsError::Role(error.to_string()))?;
-    let parts = processor::ProcessorParts {
+    let parts = ProcessorParts {
         log: stores.log.clone(),
         blobs: stores.blobs.clone(),
         live_store: stores.live_store.clone(),

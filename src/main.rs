@@ -2,6 +2,7 @@
 
 mod compose;
 mod demo;
+mod map_watch;
 mod maps;
 mod pages;
 mod settings;

@@ -31,6 +31,20 @@ pub struct Settings {
     pub edge: edge::EdgeSettings,
     pub processor: processor::ProcessorSettings,
     pub gateway: gateway::GatewaySettings,
+    pub maps: MapsSettings,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MapsSettings {
+    /// Where `wayfix maps fetch` gets extracts: a mirror laid out as Geofabrik's.
+    pub mirror: String,
+}
+
+impl Default for MapsSettings {
+    fn default() -> Self {
+        MapsSettings { mirror: String::from("https://download.geofabrik.de") }
+    }
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -103,6 +117,7 @@ impl Default for Settings {
             edge: edge::EdgeSettings::default(),
             processor: processor::ProcessorSettings::default(),
             gateway: gateway::GatewaySettings::default(),
+            maps: MapsSettings::default(),
         }
     }
 }
@@ -122,6 +137,8 @@ pub enum SettingsError {
     NoDoor,
     #[error("record_log.embedded.partitions: 1 to 1024, not {0}")]
     Partitions(u32),
+    #[error("maps.mirror: {0} is no http:// or https:// address")]
+    Mirror(String),
     #[error("{0}")]
     Role(String),
 }

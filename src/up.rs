@@ -2,9 +2,11 @@
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
 
 use crate::compose::{Running, Whole};
 use crate::settings::Settings;
@@ -54,8 +56,20 @@ pub fn run(options: &Options) -> Result<()> {
     runtime()?.block_on(async move {
         let whole = Whole::start(settings).await?;
         eprintln!("{}", describe(&whole.running));
+        look_at_map_when_told(whole.look_at_map.clone())?;
         whole.until_stopped(told_to_stop()).await
     })
+}
+
+/// At SIGHUP, as daemons do. Without a map there is nothing to look at, and SIGHUP is heard all the same.
+fn look_at_map_when_told(look_at_map: Arc<Notify>) -> Result<()> {
+    let mut hangup = signal(SignalKind::hangup()).context("listen for SIGHUP")?;
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            look_at_map.notify_one();
+        }
+    });
+    Ok(())
 }
 
 pub fn runtime() -> Result<tokio::runtime::Runtime> {

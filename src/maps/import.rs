@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use maps::import::{ImportOptions, Imported, Progress, Stage};
 
 #[derive(clap::Args)]
@@ -41,9 +41,7 @@ pub fn run(options: &Options) -> Result<()> {
 
 /// Imports with a bar on standard error; nothing is drawn where that is no terminal.
 pub fn import(extract: &std::path::Path, map: &std::path::Path, options: &ImportOptions) -> Result<Imported> {
-    let bar = ProgressBar::new(0);
-    let style = ProgressStyle::with_template("{msg:24} {wide_bar} {pos}/{len}")?;
-    bar.set_style(style);
+    let bar = super::bar("{msg:24} {wide_bar} {pos}/{len}")?;
     let stage = Mutex::new(None);
     let show = |progress: Progress| draw(&bar, &stage, progress);
     let outcome = maps::import::import(extract, map, options, &show);

@@ -78,12 +78,7 @@ fn match_all(graph: &Graph, all: Vec<Trace>, options: &Options) -> Vec<MatchedTr
     let mut scratch = Scratch::new();
     all.into_iter()
         .map(|mut trace| {
-            let last = trace.fixes.last().copied();
-            trace.keep_every(options.every);
-            // A phone flushes at a trip's end; without its last fix the rest of the way would be anybody's guess.
-            if trace.fixes.last() != last.as_ref() {
-                trace.fixes.extend(last);
-            }
+            trace.thin(options.every);
             let matched = match_trip(graph, &mut scratch, options.profile, &trace.fixes);
             let parts = route_parts(graph, &matched);
             MatchedTrip { trace, matched, parts }

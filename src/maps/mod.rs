@@ -1,19 +1,25 @@
 //! `wayfix maps …`: what whoever loads OpenStreetMap extracts does on the command line.
 
+mod diff;
 mod draw;
+mod fetch;
 pub mod import;
 mod matching;
 mod routing;
+mod tiles;
 
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::Subcommand;
+use indicatif::{ProgressBar, ProgressStyle};
 use maps::Graph;
 use maps::town::TownOptions;
 
 #[derive(Subcommand)]
 pub enum Command {
+    /// Downloads an extract of a region from a public mirror, and checks it.
+    Fetch(fetch::Options),
     /// Makes a map file of an extract (.osm.pbf).
     Import(import::Options),
     /// Says what a map file holds.
@@ -34,16 +40,28 @@ pub enum Command {
     Match(matching::Options),
     /// The way from one place to another, each LAT,LNG.
     Route(routing::Options),
+    /// Says what a new version of a map would change: its roads, and how recorded trips match.
+    Diff(diff::Options),
+    /// Writes all tiles of a map into one file, a PMTiles archive.
+    Tiles(tiles::Options),
 }
 
 pub fn run(command: Command) -> Result<()> {
     match command {
+        Command::Fetch(options) => fetch::run(&options),
         Command::Import(options) => import::run(&options),
         Command::Info { map, json } => info(&map, json),
         Command::Town { output, seed } => town(&output, seed),
         Command::Match(options) => matching::run(&options),
         Command::Route(options) => routing::run(&options),
+        Command::Diff(options) => diff::run(&options),
+        Command::Tiles(options) => tiles::run(&options),
     }
+}
+
+/// A bar on standard error, drawn only where that is a terminal.
+fn bar(template: &str) -> Result<ProgressBar> {
+    Ok(ProgressBar::new(0).with_style(ProgressStyle::with_template(template)?))
 }
 
 fn open(map: &std::path::Path) -> Result<Graph> {

@@ -1,14 +1,14 @@
-//! `wayfix maps route`: the way from one place to another.
+//! `wayfix maps route`: the way from one place to another, and others that are nearly as good.
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use maps::Profile;
-use maps::router::{Endpoint, Routing};
+use maps::router::{Endpoint, Route, Routing, alternatives};
+use maps::{EdgeId, Graph, Profile};
 use protocol::Position;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::matching::parse_profile;
 
@@ -22,9 +22,16 @@ pub struct Options {
     to: Position,
     #[arg(long, value_name = "CITY.wfm")]
     map: PathBuf,
+    /// Whose ways count: car, moped, bicycle or foot.
     #[arg(long, default_value = "car", value_parser = parse_profile)]
     profile: Profile,
-    /// As GeoJSON.
+    /// Leaves out the road nearest to a place, both directions; may be said more than once.
+    #[arg(long, value_name = "LAT,LNG", value_parser = parse_place, allow_hyphen_values = true)]
+    avoid: Vec<Position>,
+    /// So many other ways too, where there are any that take at most half as long again.
+    #[arg(long, default_value_t = 0, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=10), conflicts_with = "avoid")]
+    alternatives: u8,
+    /// As GeoJSON: a feature, or a collection of them with --alternatives.
     #[arg(long)]
     geojson: bool,
 }
@@ -32,34 +39,92 @@ pub struct Options {
 pub fn run(options: &Options) -> Result<()> {
     let graph = Arc::new(super::open(&options.map)?);
     let routing = Routing::new(graph.clone());
-    let _ready = routing.router(options.profile);
-    let begin = Instant::now();
+    let router = routing.router(options.profile);
     let (from, to) = (Endpoint::Position(options.from), Endpoint::Position(options.to));
-    let Some(route) = routing.route(&from, &to, options.profile) else {
-        bail!("no way leads from {} to {}", place(options.from), place(options.to));
+    let avoid = avoided(&graph, options)?;
+    let begin = Instant::now();
+    let routes = match options.alternatives {
+        0 if avoid.is_empty() => router.route(&from, &to).into_iter().collect(),
+        0 => router.route_avoiding(&from, &to, &avoid, DETOUR_MAX).into_iter().collect(),
+        others => alternatives(&graph, router, (&from, &to), usize::from(others)),
     };
-    let took_us = begin.elapsed().as_secs_f64() * 1e6;
+    let took = begin.elapsed();
+    let Some(best) = routes.first() else { return Err(no_way(&graph, options)) };
     if options.geojson {
-        let line: Vec<_> = route.geometry(&graph).iter().map(|p| [p.lon(), p.lat()]).collect();
-        let feature = json!({
-            "type": "Feature",
-            "geometry": {"type": "LineString", "coordinates": line},
-            "properties": {"length_m": route.length_cm / 100, "duration_s": route.duration_ms / 1000},
-        });
-        println!("{feature}");
+        let features: Vec<Value> = routes.iter().map(|route| feature(&graph, options.profile, route)).collect();
+        match (options.alternatives, &features[..]) {
+            (0, [only]) => println!("{only}"),
+            _ => println!("{}", json!({"type": "FeatureCollection", "features": features})),
+        }
         return Ok(());
     }
+    tell(&graph, best, Some(took));
+    for (number, route) in routes.iter().enumerate().skip(1) {
+        println!("\nother way {number}:");
+        tell(&graph, route, None);
+    }
+    if options.alternatives > 0 && routes.len() == 1 {
+        println!("there is no other way that takes at most half as long again");
+    }
+    Ok(())
+}
+
+/// The edges of the roads nearest to the places to avoid.
+fn avoided(graph: &Graph, options: &Options) -> Result<Vec<EdgeId>> {
+    let mut edges = Vec::new();
+    for at in &options.avoid {
+        let mut found = Vec::new();
+        graph.candidates(*at, AVOID_WITHIN_M, options.profile, &mut found);
+        let Some(nearest) = found.iter().min_by_key(|candidate| (candidate.off_cm, candidate.edge)) else {
+            bail!("there is no road to avoid within {AVOID_WITHIN_M} m of {}", place(*at));
+        };
+        edges.push(nearest.edge);
+        edges.extend(graph.reverse(nearest.edge));
+    }
+    Ok(edges)
+}
+
+fn tell(graph: &Graph, route: &Route, took: Option<Duration>) {
     let mut name = None;
+    let mut metres = 0;
+    let mut lines: Vec<(String, u32)> = Vec::new();
     for edge in &route.edges {
         let here = graph.name(*edge);
         if name != Some(here) {
-            println!("{}", if here.is_empty() { "(no name)" } else { here });
+            lines.push((if here.is_empty() { format!("({})", graph.class(*edge)) } else { here.to_string() }, metres));
             name = Some(here);
         }
+        metres += graph.length_cm(*edge) / 100;
+    }
+    for (name, from_m) in lines {
+        println!("{:>8.2} km  {name}", f64::from(from_m) / 1e3);
     }
     let (km, minutes) = (f64::from(route.length_cm) / 1e5, f64::from(route.duration_ms) / 6e4);
-    println!("{km:.2} km, {minutes:.1} min, {} edges, found in {took_us:.0} µs", route.edges.len());
-    Ok(())
+    let took = took.map(|took| format!(", found in {:.0} µs", took.as_secs_f64() * 1e6)).unwrap_or_default();
+    println!("{km:.2} km, {minutes:.1} min, {} edges{took}", route.edges.len());
+}
+
+fn feature(graph: &Graph, profile: Profile, route: &Route) -> Value {
+    let line: Vec<_> = route.geometry(graph).iter().map(|p| [p.lon(), p.lat()]).collect();
+    let (length_m, duration_s) = (route.length_cm / 100, route.duration_ms / 1000);
+    json!({
+        "type": "Feature",
+        "geometry": {"type": "LineString", "coordinates": line},
+        "properties": {"length_m": length_m, "duration_s": duration_s, "profile": profile.as_str()},
+    })
+}
+
+/// Says what is missing: the map there, a road near, or the way between.
+fn no_way(graph: &Graph, options: &Options) -> anyhow::Error {
+    let (profile, bbox) = (options.profile.as_str(), graph.bbox());
+    for at in [options.from, options.to] {
+        if !bbox.contains(at) {
+            let (low, high) = (place(bbox.south_west), place(bbox.north_east));
+            return anyhow::anyhow!("{} is not on the map, which goes from {low} to {high}", place(at));
+        }
+    }
+    let avoiding = if options.avoid.is_empty() { "" } else { " without the roads to avoid" };
+    anyhow::anyhow!("no way for {profile} leads from {} to {}{avoiding}", place(options.from), place(options.to))
 }
 
 fn place(position: Position) -> String {
@@ -72,3 +137,7 @@ fn parse_place(text: &str) -> Result<Position, String> {
     let (Ok(lat), Ok(lng)) = (lat, lng) else { return Err("a place is LAT,LNG in degrees".to_string()) };
     Position::from_degrees(lat, lng).ok_or_else(|| "not a place on Earth".to_string())
 }
+
+const AVOID_WITHIN_M: f64 = 100.0;
+/// Whoever names a road to avoid takes any way round.
+const DETOUR_MAX: f64 = 100.0;

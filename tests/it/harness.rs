@@ -93,6 +93,13 @@ impl Server {
         ended.with_context(|| format!("the server does not stop:\n{}", self.output()))?.context("wait for the server")
     }
 
+    /// As an operator does who put a new map in place, by SIGHUP.
+    pub async fn hang_up(&self) -> Result<()> {
+        let id = self.child.as_ref().and_then(Child::id).context("the server runs")?;
+        Command::new("kill").args(["-HUP", &id.to_string()]).status().await.context("send SIGHUP")?;
+        Ok(())
+    }
+
     pub fn output(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("output.log")).unwrap_or_default()
     }

@@ -4,8 +4,10 @@
 mod browser;
 mod command_line;
 mod doors;
+mod fetch;
 mod fleet;
 mod harness;
+mod map_swap;
 mod maps;
 mod pages;
 mod policy;

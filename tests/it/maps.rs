@@ -29,6 +29,15 @@ pub fn town() -> Result<PathBuf> {
     })
 }
 
+/// The town's streets on a map that shows nothing else: another version of it.
+pub fn town_without_buildings() -> Result<PathBuf> {
+    static MAP: OnceLock<PathBuf> = OnceLock::new();
+    once(&MAP, || {
+        let folder = folder()?;
+        import_with(&town_extract(&folder)?, &folder.join("town-plain.wfm"), &["--no-buildings"])
+    })
+}
+
 /// None, aloud, where the shared data is not there.
 pub fn porto() -> Result<Option<PathBuf>> {
     static MAP: OnceLock<PathBuf> = OnceLock::new();
@@ -69,8 +78,12 @@ fn town_extract(folder: &Path) -> Result<PathBuf> {
 }
 
 fn import(extract: &Path, map: &Path) -> Result<PathBuf> {
+    import_with(extract, map, &[])
+}
+
+fn import_with(extract: &Path, map: &Path, more: &[&str]) -> Result<PathBuf> {
     let (from, to) = (extract.to_str().context("a path in UTF-8")?, map.to_str().context("a path in UTF-8")?);
-    run(&["maps", "import", from, "-o", to])?;
+    run(&[&["maps", "import", from, "-o", to], more].concat())?;
     Ok(map.to_path_buf())
 }
 

@@ -1,0 +1,118 @@
+//! A new version of the map, put where the old one lies, goes into use while all runs: the file is looked at every ten
+//! seconds, and at once when somebody says so (SIGHUP).
+//!
+//! A file that changed is taken only when it has stood still for a moment and all its checksums fit; one that is broken
+//! is refused aloud, once, and the map in use stays. What is in use is a copy of its own, so that whoever writes over
+//! the file instead of renaming another into its place harms nobody.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use daemon::Drain;
+use gateway::{TileSource, TilesHandle};
+use processor::{OfferedMap, Processor};
+use tokio::sync::Notify;
+use tracing::{error, info, warn};
+
+use crate::tiles;
+
+pub struct MapWatch {
+    /// The file that the settings name.
+    pub file: PathBuf,
+    pub processor: Processor,
+    pub tiles: Option<TilesHandle>,
+    /// Told when the file is to be looked at now.
+    pub now: Arc<Notify>,
+}
+
+/// By what a file is known to be another one, without reading it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Print {
+    device: u64,
+    inode: u64,
+    bytes: u64,
+    changed: (i64, i64),
+}
+
+impl MapWatch {
+    /// Until told to stop.
+    pub async fn run(self, drain: Drain) -> Result<()> {
+        let stop = drain.token();
+        let mut taken = self.print().await;
+        loop {
+            let is_told = tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                () = self.now.notified() => true,
+                () = tokio::time::sleep(LOOK_EVERY) => false,
+            };
+            let found = self.print().await;
+            if found == taken && !is_told {
+                continue;
+            }
+            let found = tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                found = self.print_when_still(found) => found,
+            };
+            taken = found;
+            match found {
+                Some(_) => self.take().await,
+                None => warn!(file = %self.file.display(), "the map's file is gone: the map in use stays"),
+            }
+        }
+    }
+
+    /// Nothing is half of a map because somebody is still writing it.
+    async fn print_when_still(&self, mut found: Option<Print>) -> Option<Print> {
+        loop {
+            tokio::time::sleep(STILL).await;
+            let again = self.print().await;
+            if again == found {
+                return found;
+            }
+            found = again;
+        }
+    }
+
+    async fn take(&self) {
+        match self.offer().await {
+            Ok(offered) if offered.is_new => info!(map = %offered.version, "a new map goes into use"),
+            Ok(offered) => info!(map = %offered.version, "the map's file holds the map that is in use"),
+            Err(error) => {
+                let error = format!("{error:#}");
+                error!(error, file = %self.file.display(), "the map's file cannot be used: the map in use stays");
+            }
+        }
+    }
+
+    async fn offer(&self) -> Result<OfferedMap> {
+        let offered = self.processor.offer_map(&self.file).await?;
+        if let Some(handle) = self.tiles.as_ref().filter(|_| offered.is_new) {
+            let file = offered.file.clone();
+            let opened =
+                tokio::task::spawn_blocking(move || tiles::open(&file)).await.context("open the map's tiles")?;
+            handle.show(Arc::new(opened?) as Arc<dyn TileSource>);
+        }
+        Ok(offered)
+    }
+
+    async fn print(&self) -> Option<Print> {
+        let file = self.file.clone();
+        let looked = tokio::task::spawn_blocking(move || Some(Print::of(&fs::metadata(file).ok()?))).await;
+        looked.ok().flatten()
+    }
+}
+
+impl Print {
+    fn of(meta: &fs::Metadata) -> Print {
+        let changed = (meta.mtime(), meta.mtime_nsec());
+        Print { device: meta.dev(), inode: meta.ino(), bytes: meta.len(), changed }
+    }
+}
+
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// A copy that is under way grows in less.
+const STILL: Duration = Duration::from_secs(1);

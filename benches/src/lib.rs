@@ -10,7 +10,6 @@ pub mod matching;
 pub mod null_log;
 pub mod peers;
 pub mod report;
-pub mod trips;
 pub mod truth;
 
 pub use report::{Goal, Report};

@@ -6,7 +6,10 @@
 //! **Invariant:** a prediction at a time uses only trips that finished before it.
 
 mod learner;
+pub mod replay;
+pub mod report;
 mod shown;
+mod table;
 
 use std::ops::Range;
 
@@ -19,6 +22,7 @@ use crate::graph::{EdgeId, Graph};
 use crate::speeds::{LiveFactors, SpeedTable, hour_of_week};
 pub use learner::{EtaLearner, FinishedTrip};
 pub use shown::ShownEta;
+pub use table::EtaTable;
 
 /// What a prediction rests on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, SchemaWrite, SchemaRead, serde::Serialize, serde::Deserialize)]
@@ -49,6 +53,8 @@ pub struct Ahead {
     pub straight_m: f64,
     /// Turns of more than 45 degrees.
     pub turns: u32,
+    /// What lies behind: 0 for who sets off.
+    pub driven_m: f64,
 }
 
 /// The speeds to walk forward under.
@@ -122,7 +128,7 @@ pub fn ahead(
     now: Time,
 ) -> Option<Ahead> {
     let (first, last) = (*edges.first()?, *edges.last()?);
-    let mut ahead = Ahead { seconds: 0.0, length_m: 0.0, straight_m: 0.0, turns: 0 };
+    let mut ahead = Ahead { seconds: 0.0, length_m: 0.0, straight_m: 0.0, turns: 0, driven_m: 0.0 };
     walk(graph, speeds, Profile::Car, edges, from_cm..to_cm, now, |length_cm, seconds| {
         ahead.seconds += seconds;
         ahead.length_m += f64::from(length_cm) / 100.0;
@@ -134,62 +140,6 @@ pub fn ahead(
     }
     ahead.straight_m = geo::distance_cm(graph.position_at(first, from_cm), graph.position_at(last, to_cm)) / 100.0;
     Some(ahead)
-}
-
-/// What was learned of the walk's errors; a blob like the speed table.
-#[derive(Clone, PartialEq, Debug, SchemaWrite, SchemaRead)]
-pub struct EtaTable {
-    weights: [f64; WEIGHTS],
-    /// Quantiles of ln(true ÷ predicted), for short, middling and long trips.
-    spreads: [Spread; SPREADS],
-}
-
-#[derive(Clone, Copy, PartialEq, Debug, SchemaWrite, SchemaRead)]
-struct Spread {
-    low: f64,
-    high: f64,
-}
-
-impl Default for EtaTable {
-    /// Before anything is learned: city traffic takes half as long again as the empty road, more or less.
-    fn default() -> Self {
-        let spread = Spread { low: -0.45, high: 0.45 };
-        EtaTable { weights: PRIOR, spreads: [spread; SPREADS] }
-    }
-}
-
-impl EtaTable {
-    /// The prediction for a way ahead.
-    pub fn predict(&self, ahead: &Ahead) -> Eta {
-        let middle_s = self.seconds(ahead);
-        let spread = self.spreads[spread_of(middle_s)];
-        let ms = |factor: f64| (middle_s * factor * 1000.0).clamp(0.0, f64::from(u32::MAX)) as u32;
-        Eta {
-            p10_ms: ms(libm::exp(spread.low)),
-            p50_ms: ms(1.0),
-            p90_ms: ms(libm::exp(spread.high)),
-            basis: Basis::Road,
-        }
-    }
-
-    fn seconds(&self, ahead: &Ahead) -> f64 {
-        let log: f64 = self.weights.iter().zip(features(ahead)).map(|(w, x)| w * x).sum();
-        // Very close there is nothing to correct: nearer than a minute the walk itself takes over.
-        let near = (ahead.seconds / 60.0).clamp(0.0, 1.0);
-        libm::exp(log.clamp(-3.0, 12.0)) * near + ahead.seconds * PRIOR_FACTOR * (1.0 - near)
-    }
-
-    pub fn to_bytes(&self) -> Vec<u8> {
-        wincode::serialize(self).unwrap_or_default() // memory is all that it writes to
-    }
-
-    /// Reads stored bytes; None if they are not such a table.
-    pub fn from_bytes(bytes: &[u8]) -> Option<EtaTable> {
-        let table: EtaTable = wincode::deserialize_exact(bytes).ok()?;
-        let is_sound = table.weights.iter().all(|w| w.is_finite())
-            && table.spreads.iter().all(|s| s.low.is_finite() && s.high.is_finite() && s.low <= 0.0 && s.high >= 0.0);
-        is_sound.then_some(table)
-    }
 }
 
 /// Where there is no map: the straight distance, and little trust.
@@ -204,38 +154,6 @@ pub fn straight_line(from: Position, to: Position) -> Eta {
     }
 }
 
-/// What the correction looks at.
-fn features(ahead: &Ahead) -> [f64; WEIGHTS] {
-    let seconds = ahead.seconds.max(1.0);
-    let detour = ahead.length_m.max(1.0) / ahead.straight_m.max(1.0).max(ahead.length_m / 10.0);
-    let km = (ahead.length_m / 1000.0).max(0.1);
-    let speed = ahead.length_m.max(1.0) / seconds;
-    [
-        1.0,
-        libm::log(seconds) - LOG_USUAL_S,
-        libm::log(detour.max(1.0)),
-        libm::log(1.0 + f64::from(ahead.turns) / km),
-        libm::log(speed.clamp(0.5, 50.0)) - LOG_USUAL_M_S,
-    ]
-}
-
-fn spread_of(seconds: f64) -> usize {
-    match seconds {
-        s if s < 420.0 => 0,
-        s if s < 780.0 => 1,
-        _ => 2,
-    }
-}
-
-const WEIGHTS: usize = 5;
-const SPREADS: usize = 3;
-/// Logarithms of ten minutes and of 8 m/s: features are measured from a usual trip, so that weights shrink to something
-/// sensible.
-const LOG_USUAL_S: f64 = 6.396_929_655_216_146;
-const LOG_USUAL_M_S: f64 = 2.079_441_541_679_835_8;
-/// Half as long again as by the table: what waiting and manoeuvring adds before anything was learned.
-const PRIOR_FACTOR: f64 = 1.2;
-const PRIOR: [f64; WEIGHTS] = [LOG_USUAL_S + 0.182_321_556_793_954_6, 1.0, 0.0, 0.0, 0.0];
 /// 20 km/h as the crow flies.
 const STRAIGHT_M_S: f64 = 5.56;
 const TURN_CDEG: u16 = 4_500;
@@ -253,7 +171,7 @@ mod tests {
             let asked = Time::from_secs(i * 30);
             let took_s = (seconds * (1.0 + (random >> 60) as f64 / 20.0)) as i64;
             FinishedTrip {
-                ahead: Ahead { seconds, length_m: seconds * 8.0, straight_m: seconds * 6.0, turns: 9 },
+                ahead: Ahead { seconds, length_m: seconds * 8.0, straight_m: seconds * 6.0, turns: 9, driven_m: 0.0 },
                 asked,
                 finished: Time(asked.0 + took_s * 1000),
                 predicted_ms: (seconds * 1100.0) as u32,
@@ -290,7 +208,7 @@ mod tests {
         let (mut covered, mut asked_count) = (0, 0);
         for i in 0..2_000i64 {
             let seconds = 300.0 + 900.0 * share();
-            let ahead = Ahead { seconds, length_m: seconds * 8.0, straight_m: seconds * 6.0, turns: 9 };
+            let ahead = Ahead { seconds, length_m: seconds * 8.0, straight_m: seconds * 6.0, turns: 9, driven_m: 0.0 };
             let asked = Time::from_secs(i * 60);
             let eta = learner.predict(&ahead, asked);
             // Half as slow again, and a spread that nobody can foresee.
@@ -312,14 +230,60 @@ mod tests {
     }
 
     #[test]
+    fn what_setting_off_costs_is_not_asked_of_who_is_under_way() {
+        let mut learner = EtaLearner::default();
+        // Everybody needs two minutes to get away, and then what the roads say.
+        for i in 0..400i64 {
+            let seconds = 300.0 + f64::from((i % 7) as i32) * 100.0;
+            let start = Ahead { seconds, length_m: seconds * 8.0, straight_m: seconds * 6.0, turns: 9, driven_m: 0.0 };
+            let rest = seconds / 2.0;
+            let halfway =
+                Ahead { seconds: rest, length_m: rest * 8.0, straight_m: rest * 6.0, turns: 4, driven_m: rest * 8.0 };
+            let (asked, took_ms) = (Time::from_secs(i * 60), (seconds as i64 + 120) * 1000);
+            for (ahead, after_ms) in [(start, 0), (halfway, 120_000 + (rest * 1000.0) as i64)] {
+                let asked = Time(asked.0 + after_ms);
+                let predicted_ms = learner.predict(&ahead, asked).p50_ms;
+                let finished = Time(asked.0 + took_ms - after_ms);
+                learner.handle_finished(FinishedTrip { ahead, asked, finished, predicted_ms });
+            }
+        }
+        let now = Time::from_secs(100_000);
+        let start = Ahead { seconds: 600.0, length_m: 4_800.0, straight_m: 3_600.0, turns: 9, driven_m: 0.0 };
+        let rest = Ahead { seconds: 300.0, length_m: 2_400.0, straight_m: 1_800.0, turns: 4, driven_m: 2_400.0 };
+
+        let (first, then) = (learner.predict(&start, now), learner.predict(&rest, now));
+
+        assert!((690_000..750_000).contains(&first.p50_ms), "ten minutes and two: {first:?}");
+        assert!((280_000..330_000).contains(&then.p50_ms), "five minutes: {then:?}");
+    }
+
+    #[test]
+    fn whatever_is_asked_the_interval_is_in_order() {
+        let table = EtaTable::default();
+        let odd = [0.0, -1.0, 1e-9, 1.0, 1e12, f64::NAN, f64::INFINITY, f64::NEG_INFINITY];
+        for seconds in odd {
+            for length_m in odd {
+                for other in odd {
+                    for turns in [0, u32::MAX] {
+                        let ahead = Ahead { seconds, length_m, straight_m: other, turns, driven_m: other };
+                        let eta = table.predict(&ahead);
+                        assert!(eta.p10_ms <= eta.p50_ms && eta.p50_ms <= eta.p90_ms, "{ahead:?} gave {eta:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
     fn stored_tables_come_back_and_broken_ones_are_refused() {
         let table = EtaTable::default();
         let bytes = table.to_bytes();
 
         assert_eq!(EtaTable::from_bytes(&bytes), Some(table.clone()));
         assert_eq!(EtaTable::from_bytes(&bytes[..bytes.len() - 1]), None);
-        let broken = EtaTable { weights: [f64::NAN; WEIGHTS], ..table };
-        assert_eq!(EtaTable::from_bytes(&broken.to_bytes()), None);
+        let mut broken = bytes;
+        broken[..8].copy_from_slice(&f64::NAN.to_le_bytes());
+        assert_eq!(EtaTable::from_bytes(&broken), None);
     }
 
     #[test]

@@ -29,7 +29,8 @@ use protocol::{
 };
 use tokio::sync::watch;
 
-use super::core::{Learner, LeftOut, Output};
+use super::core::{Learner, Output};
+use super::counts::LeftOut;
 use super::state::State;
 use super::{LearnerMetrics, Role};
 use crate::config::{LearnerConfig, LearnerSettings};
@@ -219,7 +220,7 @@ fn arrivals_that_are_late_again_and_again_are_foretold_later_and_never_before_th
     assert!(!few.is_empty());
     assert_eq!(many[..few.len()], few, "what comes later changes nothing of what was told");
     let table = EtaTable::from_bytes(many.last().unwrap()).unwrap();
-    let ahead = maps::eta::Ahead { seconds: 600.0, length_m: 5_000.0, straight_m: 4_000.0, turns: 5 };
+    let ahead = maps::eta::Ahead { seconds: 600.0, length_m: 5_000.0, straight_m: 4_000.0, turns: 5, driven_m: 0.0 };
     let (before, after) = (EtaTable::default().predict(&ahead), table.predict(&ahead));
     assert!(after.p50_ms > before.p50_ms + 60_000, "{before:?} became {after:?}");
 }
@@ -310,7 +311,8 @@ struct Fleet {
     live_store: Arc<MemoryLiveStore>,
     shelf: Arc<MapShelf>,
     map: BlobHash,
-    folder: tempfile::TempDir,
+    in_use: watch::Sender<Option<BlobHash>>,
+    _folder: tempfile::TempDir,
     clock: Clock,
 }
 
@@ -324,20 +326,18 @@ impl Fleet {
         let stop = tokio_util::sync::CancellationToken::new();
         let shelf = Arc::new(MapShelf::new(blobs.clone(), folder.path().join("maps"), stop));
         let live_store = Arc::new(MemoryLiveStore::default());
-        Fleet { log, blobs, live_store, shelf, map, folder, clock: Clock::system() }
+        let in_use = watch::Sender::new(Some(map));
+        Fleet { log, blobs, live_store, shelf, map, in_use, _folder: folder, clock: Clock::system() }
     }
 
     fn role(&self, meter: &Meter) -> Role {
-        let (map, map_in_use) = watch::channel(Some(self.map));
-        std::mem::forget(map);
-        assert!(self.folder.path().exists());
         Role {
             config: config(),
             log: self.log.clone(),
             blobs: self.blobs.clone(),
             live_store: self.live_store.clone(),
             shelf: self.shelf.clone(),
-            map_in_use,
+            map_in_use: self.in_use.subscribe(),
             clock: self.clock,
             metrics: LearnerMetrics::new(meter),
         }

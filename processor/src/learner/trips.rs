@@ -149,6 +149,7 @@ fn asked(junctions: &Junctions, view: &DeliveryView, at: Time) -> Option<Asked> 
         length_m: f64::from(progress.remaining_m),
         straight_m: geo::distance_cm(shown.position, stop.position) / 100.0,
         turns: (f64::from(junctions.turns(&plan.points)) * left).round() as u32,
+        driven_m: f64::from(progress.along_m),
     };
     let predicted_ms = u32::try_from(eta.arrival.millis_since(at)).ok().filter(|ms| *ms > 0)?;
     (ahead.length_m >= LENGTH_M_MIN).then_some(Asked { stop: eta.stop, ahead, at, predicted_ms })

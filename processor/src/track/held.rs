@@ -443,6 +443,7 @@ impl Held {
                 length_m: f64::from(left_cm) / 100.0,
                 straight_m,
                 turns: u32::from(end.turns - on_way.turns),
+                driven_m: f64::from(on_way.along_cm / 100),
             };
             return (EtaTable::default().predict(&ahead), on_way.along_cm / 100, left_cm / 100, on_way.off_cm / 100);
         }

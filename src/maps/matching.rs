@@ -1,7 +1,7 @@
 //! `wayfix maps match`: recorded traces through the online matcher, as live.
 
 use std::fs::File;
-use std::io::{BufWriter, Write, stdout};
+use std::io::{BufWriter, ErrorKind, Write, stdout};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
@@ -17,7 +17,8 @@ use super::draw;
 #[derive(clap::Args)]
 pub struct Options {
     /// GPX, the taxi CSV, or JSON lines of trips with truth.
-    traces: PathBuf,
+    #[arg(required = true)]
+    traces: Vec<PathBuf>,
     #[arg(long, value_name = "CITY.wfm")]
     map: PathBuf,
     /// Keeps a fix every so many seconds, and the trip's last.
@@ -31,7 +32,7 @@ pub struct Options {
     /// Where to write; standard output if left out.
     #[arg(short, long)]
     output: Option<PathBuf>,
-    /// Draws traces, routes and where each fix was placed as a page that needs nothing else.
+    /// Draws traces, candidates, routes and where each fix was placed on the tiles, as a page that needs nothing else.
     #[arg(long, value_name = "PAGE.html")]
     html: Option<PathBuf>,
 }
@@ -53,20 +54,26 @@ pub struct MatchedTrip {
 
 pub fn run(options: &Options) -> Result<()> {
     let graph = super::open(&options.map)?;
-    let all = traces::read_file(&options.traces)?;
+    let mut all = Vec::new();
+    for path in &options.traces {
+        all.extend(traces::read_file(path)?);
+    }
     let trips = match_all(&graph, all, options);
     let mut output: Box<dyn Write> = match &options.output {
         Some(path) => Box::new(BufWriter::new(File::create(path).with_context(|| format!("make {}", path.display()))?)),
         None => Box::new(BufWriter::new(stdout().lock())),
     };
-    match options.to {
+    let written = match options.to {
         Form::Routes => write_routes(&mut output, &trips),
         Form::Geojson => write_geojson(&mut output, &trips),
+    };
+    match written.and_then(|()| output.flush()) {
+        // Whoever reads has seen enough, as `head` does.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(()),
+        written => written.context("write the matched trips")?,
     }
-    .context("write the matched trips")?;
-    output.flush().context("write the matched trips")?;
     if let Some(page) = &options.html {
-        draw::write_page(page, &graph, &trips)?;
+        draw::write_page(page, &graph, options.profile, &trips)?;
     }
     let placed = trips.iter().flat_map(|trip| &trip.matched).filter(|one| one.snapped.is_some()).count();
     let fixes: usize = trips.iter().map(|trip| trip.matched.len()).sum();

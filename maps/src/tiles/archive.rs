@@ -127,16 +127,21 @@ fn seal(mut file: File) -> Result<Archived, PmtError> {
     })
 }
 
-/// A tile as the archive holds it; None where nothing is drawn.
-fn packed(graph: &Graph, id: u64) -> Result<Option<(TileCoord, Vec<u8>)>, PmtError> {
-    let coordinate = TileCoord::from(TileId::new(id)?);
-    let bytes = tile(graph, coordinate.z(), coordinate.x(), coordinate.y());
+/// A tile as the archive holds it, packed by gzip; None where nothing is drawn.
+pub fn packed_tile(graph: &Graph, zoom: u8, x: u32, y: u32) -> io::Result<Option<Vec<u8>>> {
+    let bytes = tile(graph, zoom, x, y);
     if bytes.is_empty() {
         return Ok(None);
     }
     let mut packer = GzEncoder::new(Vec::with_capacity(bytes.len() / 2), flate2::Compression::default());
     packer.write_all(&bytes)?;
-    Ok(Some((coordinate, packer.finish()?)))
+    packer.finish().map(Some)
+}
+
+fn packed(graph: &Graph, id: u64) -> Result<Option<(TileCoord, Vec<u8>)>, PmtError> {
+    let coordinate = TileCoord::from(TileId::new(id)?);
+    let packed = packed_tile(graph, coordinate.z(), coordinate.x(), coordinate.y())?;
+    Ok(packed.map(|bytes| (coordinate, bytes)))
 }
 
 fn configured(graph: &Graph, options: &ArchiveOptions) -> PmTilesWriter {

@@ -19,6 +19,7 @@ use crate::record::FeatureRecord;
 use crate::view::View;
 use feature::{FeatureKind, Shape};
 pub use index::TileIndex;
+pub use project::tile_at;
 use project::{Frame, Point};
 
 /// What the licence of the data asks every page that draws them to show.

@@ -1,5 +1,7 @@
 //! From degrees to the units of one tile (Web Mercator).
 
+use protocol::Position;
+
 /// Units of a tile, x to the east and y to the south; they may lie outside it.
 pub type Point = (i32, i32);
 
@@ -62,6 +64,15 @@ impl Frame {
     }
 }
 
+/// The tile that a place lies in, by column and row.
+pub fn tile_at(position: Position, zoom: u8) -> (u32, u32) {
+    let last = f64::from((1_u64 << zoom) as u32 - 1);
+    let scale = last + 1.0;
+    let x = (position.lon() + 180.0) / 360.0 * scale;
+    let y = mercator(position.lat()) * scale;
+    (x.clamp(0.0, last) as u32, y.clamp(0.0, last) as u32)
+}
+
 /// Units around the world.
 fn units(zoom: u8) -> f64 {
     f64::from(1_u32 << zoom) * EXTENT
@@ -106,6 +117,7 @@ mod tests {
         let point = frame.project(411_500_000, -86_100_000);
 
         assert_eq!((x as u32, y as u32), (7_800, 6_133));
+        assert_eq!(tile_at(Position { lat_e7: 411_500_000, lon_e7: -86_100_000 }, 14), (7_800, 6_133));
         assert!((f64::from(point.0) - x.fract() * 4096.0).abs() <= 1.0, "{point:?}");
         assert!((f64::from(point.1) - y.fract() * 4096.0).abs() <= 1.0, "{point:?}");
     }

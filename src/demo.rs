@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::SystemTime;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use maps::import::ImportOptions;
 use tokio::process::{Child, Command};
 
@@ -36,6 +36,9 @@ pub struct Options {
 
 pub fn run(options: &Options) -> Result<()> {
     let map = map_file(options)?;
+    if let Some(trace) = &options.trace {
+        is_on_map(trace, &map)?;
+    }
     let settings = settings(options, &map)?;
     daemon::logging::start(settings.logging.format, "warn");
     up::runtime()?.block_on(async {
@@ -85,6 +88,19 @@ fn map_file(options: &Options) -> Result<PathBuf> {
     let imported = import(&options.map, &map, &ImportOptions::default())?;
     eprintln!("{imported}");
     Ok(map)
+}
+
+/// Trips elsewhere would be dots on nothing.
+fn is_on_map(trace: &Path, map: &Path) -> Result<()> {
+    let trips = maps::traces::read_file(trace)?;
+    let bbox = maps::Graph::open(map).with_context(|| format!("open the map {}", map.display()))?.bbox();
+    let mut fixes = trips.iter().flat_map(|trip| &trip.fixes);
+    if fixes.any(|fix| bbox.contains(fix.position)) {
+        return Ok(());
+    }
+    let place = |p: protocol::Position| format!("{:.3},{:.3}", p.lat(), p.lon());
+    let (low, high) = (place(bbox.south_west), place(bbox.north_east));
+    bail!("{} lies nowhere on the map, which goes from {low} to {high}: name another with --map", trace.display())
 }
 
 fn changed(path: &Path) -> Option<SystemTime> {

@@ -24,6 +24,8 @@ pub struct Trace {
 /// Why a file of traces cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TraceError {
+    #[error("{path}")]
+    File { path: PathBuf, source: Box<TraceError> },
     #[error("{path}: cannot be read")]
     Open { path: PathBuf, source: io::Error },
     #[error("the traces cannot be read")]
@@ -32,7 +34,7 @@ pub enum TraceError {
     Kind { path: PathBuf },
     #[error("line {line}: {what}")]
     Line { line: usize, what: String },
-    #[error("not GPX: {0}")]
+    #[error("{0}")]
     Gpx(String),
 }
 
@@ -86,6 +88,7 @@ pub fn read_file(path: &Path) -> Result<Vec<Trace>, TraceError> {
     let kind = TraceKind::of_path(path).ok_or_else(|| TraceError::Kind { path: path.to_owned() })?;
     let file = File::open(path).map_err(|source| TraceError::Open { path: path.to_owned(), source })?;
     read(kind, BufReader::new(file))
+        .map_err(|error| TraceError::File { path: path.to_owned(), source: Box::new(error) })
 }
 
 /// Reads traces of a known form.

@@ -1,10 +1,12 @@
 //! `wayfix maps import`: with a progress bar and a summary.
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 use indicatif::ProgressBar;
 use maps::import::{ImportOptions, Imported, Progress, Stage};
 
@@ -33,14 +35,31 @@ pub fn run(options: &Options) -> Result<()> {
         order_time_max: Duration::from_secs(options.order_time_max),
     };
     let begin = Instant::now();
-    let imported = import(&options.extract, &options.output, &import_options)?;
+    if options.extract.is_dir() {
+        bail!("{} is a folder, not an extract", options.extract.display());
+    }
+    let imported = import(&options.extract, &options.output, &import_options)
+        .with_context(|| format!("import {}{}", options.extract.display(), hint(&options.extract)))?;
     println!("{imported}");
     println!("took       {:.2} s", begin.elapsed().as_secs_f64());
     Ok(())
 }
 
+/// What a file is that is no extract, by how it begins: those that people mix up.
+fn hint(path: &Path) -> &'static str {
+    let mut start = [0; 8];
+    let read = File::open(path).and_then(|mut file| file.read(&mut start)).unwrap_or(0);
+    match &start[..read] {
+        [b'<', ..] | [0xef, 0xbb, 0xbf, b'<', ..] => " (it is XML; .osm.pbf is needed, `osmium cat` makes it)",
+        [0x1f, 0x8b, ..] => " (it is packed by gzip; unpack it first)",
+        [b'B', b'Z', b'h', ..] => " (it is packed by bzip2, as .osm.bz2 is; .osm.pbf is needed)",
+        b"wayfix m" => " (it is a map file already)",
+        _ => "",
+    }
+}
+
 /// Imports with a bar on standard error; nothing is drawn where that is no terminal.
-pub fn import(extract: &std::path::Path, map: &std::path::Path, options: &ImportOptions) -> Result<Imported> {
+pub fn import(extract: &Path, map: &Path, options: &ImportOptions) -> Result<Imported> {
     let bar = super::bar("{msg:24} {wide_bar} {pos}/{len}")?;
     let stage = Mutex::new(None);
     let show = |progress: Progress| draw(&bar, &stage, progress);

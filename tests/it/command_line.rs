@@ -108,3 +108,128 @@ fn a_clock_that_runs_faster_than_life_is_refused_on_a_public_door() {
     assert_eq!(checked.status.code(), Some(64));
     assert!(said(&checked).contains("loopback"), "{}", said(&checked));
 }
+
+#[test]
+fn what_is_no_extract_is_told_for_what_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let (extract, map) = town(folder.path());
+    let path = |name: &str| folder.path().join(name);
+    std::fs::write(path("city.osm"), "<?xml version='1.0'?><osm version='0.6'></osm>").unwrap();
+    std::fs::write(path("city.osm.bz2"), "BZh91AY&SY").unwrap();
+    std::fs::write(path("city.osm.gz"), [0x1f, 0x8b, 8, 0]).unwrap();
+    std::fs::write(path("notes.osm.pbf"), "to do: buy milk").unwrap();
+    std::fs::write(path("empty.osm.pbf"), "").unwrap();
+    std::fs::create_dir(path("folder.osm.pbf")).unwrap();
+    let cases = [
+        (path("city.osm"), "it is XML"),
+        (path("city.osm.bz2"), "bzip2"),
+        (path("city.osm.gz"), "gzip"),
+        (path("notes.osm.pbf"), "not an OpenStreetMap extract"),
+        (path("empty.osm.pbf"), "empty"),
+        (path("folder.osm.pbf"), "is a folder"),
+        (path("nowhere.osm.pbf"), "No such file"),
+        (map.clone(), "a map file already"),
+    ];
+    for (file, expected) in cases {
+        let out = path("out.wfm");
+
+        let imported = wayfix(&["maps", "import", file.to_str().unwrap(), "-o", out.to_str().unwrap()]);
+
+        assert_eq!(imported.status.code(), Some(1));
+        let name = file.file_name().unwrap().to_str().unwrap();
+        assert!(said(&imported).contains(name) && said(&imported).contains(expected), "{name}: {}", said(&imported));
+        assert!(!out.exists());
+    }
+    let info = wayfix(&["maps", "info", extract.to_str().unwrap()]);
+    assert!(said(&info).contains("wayfix maps import"), "{}", said(&info));
+}
+
+#[test]
+fn a_map_beside_another_town_is_worse_and_a_pipeline_hears_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_, old) = town(folder.path());
+    let (extract, new) = (folder.path().join("other.osm.pbf"), folder.path().join("other.wfm"));
+    let [old, new, extract] = [&old, &new, &extract].map(|path| path.to_str().unwrap());
+    assert!(wayfix(&["maps", "town", "-o", extract, "--seed", "2"]).status.success());
+    assert!(wayfix(&["maps", "import", extract, "-o", new]).status.success());
+    let trips = folder.path().join("trips.jsonl");
+    std::fs::write(&trips, drive(Path::new(old))).unwrap();
+    let trips = trips.to_str().unwrap();
+
+    let itself = wayfix(&["maps", "diff", old, old, "--trace", trips, "--fail-if-worse", "0"]);
+    let other = wayfix(&["maps", "diff", old, new, "--trace", trips, "--json"]);
+    let refused = wayfix(&["maps", "diff", old, new, "--trace", trips, "--fail-if-worse", "0.5"]);
+    let streets_only = wayfix(&["maps", "diff", old, new]);
+    let without_trips = wayfix(&["maps", "diff", old, new, "--fail-if-worse", "1"]);
+
+    assert!(itself.status.success(), "{}", said(&itself));
+    let report: serde_json::Value = serde_json::from_slice(&other.stdout).unwrap();
+    assert_eq!(other.status.code(), Some(0), "without a limit it only reports");
+    assert!(report["trips"]["new"]["placed"].as_u64() < report["trips"]["old"]["placed"].as_u64(), "{report}");
+    assert!(report["roads"]["total"]["km_removed"].as_f64().unwrap() > 10.0, "{report}");
+    assert_eq!(report["trips"]["by_trip"][0]["id"], "drive", "{report}");
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(said(&refused).contains("fewer fixes are placed"), "{}", said(&refused));
+    let table = String::from_utf8_lossy(&refused.stdout).into_owned();
+    assert!(table.contains("worse by the new map") && table.contains("fixes on roads"), "{table}");
+    assert!(streets_only.status.success() && !String::from_utf8_lossy(&streets_only.stdout).contains("trips"));
+    assert_eq!(without_trips.status.code(), Some(2), "a limit needs trips: {}", said(&without_trips));
+}
+
+/// A drive across the town, as a line of JSON.
+fn drive(map: &Path) -> String {
+    let info = wayfix(&["maps", "info", "--json", map.to_str().unwrap()]);
+    let info: serde_json::Value = serde_json::from_slice(&info.stdout).unwrap();
+    let middle = |axis: &str| {
+        let at = |corner: &str| info["bbox"][corner][axis].as_f64().unwrap() / 1e7;
+        (at("south_west") + at("north_east")) / 2.0
+    };
+    let (lat, lon) = (middle("lat_e7"), middle("lon_e7"));
+    let [from, to] = [format!("{},{}", lat - 0.006, lon - 0.006), format!("{},{}", lat + 0.006, lon + 0.006)];
+    let route = wayfix(&["maps", "route", &from, &to, "--geojson", "--map", map.to_str().unwrap()]);
+    let route: serde_json::Value = serde_json::from_slice(&route.stdout).unwrap();
+    let points: Vec<[f64; 2]> = serde_json::from_value(route["geometry"]["coordinates"].clone()).unwrap();
+    let fixes: Vec<_> = points.iter().enumerate().map(|(i, [lon, lat])| (i as f64 * 6.0, lon, lat)).collect();
+    serde_json::json!({"id": "drive", "fixes": fixes}).to_string()
+}
+
+#[test]
+fn other_ways_are_listed_and_a_road_to_avoid_is_avoided() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_, map) = town(folder.path());
+    let map = map.to_str().unwrap();
+    let trip: serde_json::Value = serde_json::from_str(&drive(Path::new(map))).unwrap();
+    let fixes = trip["fixes"].as_array().unwrap();
+    let place = |fix: &serde_json::Value| format!("{},{}", fix[2], fix[1]);
+    let [from, to, middle] = [&fixes[0], &fixes[fixes.len() - 1], &fixes[fixes.len() / 2]].map(place);
+    let line = |output: &Output| String::from_utf8_lossy(&output.stdout).into_owned();
+
+    let usual = wayfix(&["maps", "route", &from, &to, "--map", map, "--geojson"]);
+    let around = wayfix(&["maps", "route", &from, &to, "--map", map, "--geojson", "--avoid", &middle]);
+    let others = wayfix(&["maps", "route", &from, &to, "--map", map, "--geojson", "--alternatives", "2"]);
+    let on_foot = wayfix(&["maps", "route", &from, &to, "--map", map, "--profile", "foot"]);
+    let nowhere = wayfix(&["maps", "route", &from, "0,0", "--map", map]);
+
+    assert!(usual.status.success() && around.status.success() && on_foot.status.success());
+    assert_ne!(line(&usual), line(&around));
+    let others: serde_json::Value = serde_json::from_slice(&others.stdout).unwrap();
+    assert_eq!(others["type"], "FeatureCollection");
+    assert!(others["features"].as_array().unwrap().len() >= 2, "{others}");
+    assert!(said(&nowhere).contains("is not on the map"), "{}", said(&nowhere));
+}
+
+#[test]
+fn all_tiles_of_a_map_go_into_one_archive() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_, map) = town(folder.path());
+    let archive = folder.path().join("town.pmtiles");
+
+    let written = wayfix(&["maps", "tiles", map.to_str().unwrap(), "--zoom-max", "14"]);
+    let too_close = wayfix(&["maps", "tiles", map.to_str().unwrap(), "--zoom-max", "30"]);
+    let upside_down = wayfix(&["maps", "tiles", map.to_str().unwrap(), "--zoom-min", "12", "--zoom-max", "10"]);
+
+    assert!(written.status.success(), "{}", said(&written));
+    assert!(std::fs::read(archive).unwrap().starts_with(b"PMTiles\x03"));
+    assert_eq!(too_close.status.code(), Some(2));
+    assert_eq!(upside_down.status.code(), Some(1), "{}", said(&upside_down));
+}

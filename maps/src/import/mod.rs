@@ -106,7 +106,7 @@ pub enum ImportError {
     Damaged { at: u64, what: &'static str },
     #[error("the extract needs, at byte {at}, what is not known here: {what}")]
     Unsupported { at: u64, what: String },
-    #[error("the extract holds {ways} ways, but no road that can be travelled")]
+    #[error("the extract holds no road that can be travelled, in {ways} ways")]
     NoRoads { ways: u64 },
     #[error("the extract is too large: more than {max} {what}")]
     TooLarge { what: &'static str, max: u64 },

@@ -26,7 +26,7 @@ pub fn read(reader: impl Read) -> Result<Vec<Trace>, TraceError> {
     let mut events = EventReader::new(std::io::BufReader::new(reader));
     let mut document = Document::default();
     loop {
-        let event = events.next().map_err(|error| TraceError::Gpx(error.to_string()))?;
+        let event = events.next().map_err(|error| TraceError::Gpx(format!("not GPX: {error}")))?;
         let line = events.position().row as usize + 1;
         match event {
             XmlEvent::StartElement { name, attributes, .. } => document.begin(name.local_name, &attributes, line)?,
@@ -69,7 +69,7 @@ impl Document {
         self.text.clear();
         match name.as_str() {
             other if self.open.is_empty() && other != "gpx" => {
-                return Err(TraceError::Gpx(format!("line {line}: it begins with <{other}>")));
+                return Err(TraceError::Gpx(format!("not GPX: it begins with <{other}>")));
             }
             "trk" => self.tracks.push(Track::default()),
             "trkseg" => {
@@ -294,7 +294,7 @@ mod tests {
         let cases = [
             (String::new(), "not GPX"),
             (String::from("hello"), "not GPX"),
-            (String::from("<osm version='0.6'></osm>"), "line 1: it begins with <osm>"),
+            (String::from("<osm version='0.6'></osm>"), "not GPX: it begins with <osm>"),
             (String::from("<gpx></gpx>"), "no track"),
             (String::from("<gpx><wpt lat='1' lon='2'/><wpt lat='1' lon='2'/></gpx>"), "only 2 way points"),
             (String::from("<gpx><trk><trkseg></trkseg></trk></gpx>"), "no track with a point"),

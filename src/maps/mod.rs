@@ -65,7 +65,12 @@ fn bar(template: &str) -> Result<ProgressBar> {
 }
 
 fn open(map: &std::path::Path) -> Result<Graph> {
-    Graph::open(map).with_context(|| format!("open the map {}", map.display()))
+    let opened = Graph::open(map);
+    let hint = match &opened {
+        Err(maps::MapError::NotAMap) => " (`wayfix maps import` makes one of an extract)",
+        Err(_) | Ok(_) => "",
+    };
+    opened.with_context(|| format!("open the map {}{hint}", map.display()))
 }
 
 fn info(map: &std::path::Path, json: bool) -> Result<()> {

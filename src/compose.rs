@@ -176,6 +176,7 @@ async fn start_processor(settings: &Settings, stores: &Stores, ground: &Ground, 
         live_store: stores.live_store.clone(),
         trail_store: stores.trail_store.clone(),
         ledger: stores.ledger.clone(),
+        route_service: None,
         map: settings.map.clone(),
     };
     processor::start(config, parts, ground.clock, &ground.meter, &ground.readiness, &stages.processor)

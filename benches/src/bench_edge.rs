@@ -40,6 +40,7 @@ impl BenchEdge {
             live_store: Arc::new(MemoryLiveStore::new(1 << 20, &self.meter)),
             trail_store: Arc::new(EmbeddedTrailStore::open(&folder.join("trail.db")).context("open history")?),
             ledger: Arc::new(EmbeddedLedger::open(&folder.join("ledger.db")).context("open the ledger")?),
+            route_service: None,
             map: None,
         };
         let config = ProcessorSettings::default().check(&folder.join("processor"))?;

@@ -4,6 +4,7 @@
 //! what it says: live views, history, the ledger's clerk, events for others.
 
 pub mod config;
+pub mod learner;
 pub mod metrics;
 pub mod shard;
 pub mod sinks;
@@ -26,7 +27,8 @@ use maps::MapVersion;
 
 pub use config::{ProcessorConfig, ProcessorConfigError, ProcessorSettings};
 use metrics::ProcessorMetrics;
-use shard::{MapShelf, Shards};
+pub use shard::RouteServiceConfig;
+use shard::{MapShelf, OutsidePlanner, Shards};
 
 /// What the processor works with.
 pub struct ProcessorParts {
@@ -35,6 +37,8 @@ pub struct ProcessorParts {
     pub live_store: Arc<dyn LiveStore>,
     pub trail_store: Arc<dyn TrailStore>,
     pub ledger: Arc<dyn DeliveryLedger>,
+    /// Who plans ways beside the embedded router; None: nobody.
+    pub route_service: Option<RouteServiceConfig>,
     /// A map file to offer; None leaves the map that is in use.
     pub map: Option<PathBuf>,
 }
@@ -95,6 +99,7 @@ pub async fn start(
     }
     let live = sinks::Live { store: parts.live_store.clone(), views_max: config.live_views_max };
     let events = sinks::Events { views_max: config.live_views_max, of_movement: config.events_of_movement };
+    start_learner(&config, &parts, &shelf, clock, meter, drain);
     let log = &parts.log;
     sinks::start(live, log.clone(), clock, metrics.clone(), drain, "live sink");
     sinks::start(events, log.clone(), clock, metrics.clone(), drain, "events sink");
@@ -103,7 +108,30 @@ pub async fn start(
     let clerk = sinks::Clerk { ledger: parts.ledger.clone() };
     sinks::start(clerk, log.clone(), clock, metrics.clone(), drain, "clerk");
     let seams = (parts.log.clone(), parts.blobs.clone());
-    let shards = Shards::new(config, seams, shelf.clone(), map, clock, metrics, readiness.clone());
+    let planner = OutsidePlanner::start(parts.route_service, log.clone(), clock, metrics.clone(), drain);
+    let shards = Shards::new(config, seams, (shelf.clone(), planner), map, clock, metrics, readiness.clone());
     shards.start(drain);
     Ok(Processor { shards, shelf })
+}
+
+fn start_learner(
+    config: &ProcessorConfig,
+    parts: &ProcessorParts,
+    shelf: &Arc<MapShelf>,
+    clock: Clock,
+    meter: &Meter,
+    drain: &Drain,
+) {
+    let Some(learner) = config.learner.clone() else { return };
+    let role = learner::Role {
+        config: learner,
+        log: parts.log.clone(),
+        blobs: parts.blobs.clone(),
+        live_store: parts.live_store.clone(),
+        shelf: shelf.clone(),
+        map_in_use: shelf.map_in_use(),
+        clock,
+        metrics: learner::LearnerMetrics::new(meter),
+    };
+    role.start(drain);
 }

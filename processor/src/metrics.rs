@@ -30,6 +30,15 @@ pub struct ProcessorMetrics {
     pub snapshots_failed: Counter,
     pub restores: Counter,
     pub partitions: Gauge,
+    pub bodies_used: Counter,
+    pub bodies_refused: Counter,
+    planned_late: Counter,
+    /// Ways asked of an outside router.
+    pub routes_asked: Counter,
+    pub routes_answered: Counter,
+    pub routes_failed: Counter,
+    /// Not asked for: the router is slow, or the wish is too old.
+    pub routes_dropped: Counter,
     pub proposals_written: Counter,
     pub proposals_refused: Counter,
     pub sink_entries_damaged: Counter,
@@ -64,6 +73,13 @@ impl ProcessorMetrics {
             snapshots: counter("wayfix_processor_snapshots_total", "Snapshots announced."),
             snapshots_failed: counter("wayfix_processor_snapshots_failed_total", "Snapshots that could not be kept."),
             restores: counter("wayfix_processor_restores_total", "Partitions taken up from a snapshot."),
+            bodies_used: counter("wayfix_processor_bodies_used_total", "Maps and tables taken into use."),
+            bodies_refused: counter("wayfix_processor_bodies_refused_total", "Maps and tables that cannot be used."),
+            planned_late: counter("wayfix_processor_planned_late_total", "Outside ways for plans that are no more."),
+            routes_asked: counter("wayfix_processor_routes_asked_total", "Ways asked of the outside router."),
+            routes_answered: counter("wayfix_processor_routes_answered_total", "Ways that it answered."),
+            routes_failed: counter("wayfix_processor_routes_failed_total", "Ways that it had not, or not in time."),
+            routes_dropped: counter("wayfix_processor_routes_dropped_total", "Ways not asked for: it is too slow."),
             partitions: meter.gauge("wayfix_processor_partitions", "Partitions owned.", &[]),
             proposals_written: counter("wayfix_processor_proposals_written_total", "Proposals the ledger wrote."),
             proposals_refused: counter(
@@ -86,6 +102,7 @@ impl ProcessorMetrics {
         self.ticks_ignored.increment(counts.ticks_ignored);
         self.ledger_repeated.increment(counts.ledger_repeated);
         self.assignments_refused.increment(counts.assignments_refused);
+        self.planned_late.increment(counts.planned_late);
         self.folds_failed.increment(counts.folds_failed);
     }
 }

@@ -200,6 +200,7 @@ impl World {
             live_store: self.live_store.clone(),
             trail_store: self.trail_store.clone(),
             ledger: self.ledger.clone(),
+            route_service: None,
             map: None,
         };
         let drain = Drain::default();

@@ -17,7 +17,7 @@ use tracing::error;
 
 use super::shelf::MapShelf;
 use crate::metrics::ProcessorMetrics;
-use crate::track::{Effects, Partition};
+use crate::track::{Effects, NamedRegion, Partition, RouteWanted};
 
 pub enum Input {
     /// What one read brought, and when.
@@ -31,15 +31,22 @@ pub enum Output {
     Snapshot {
         next: Offset,
         body: Vec<u8>,
+        /// The bodies that it names.
+        bodies: Vec<BlobHash>,
     },
     /// All records up to our own claim are folded: the partition is ours in deed.
     Live {
-        map: Option<BlobHash>,
+        /// Offered or in use.
+        maps: Vec<BlobHash>,
     },
-    /// A map that is offered and not in use.
+    /// A body that is offered and not in use, for these maps.
     Offered {
-        map: BlobHash,
+        kind: BodyKind,
+        hash: BlobHash,
+        regions: Vec<NamedRegion>,
     },
+    /// Ways that somebody else may plan better.
+    RoutesWanted(Vec<RouteWanted>),
     /// A later owner has claimed the partition.
     Superseded,
 }
@@ -62,7 +69,10 @@ pub struct Folder {
     pub shelf: Arc<MapShelf>,
     pub metrics: ProcessorMetrics,
     pub updates_partitions: u32,
-    pub offered: Option<BlobHash>,
+    /// Of each kind, what was reported as offered last, and on which maps it would be used.
+    pub reported: [Option<(BlobHash, Vec<BlobHash>)>; KINDS.len()],
+    /// Somebody plans ways outside.
+    pub wants_routes: bool,
     pub is_live: bool,
     pub skew: Skew,
 }
@@ -111,8 +121,12 @@ impl Folder {
             self.skew.handle_read(read, last.appended);
         }
         self.metrics.fold_seconds.record(began.elapsed().as_secs_f64());
+        if !effects.vehicles.is_empty() {
+            self.shelf.want(&effects.vehicles, self.partition.traffic());
+        }
+        let wanted = std::mem::take(&mut effects.routes_wanted);
         let told = self.told(effects);
-        let is_on = outputs.blocking_send(Output::Told(told)).is_ok() && self.report(outputs);
+        let is_on = outputs.blocking_send(Output::Told(told)).is_ok() && self.report(wanted, outputs);
         if is_superseded {
             let _ = outputs.blocking_send(Output::Superseded); // nobody listens: it is over anyway
         }
@@ -126,26 +140,36 @@ impl Folder {
         })
     }
 
-    /// Says what the shard has to act on.
-    fn report(&mut self, outputs: &mpsc::Sender<Output>) -> bool {
+    /// Says what the shard has to act on. False when it is over.
+    fn report(&mut self, wanted: Vec<RouteWanted>, outputs: &mpsc::Sender<Output>) -> bool {
+        let mut reports = Vec::new();
+        let maps: Vec<BlobHash> = self.partition.regions().iter().map(|region| region.map).collect();
         if !self.is_live && self.partition.next() > self.own.claim {
             self.is_live = true;
-            let map = self.partition.offered(BodyKind::Map).or(self.partition.in_use(BodyKind::Map));
-            if outputs.blocking_send(Output::Live { map }).is_err() {
-                return false;
+            let offered = self.partition.offered(BodyKind::Map);
+            reports.push(Output::Live { maps: maps.iter().copied().chain(offered).collect() });
+        } else if self.is_live && self.wants_routes && !wanted.is_empty() {
+            reports.push(Output::RoutesWanted(wanted));
+        }
+        if self.is_live {
+            for (kind, reported) in KINDS.into_iter().zip(&mut self.reported) {
+                let offered = self.partition.offered(kind).map(|hash| (hash, maps.clone()));
+                if let (Some((hash, _)), true) = (&offered, offered != *reported) {
+                    let regions = self.partition.regions().to_vec();
+                    reports.push(Output::Offered { kind, hash: *hash, regions });
+                }
+                *reported = offered;
             }
         }
-        let offered = self.partition.offered(BodyKind::Map);
-        if !self.is_live || offered == self.offered {
-            return true;
-        }
-        self.offered = offered;
-        offered.is_none_or(|map| outputs.blocking_send(Output::Offered { map }).is_ok())
+        reports.into_iter().all(|report| outputs.blocking_send(report).is_ok())
     }
 
     fn take_snapshot(&mut self, outputs: &mpsc::Sender<Output>) -> bool {
         match self.partition.snapshot() {
-            Ok(body) => outputs.blocking_send(Output::Snapshot { next: self.partition.next(), body }).is_ok(),
+            Ok(body) => {
+                let (next, bodies) = (self.partition.next(), self.partition.bodies());
+                outputs.blocking_send(Output::Snapshot { next, body, bodies }).is_ok()
+            }
             Err(error) => {
                 error!(%error, partition = self.id.0, "no snapshot can be taken");
                 self.metrics.snapshots_failed.increment(1);
@@ -260,6 +284,7 @@ impl Skew {
     }
 }
 
+pub const KINDS: [BodyKind; 4] = [BodyKind::Map, BodyKind::Speeds, BodyKind::LiveSpeeds, BodyKind::EtaModel];
 /// Above this many, entries are cut anyway: readers take them one by one.
 const ITEMS_MAX: usize = 4_096;
 const EDGE_SEEN_MS: i64 = 60_000;

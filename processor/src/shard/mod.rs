@@ -5,8 +5,10 @@
 //! ```
 //! Where the log is slow, the teller waits, then the fold, then the reader: nothing grows.
 
+mod cache;
 mod fold;
 mod notice;
+mod outside;
 mod restore;
 mod shelf;
 mod tell;
@@ -33,6 +35,7 @@ use crate::metrics::ProcessorMetrics;
 use crate::track::Partition;
 use fold::{Folder, Input, Skew};
 pub use notice::SnapshotNotice;
+pub use outside::{OutsidePlanner, RouteServiceConfig};
 pub use shelf::MapShelf;
 use tell::{Teller, record_entry};
 use tick::Ticker;
@@ -43,6 +46,8 @@ pub struct Shards {
     pub log: Arc<dyn Log>,
     pub blobs: Arc<dyn BlobStore>,
     pub shelf: Arc<MapShelf>,
+    /// Plans ways elsewhere, if that is wished for.
+    pub planner: OutsidePlanner,
     /// The map this process offers, and its size.
     map: Mutex<Option<(BlobHash, u64)>>,
     pub clock: Clock,
@@ -66,7 +71,7 @@ impl Shards {
     pub fn new(
         config: ProcessorConfig,
         (log, blobs): (Arc<dyn Log>, Arc<dyn BlobStore>),
-        shelf: Arc<MapShelf>,
+        (shelf, planner): (Arc<MapShelf>, OutsidePlanner),
         map: Option<(BlobHash, u64)>,
         clock: Clock,
         metrics: ProcessorMetrics,
@@ -74,7 +79,7 @@ impl Shards {
     ) -> Arc<Shards> {
         readiness.set(PART, Health::Starting);
         let (ticker, standing, map) = (Arc::default(), Mutex::default(), Mutex::new(map));
-        Arc::new(Shards { config, log, blobs, shelf, map, clock, metrics, readiness, ticker, standing })
+        Arc::new(Shards { config, log, blobs, shelf, planner, map, clock, metrics, readiness, ticker, standing })
     }
 
     /// The map that our partitions are offered, and its size.
@@ -240,6 +245,7 @@ impl Shard {
         let outcome = self.reign_as(owner).await;
         self.shards.ticker.end(self.partition, owner);
         self.shards.set_live(self.partition, false);
+        self.shards.shelf.unnamed(self.partition);
         match outcome {
             Err(error) if self.stop.is_cancelled() => {
                 warn!(error = format!("{error:#}"), partition = self.partition.0, "stopped before all was told");
@@ -269,7 +275,8 @@ impl Shard {
             shelf: shards.shelf.clone(),
             metrics: shards.metrics.clone(),
             updates_partitions: shards.log.partition_count(Topic::Updates),
-            offered: None,
+            reported: [const { None }; fold::KINDS.len()],
+            wants_routes: shards.planner.is_asked(),
             is_live: false,
             skew: Skew::default(),
         };
@@ -285,6 +292,8 @@ impl Shard {
             give_up: give_up.clone(),
             superseded: superseded.clone(),
             keeping: Arc::default(),
+            using: Arc::default(),
+            offered: Arc::default(),
         };
         let mut telling = tokio::spawn(teller.run(outputs));
         let reading = self.read(from, inputs_tx);

@@ -15,7 +15,7 @@ use tracing::{info, warn};
 
 use super::Shards;
 use super::notice::SnapshotNotice;
-use crate::track::{Partition, SNAPSHOT_FORMAT};
+use crate::track::{Partition, SNAPSHOT_FORMAT, SnapshotError};
 
 /// The partition as it was, and whether its state was found (else it begins anew).
 pub async fn restore(
@@ -61,7 +61,11 @@ async fn open(
         Err(error) => return Err(error).context("fetch a snapshot"),
     };
     let shelf = shards.shelf.clone();
-    let opening = tokio::task::spawn_blocking(move || Partition::restore(&body, own, &*shelf));
+    let opening = tokio::task::spawn_blocking(move || {
+        let restored = Partition::restore(&body, own, &*shelf)?;
+        shelf.want_now(&restored.vehicles(), &restored.traffic());
+        Ok::<_, SnapshotError>(restored)
+    });
     match opening.await.context("restore a snapshot")? {
         Ok(partition) => Ok(Some(partition)),
         Err(error) => {

@@ -1,6 +1,8 @@
-//! Maps by their hash: fetched from the blob store once, kept in a local folder, opened once for all partitions.
+//! Bodies by their hash, for all partitions of this process: fetched from the blob store once, kept in a local folder,
+//! checked, opened once, and made ready for use away from the threads that fold. They are dropped when nobody uses them;
+//! of the local files those stay that a state or a kept snapshot names, and the last few.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -8,40 +10,86 @@ use anyhow::Context;
 use backends::blob_store::{BlobStore, BlobStoreError, hash_of};
 use bytes::Bytes;
 use daemon::{Backoff, retry};
-use maps::MapError;
+use maps::eta::EtaTable;
 use maps::file::Sections;
-use protocol::record::BlobHash;
+use maps::speeds::{LiveFactors, SpeedTable, TableError};
+use maps::{MapError, Profile};
+use protocol::PartitionId;
+use protocol::record::{BlobHash, BodyKind, Vehicle};
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
-use crate::track::{Maps, RoadMap};
+use super::cache::Cache;
+use crate::track::{Bodies, NamedRegion, RoadMap, Tables, Traffic, profile_of};
 
 pub struct MapShelf {
     blobs: Arc<dyn BlobStore>,
     folder: PathBuf,
-    opened: Mutex<BTreeMap<BlobHash, Arc<RoadMap>>>,
-    /// One at a time fetches.
+    maps: Cache<BlobHash, RoadMap>,
+    /// By map and table.
+    speeds: Cache<(BlobHash, BlobHash), SpeedTable>,
+    live: Cache<(BlobHash, BlobHash), LiveFactors>,
+    etas: Cache<BlobHash, EtaTable>,
+    traffic: Cache<(BlobHash, Tables), Traffic>,
+    /// One at a time fetches a map; tables are small.
     fetching: tokio::sync::Mutex<()>,
+    /// What drivers here travel by: routers are made for these before anybody needs them.
+    profiles: Mutex<BTreeSet<Profile>>,
+    files: Mutex<Files>,
+    /// What a fold here was last told is in use.
+    in_use: watch::Sender<Option<BlobHash>>,
     runtime: Handle,
     stop: CancellationToken,
 }
 
+/// Which local files are still needed.
+#[derive(Default)]
+struct Files {
+    /// What the newest states of each partition name, the newest last.
+    named: BTreeMap<PartitionId, VecDeque<Vec<BlobHash>>>,
+    /// Used last, the newest last.
+    recent: VecDeque<BlobHash>,
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum ShelfError {
-    #[error("fetch a map from the blob store")]
+    #[error("fetch a body from the blob store")]
     Blob(#[from] BlobStoreError),
-    #[error("keep a map on disk")]
+    #[error("keep a body on disk")]
     Disk(#[from] std::io::Error),
     #[error("open a map")]
     Map(#[from] MapError),
+    #[error("read a table")]
+    Table(#[from] TableError),
+    #[error("read an ETA model")]
+    EtaModel,
 }
 
 impl MapShelf {
     /// Within a runtime.
     pub fn new(blobs: Arc<dyn BlobStore>, folder: PathBuf, stop: CancellationToken) -> Self {
-        let opened = Mutex::new(BTreeMap::new());
-        MapShelf { blobs, folder, opened, fetching: tokio::sync::Mutex::new(()), runtime: Handle::current(), stop }
+        MapShelf {
+            blobs,
+            folder,
+            maps: Cache::new(MAPS_KEPT),
+            speeds: Cache::new(TABLES_KEPT),
+            live: Cache::new(TABLES_KEPT),
+            etas: Cache::new(TABLES_KEPT),
+            traffic: Cache::new(TABLES_KEPT),
+            fetching: tokio::sync::Mutex::new(()),
+            profiles: Mutex::new(BTreeSet::from([Profile::Car])),
+            files: Mutex::default(),
+            in_use: watch::Sender::default(),
+            runtime: Handle::current(),
+            stop,
+        }
+    }
+
+    /// The map that a record of this process's partitions has last put in use.
+    pub fn map_in_use(&self) -> watch::Receiver<Option<BlobHash>> {
+        self.in_use.subscribe()
     }
 
     /// Puts a map file where every owner of a partition can fetch it, if it is whole: its name and size.
@@ -61,32 +109,165 @@ impl MapShelf {
         Ok((hash, size))
     }
 
+    /// Fetches and checks an offered body, and makes ready what is dear about it, for these regions. An error says why
+    /// it is not to be taken into use.
+    pub async fn check(&self, kind: BodyKind, hash: BlobHash, regions: &[NamedRegion]) -> Result<(), ShelfError> {
+        match kind {
+            BodyKind::Map => self.prepare(vec![Arc::new(Traffic::usual(self.load(hash).await?))]).await,
+            BodyKind::EtaModel => self.load_eta(hash).await.map(drop),
+            BodyKind::Speeds | BodyKind::LiveSpeeds => self.check_table(kind, hash, regions).await,
+        }
+    }
+
+    async fn check_table(&self, kind: BodyKind, hash: BlobHash, regions: &[NamedRegion]) -> Result<(), ShelfError> {
+        let mut outcome = Err(TableError::OtherMap.into());
+        for region in regions.iter().rev() {
+            let map = self.load(region.map).await?;
+            let (loaded, tables) = match kind {
+                BodyKind::LiveSpeeds => {
+                    let loaded = self.load_live(&map, hash).await.map(drop);
+                    (loaded, Tables { live: Some(hash), ..region.tables })
+                }
+                BodyKind::Speeds | BodyKind::Map | BodyKind::EtaModel => {
+                    let loaded = self.load_speeds(&map, hash).await.map(drop);
+                    (loaded, Tables { speeds: Some(hash), ..region.tables })
+                }
+            };
+            match loaded {
+                Ok(()) => return self.prepare(vec![self.load_traffic(&map, tables).await]).await,
+                Err(error) => outcome = Err(error),
+            }
+        }
+        outcome
+    }
+
+    /// Drivers travel by these: their routers are made now, in the background.
+    pub fn want(self: &Arc<Self>, vehicles: &BTreeSet<Vehicle>, traffic: Vec<Arc<Traffic>>) {
+        let is_news = self.note(vehicles);
+        if is_news {
+            let shelf = self.clone();
+            self.runtime.spawn(async move {
+                if let Err(error) = shelf.prepare(traffic).await {
+                    warn!(%error, "routers could not be made ahead");
+                }
+            });
+        }
+    }
+
+    /// The same at once, for a partition that is not folded yet.
+    pub fn want_now(&self, vehicles: &BTreeSet<Vehicle>, traffic: &[Arc<Traffic>]) {
+        self.note(vehicles);
+        let profiles = self.profiles.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        traffic.iter().for_each(|traffic| profiles.iter().for_each(|profile| traffic.prepare(*profile)));
+    }
+
+    fn note(&self, vehicles: &BTreeSet<Vehicle>) -> bool {
+        let mut profiles = self.profiles.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = profiles.len();
+        profiles.extend(vehicles.iter().map(|vehicle| profile_of(*vehicle)));
+        profiles.len() > before
+    }
+
+    async fn prepare(&self, traffic: Vec<Arc<Traffic>>) -> Result<(), ShelfError> {
+        let profiles = self.profiles.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let preparing = tokio::task::spawn_blocking(move || {
+            traffic.iter().for_each(|traffic| profiles.iter().for_each(|profile| traffic.prepare(*profile)));
+        });
+        Ok(preparing.await.map_err(std::io::Error::other)?)
+    }
+
     /// The map, opened; fetched first if need be.
     pub async fn load(&self, hash: BlobHash) -> Result<Arc<RoadMap>, ShelfError> {
-        let _one_at_a_time = self.fetching.lock().await;
-        if let Some(map) = self.find(hash) {
+        if let Some(map) = self.maps.find(&hash) {
             return Ok(map);
         }
+        let _one_at_a_time = self.fetching.lock().await;
+        if let Some(map) = self.maps.find(&hash) {
+            return Ok(map);
+        }
+        self.used(hash);
         let path = self.path_of(hash);
-        let map = match self.open(path.clone(), hash).await {
+        let map = match open(path.clone(), hash).await {
             Ok(map) => map,
             Err(_) => {
-                let is_transient = BlobStoreError::is_transient;
-                let fetch = || self.blobs.get(hash);
-                let body = retry("fetch a map", Backoff::default(), &self.stop, is_transient, fetch).await?;
+                let body = self.fetch(hash).await?;
                 self.keep(path.clone(), body).await?;
-                self.open(path, hash).await?
+                open(path, hash).await?
             }
         };
         info!(map = %hash, edges = map.graph.edge_count(), "map opened");
-        let map = Arc::new(map);
-        self.opened.lock().unwrap_or_else(PoisonError::into_inner).insert(hash, map.clone());
-        Ok(map)
+        Ok(self.maps.put(hash, map))
+    }
+
+    async fn load_speeds(&self, map: &RoadMap, hash: BlobHash) -> Result<Arc<SpeedTable>, ShelfError> {
+        let key = (map.hash, hash);
+        if let Some(table) = self.speeds.find(&key) {
+            return Ok(table);
+        }
+        let table = SpeedTable::from_bytes(&self.table(hash).await?, &map.graph)?;
+        Ok(self.speeds.put(key, table))
+    }
+
+    async fn load_live(&self, map: &RoadMap, hash: BlobHash) -> Result<Arc<LiveFactors>, ShelfError> {
+        let key = (map.hash, hash);
+        if let Some(factors) = self.live.find(&key) {
+            return Ok(factors);
+        }
+        let factors = LiveFactors::from_bytes(&self.table(hash).await?, &map.graph)?;
+        Ok(self.live.put(key, factors))
+    }
+
+    async fn load_eta(&self, hash: BlobHash) -> Result<Arc<EtaTable>, ShelfError> {
+        if let Some(table) = self.etas.find(&hash) {
+            return Ok(table);
+        }
+        let table = EtaTable::from_bytes(&self.table(hash).await?).ok_or(ShelfError::EtaModel)?;
+        Ok(self.etas.put(hash, table))
+    }
+
+    /// A table that cannot be used is left out.
+    async fn load_traffic(&self, map: &Arc<RoadMap>, tables: Tables) -> Arc<Traffic> {
+        let key = (map.hash, tables);
+        if let Some(traffic) = self.traffic.find(&key) {
+            return traffic;
+        }
+        let mut speeds = None;
+        if let Some(hash) = tables.speeds {
+            speeds = self.load_speeds(map, hash).await.map_err(|error| not_used(hash, error)).ok();
+        }
+        let mut live = None;
+        if let Some(hash) = tables.live {
+            live = self.load_live(map, hash).await.map_err(|error| not_used(hash, error)).ok();
+        }
+        self.traffic.put(key, Traffic::of(map.clone(), speeds, live))
+    }
+
+    /// The bytes of a table, from the local folder if they are there and whole.
+    async fn table(&self, hash: BlobHash) -> Result<Bytes, ShelfError> {
+        let path = self.folder.join(format!("{hash}.{TABLE}"));
+        self.used(hash);
+        let reading = {
+            let path = path.clone();
+            tokio::task::spawn_blocking(move || std::fs::read(path))
+        };
+        if let Ok(body) = reading.await.map_err(std::io::Error::other)?
+            && hash_of(&body) == hash
+        {
+            return Ok(body.into());
+        }
+        let body = self.fetch(hash).await?;
+        self.keep(path, body.clone()).await?;
+        Ok(body)
+    }
+
+    async fn fetch(&self, hash: BlobHash) -> Result<Bytes, BlobStoreError> {
+        let fetch = || self.blobs.get(hash);
+        retry("fetch a body", Backoff::default(), &self.stop, BlobStoreError::is_transient, fetch).await
     }
 
     /// Where a map that was loaded lies on this machine: a file that never changes.
     pub fn path_of(&self, hash: BlobHash) -> PathBuf {
-        self.folder.join(format!("{hash}.wfm"))
+        self.folder.join(format!("{hash}.{MAP}"))
     }
 
     /// Cancelled when nothing is to be waited for any more.
@@ -94,34 +275,120 @@ impl MapShelf {
         &self.stop
     }
 
-    fn find(&self, hash: BlobHash) -> Option<Arc<RoadMap>> {
-        self.opened.lock().unwrap_or_else(PoisonError::into_inner).get(&hash).cloned()
-    }
-
-    async fn open(&self, path: PathBuf, hash: BlobHash) -> Result<RoadMap, ShelfError> {
-        let opening = tokio::task::spawn_blocking(move || RoadMap::open(&path, hash));
-        Ok(opening.await.map_err(std::io::Error::other)??)
-    }
-
     async fn keep(&self, path: PathBuf, body: Bytes) -> Result<(), ShelfError> {
         let folder = self.folder.clone();
         let keeping = tokio::task::spawn_blocking(move || {
             std::fs::create_dir_all(&folder)?;
-            let unfinished = path.with_extension("unfinished");
+            let unfinished = path.with_extension(format!("{:016x}.{UNFINISHED}", rand::random::<u64>()));
             std::fs::write(&unfinished, &body)?;
             std::fs::rename(&unfinished, &path)
         });
         Ok(keeping.await.map_err(std::io::Error::other)??)
     }
+
+    fn used(&self, hash: BlobHash) {
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        files.recent.retain(|other| *other != hash);
+        files.recent.push_back(hash);
+        if files.recent.len() > FILES_RECENT {
+            files.recent.pop_front();
+        }
+    }
+
+    /// A snapshot that names these bodies is kept: of the files those go that nothing names any more.
+    pub async fn named(&self, partition: PartitionId, bodies: Vec<BlobHash>) {
+        let needed: BTreeSet<BlobHash> = {
+            let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+            let named = files.named.entry(partition).or_default();
+            named.push_back(bodies);
+            if named.len() > STATES_NAMED {
+                named.pop_front();
+            }
+            let of_states = files.named.values().flatten().flatten();
+            of_states.chain(&files.recent).copied().collect()
+        };
+        let folder = self.folder.clone();
+        let swept = tokio::task::spawn_blocking(move || sweep(&folder, &needed)).await;
+        if let Ok(Err(error)) = swept {
+            warn!(%error, "old bodies could not be removed from disk");
+        }
+    }
+
+    /// The partition is another's.
+    pub fn unnamed(&self, partition: PartitionId) {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner).named.remove(&partition);
+    }
+}
+
+async fn open(path: PathBuf, hash: BlobHash) -> Result<RoadMap, ShelfError> {
+    let opening = tokio::task::spawn_blocking(move || RoadMap::open(&path, hash));
+    Ok(opening.await.map_err(std::io::Error::other)??)
+}
+
+/// Removes our files that are not needed, and what a crash left unfinished an hour ago.
+fn sweep(folder: &Path, needed: &BTreeSet<BlobHash>) -> std::io::Result<()> {
+    let needed: BTreeSet<String> = needed.iter().map(BlobHash::to_string).collect();
+    let entries = match std::fs::read_dir(folder) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let path = entry?.path();
+        let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+        let is_over = match path.extension().and_then(|extension| extension.to_str()) {
+            Some(MAP | TABLE) => !needed.contains(stem),
+            Some(UNFINISHED) => {
+                let age = path.metadata()?.modified()?.elapsed().unwrap_or_default();
+                age > std::time::Duration::from_secs(3_600)
+            }
+            Some(_) | None => false,
+        };
+        if is_over {
+            std::fs::remove_file(&path)?;
+        }
+    }
+    Ok(())
 }
 
 /// For the threads that fold: they wait.
-impl Maps for MapShelf {
+impl Bodies for MapShelf {
     fn map(&self, hash: BlobHash) -> Option<Arc<RoadMap>> {
-        if let Some(map) = self.find(hash) {
+        self.in_use.send_replace(Some(hash));
+        if let Some(map) = self.maps.find(&hash) {
             return Some(map);
         }
-        let loaded = self.runtime.block_on(self.load(hash));
-        loaded.map_err(|error| error!(error = format!("{:#}", anyhow::Error::from(error)), map = %hash, "no map: straight lines")).ok()
+        self.runtime.block_on(self.load(hash)).map_err(|error| not_used(hash, error)).ok()
+    }
+
+    fn traffic(&self, map: &Arc<RoadMap>, tables: Tables) -> Arc<Traffic> {
+        if let Some(traffic) = self.traffic.find(&(map.hash, tables)) {
+            return traffic;
+        }
+        self.runtime.block_on(self.load_traffic(map, tables))
+    }
+
+    fn eta(&self, hash: BlobHash) -> Option<Arc<EtaTable>> {
+        if let Some(table) = self.etas.find(&hash) {
+            return Some(table);
+        }
+        self.runtime.block_on(self.load_eta(hash)).map_err(|error| not_used(hash, error)).ok()
     }
 }
+
+/// Records say it is in use, and it is not: what is folded here may differ from what others fold.
+fn not_used(body: BlobHash, error: ShelfError) {
+    if matches!(error, ShelfError::Table(TableError::OtherMap)) {
+        return; // it was made for a map that is gone or in another region: no effect, everywhere alike
+    }
+    error!(error = format!("{:#}", anyhow::Error::from(error)), %body, "a body in use cannot be had");
+}
+
+const MAP: &str = "wfm";
+const TABLE: &str = "table";
+const UNFINISHED: &str = "unfinished";
+/// Opened maps and tables that stay a while without a user: about to be used, or just replaced.
+const MAPS_KEPT: usize = 2;
+const TABLES_KEPT: usize = 4;
+/// The present state, and the newest two snapshots.
+const STATES_NAMED: usize = 3;
+const FILES_RECENT: usize = 16;

@@ -1,7 +1,7 @@
 //! Writes what the fold brought forth to the log, in order and at once: linger 0. Because it goes in order, a snapshot's
 //! turn comes when all that the records below it brought forth is acknowledged; then it is announced.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -16,10 +16,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::Shards;
-use super::fold::{Output, Told};
+use super::fold::{KINDS, Output, Told};
 use super::notice::SnapshotNotice;
 use super::restore::notices;
-use crate::track::{FOLD_VERSION, SNAPSHOT_FORMAT};
+use crate::track::{FOLD_VERSION, NamedRegion, SNAPSHOT_FORMAT};
 
 pub struct Teller {
     pub shards: Arc<Shards>,
@@ -33,6 +33,10 @@ pub struct Teller {
     pub superseded: CancellationToken,
     /// One snapshot at a time is being kept.
     pub keeping: Arc<tokio::sync::Mutex<()>>,
+    /// One body at a time is taken into use, in the order in which they were offered.
+    pub using: Arc<tokio::sync::Mutex<()>>,
+    /// Of each kind, the one offered last: others are not to be taken into use any more.
+    pub offered: Arc<Mutex<[Option<BlobHash>; KINDS.len()]>>,
 }
 
 impl Teller {
@@ -71,12 +75,13 @@ impl Teller {
                     *folded = Some((next, at));
                     self.shards.ticker.set_ahead(self.partition, ahead_ms);
                 }
-                Output::Snapshot { next, body } => {
+                Output::Snapshot { next, body, bodies } => {
                     self.append(std::mem::take(&mut appends)).await?;
-                    self.keep_snapshot(next, body);
+                    self.keep_snapshot(next, body, bodies);
                 }
-                Output::Live { map } => self.handle_live(map).await?,
-                Output::Offered { map } => self.use_map(map),
+                Output::Live { maps } => self.handle_live(&maps).await?,
+                Output::Offered { kind, hash, regions } => self.take_into_use(kind, hash, regions),
+                Output::RoutesWanted(wanted) => self.shards.planner.want(self.partition, wanted),
                 Output::Superseded => {
                     info!(partition = self.partition.0, "another owner has claimed the partition");
                     self.superseded.cancel();
@@ -108,12 +113,12 @@ impl Teller {
         self.append((0..count).map(beat).collect()).await
     }
 
-    async fn handle_live(&self, map: Option<BlobHash>) -> anyhow::Result<()> {
+    async fn handle_live(&self, maps: &[BlobHash]) -> anyhow::Result<()> {
         info!(partition = self.partition.0, "partition is live");
         self.shards.ticker.set_live(self.partition);
         self.shards.set_live(self.partition, true);
         match self.shards.map() {
-            Some((hash, size)) if map != Some(hash) => {
+            Some((hash, size)) if !maps.contains(&hash) => {
                 self.append_record(Record::Offered { kind: BodyKind::Map, hash, size }).await
             }
             Some(_) | None => Ok(()),
@@ -124,33 +129,46 @@ impl Teller {
         self.append(vec![record_entry(self.partition, record)]).await
     }
 
-    /// Fetches and checks an offered map, then says that it is in use: there, and only there, it takes effect.
-    fn use_map(&self, hash: BlobHash) {
+    /// Fetches and checks an offered body, then says that it is in use: there, and only there, it takes effect.
+    fn take_into_use(&self, kind: BodyKind, hash: BlobHash, regions: Vec<NamedRegion>) {
+        let Some(place) = KINDS.iter().position(|other| *other == kind) else { return };
+        let offered = self.offered.clone();
+        offered.lock().unwrap_or_else(PoisonError::into_inner)[place] = Some(hash);
         let (shards, partition, give_up) = (self.shards.clone(), self.partition, self.give_up.clone());
-        self.drain.spawn("take a map into use", async move {
-            if let Err(error) = shards.shelf.load(hash).await {
-                let error = format!("{:#}", anyhow::Error::from(error));
-                warn!(error, map = %hash, partition = partition.0, "an offered map cannot be used");
+        let using = self.using.clone();
+        self.drain.spawn("take a body into use", async move {
+            let _turn = using.lock().await;
+            if offered.lock().unwrap_or_else(PoisonError::into_inner)[place] != Some(hash) {
                 return Ok(());
             }
-            let entry = record_entry(partition, Record::InUse { kind: BodyKind::Map, hash });
+            if let Err(error) = shards.shelf.check(kind, hash, &regions).await {
+                let error = format!("{:#}", anyhow::Error::from(error));
+                warn!(error, ?kind, body = %hash, partition = partition.0, "an offered body cannot be used");
+                shards.metrics.bodies_refused.increment(1);
+                return Ok(());
+            }
+            let entry = record_entry(partition, Record::InUse { kind, hash });
             let append = || shards.log.append(vec![entry.clone()]);
-            let appended = retry("take a map into use", Backoff::default(), &give_up, LogError::is_transient, append);
-            if let Err(error) = appended.await {
-                warn!(%error, partition = partition.0, "a map was not taken into use");
+            let appended = retry("take a body into use", Backoff::default(), &give_up, LogError::is_transient, append);
+            match appended.await {
+                Ok(_) => shards.metrics.bodies_used.increment(1),
+                Err(error) => warn!(%error, ?kind, partition = partition.0, "a body was not taken into use"),
             }
             Ok(())
         });
     }
 
     /// Makes the body durable, then announces it. If one is still under way, this one is left out.
-    fn keep_snapshot(&self, next: Offset, body: Vec<u8>) {
+    fn keep_snapshot(&self, next: Offset, body: Vec<u8>, bodies: Vec<BlobHash>) {
         let Ok(turn) = self.keeping.clone().try_lock_owned() else { return };
         let (shards, partition, own) = (self.shards.clone(), self.partition, self.own);
         self.drain.spawn("keep a snapshot", async move {
             let _turn = turn;
             match keep(&shards, partition, own, next, body).await {
-                Ok(()) => shards.metrics.snapshots.increment(1),
+                Ok(()) => {
+                    shards.metrics.snapshots.increment(1);
+                    shards.shelf.named(partition, bodies).await;
+                }
                 Err(error) => {
                     warn!(error = format!("{error:#}"), partition = partition.0, "a snapshot could not be kept");
                     shards.metrics.snapshots_failed.increment(1);

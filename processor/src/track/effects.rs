@@ -1,19 +1,41 @@
-//! What folding records brings forth: updates, breadcrumbs, and counts for the metrics. Nothing here feeds back.
+//! What folding records brings forth: updates, breadcrumbs, wishes, and counts for the metrics. Nothing here feeds back.
 
-use protocol::update::Source;
-use protocol::{Breadcrumb, FixRecord, Offset, PartitionId, RejectReason, Update, Verdict};
+use std::collections::BTreeSet;
+
+use protocol::record::Vehicle;
+use protocol::update::{Epoch, Source};
+use protocol::{
+    Breadcrumb, DeliveryKey, FixRecord, Offset, PartitionId, Position, RejectReason, Time, TrackerKey, Update, Verdict,
+};
 
 use maps::matcher::Scratch;
 
 use super::clock::FoldClock;
-use super::roads::RoadMap;
+use super::roads::Roads;
 
 #[derive(Debug, Default)]
 pub struct Effects {
     pub updates: Vec<Update>,
     pub breadcrumbs: Vec<Breadcrumb>,
+    /// Ways that somebody else may plan better. Whether anybody does is no matter of the fold.
+    pub routes_wanted: Vec<RouteWanted>,
+    /// What drivers were said to travel by: somebody may make their routers before they are needed.
+    pub vehicles: BTreeSet<Vehicle>,
     pub counts: Counts,
     ordinal: u32,
+}
+
+/// A way that was planned here, or could not be: `Record::Planned` with the same words takes its place.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct RouteWanted {
+    pub to: TrackerKey,
+    pub delivery: DeliveryKey,
+    pub epoch: Epoch,
+    pub stop: u8,
+    pub made: Time,
+    pub from: Position,
+    pub destination: Position,
+    pub vehicle: Vehicle,
 }
 
 impl Effects {
@@ -39,6 +61,8 @@ pub struct Counts {
     pub ticks_ignored: u64,
     /// Ledger events and assignments that were taken before, or are not for this tracker any more.
     pub ledger_repeated: u64,
+    /// Ways from outside for plans that are no more.
+    pub planned_late: u64,
     /// Assignments beyond what one tracker holds.
     pub assignments_refused: u64,
     pub folds_failed: u64,
@@ -62,8 +86,12 @@ pub struct Step<'a> {
     pub offset: Offset,
     pub index: u32,
     pub clock: &'a FoldClock,
-    pub roads: Option<&'a RoadMap>,
+    /// Whose tracker it is.
+    pub key: TrackerKey,
+    pub roads: &'a Roads,
     pub scratch: &'a mut Scratch,
+    /// How many silent drivers may still move to another map with this record.
+    pub moves_left: &'a mut u32,
     /// Runs of late fixes under way in the partition.
     pub late_runs: &'a mut u32,
     pub effects: &'a mut Effects,

@@ -4,6 +4,7 @@
 //! The status is the ledger's alone. What the tracker sees of it (left the pickup while ready, at the drop-off) it only
 //! proposes; the ledger's word comes back as a record.
 
+use protocol::record::{PlannedPoint, Vehicle};
 use protocol::update::{
     Changed, DeliveryBody, DeliveryUpdate, DeliveryView, Epoch, Eta, EtaBasis, Event, Leg, Progress, Proposal,
     ShownPosition, SilentCause, Source,
@@ -11,14 +12,17 @@ use protocol::update::{
 use protocol::{Delivery, DeliveryState, JournalEntry, JournalKind, Milestone, Position, Stop, StopKind, Time, Update};
 use wincode::{SchemaRead, SchemaWrite};
 
-use maps::eta::{Ahead, Basis, Eta as Prediction, EtaTable, ShownEta};
+use maps::Profile;
+use maps::eta::{Basis, Eta as Prediction, ShownEta};
 use maps::geo;
-use maps::matcher::Snapped;
 
-use super::effects::Step;
+use super::effects::{RouteWanted, Step};
 use super::eta;
 use super::fence::{Passage, Presence, side_of_disc};
-use super::roads::{RoadMap, Start};
+use super::plan::{Plan, Stand};
+use super::planning::Start;
+use super::roads::{Roads, profile_of};
+use super::snapping::Placed;
 use super::way::{OnWay, Way};
 
 #[derive(Clone, PartialEq, Debug, SchemaWrite, SchemaRead)]
@@ -31,8 +35,11 @@ pub struct Held {
     presences: Vec<Presence>,
     /// Stops where nothing is left to do, as bits.
     done: u32,
-    planned: Option<Planned>,
-    /// No way was found: not to be asked for again before.
+    plan: Option<Plan>,
+    /// When a way was planned or looked for last, and on how new a map.
+    made: Time,
+    made_on: u32,
+    /// Not to be looked for again before.
     plan_after: Time,
     progress: Option<Progress>,
     shown: ShownEta,
@@ -45,19 +52,6 @@ pub struct Held {
     nearest: Option<Nearest>,
     proposed: Vec<Proposal>,
     tells: Tells,
-}
-
-#[derive(Clone, PartialEq, Debug, SchemaWrite, SchemaRead)]
-struct Planned {
-    way: Way,
-    stop: u8,
-    along_cm: u32,
-    off_fixes: u8,
-    /// Of the fix that was counted last: a look without a new fix counts none.
-    off_at: Time,
-    made: Time,
-    /// It was told that he is off the route.
-    is_off: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Debug, SchemaWrite, SchemaRead)]
@@ -84,7 +78,14 @@ pub struct Here<'a> {
     pub shown: &'a ShownPosition,
     /// As measured: a courtyard is not on a road.
     pub measured: Position,
-    pub snapped: Option<&'a Snapped>,
+    pub placed: Option<Placed>,
+    pub vehicle: Vehicle,
+}
+
+impl Here<'_> {
+    fn profile(&self) -> Profile {
+        profile_of(self.vehicle)
+    }
 }
 
 impl Held {
@@ -95,7 +96,9 @@ impl Held {
             epoch,
             number: 0,
             done: 0,
-            planned: None,
+            plan: None,
+            made: Time::default(),
+            made_on: 0,
             plan_after: Time::default(),
             progress: None,
             shown: ShownEta::default(),
@@ -172,35 +175,52 @@ impl Held {
         self.tells.keyframe = true;
     }
 
-    /// Another map: the way on it is another.
+    /// The way is not for him any more.
     pub fn forget_plan(&mut self) {
-        self.planned = None;
+        self.plan = None;
         self.plan_after = Time::default();
     }
 
+    /// A way from outside, for the plan made then; false if that is no more, or if it is no way.
+    pub fn handle_planned(&mut self, epoch: Epoch, stop: u8, made: Time, way: &[PlannedPoint]) -> bool {
+        let is_ahead = self.target().is_some_and(|(target, _)| target == stop);
+        let has_it = self.plan.as_ref().is_some_and(|plan| plan.is_outside() && plan.made == made);
+        if epoch != self.epoch || made != self.made || !is_ahead || has_it {
+            return false;
+        }
+        let Some(way) = Way::from_outside(way) else { return false };
+        self.plan = Some(Plan::outside(way, stop, made).after(self.plan.as_ref()));
+        self.tells.keyframe = true; // a plan travels in keyframes only
+        true
+    }
+
     /// The driver is somewhere new.
-    pub fn handle_position(&mut self, here: &Here<'_>, roads: Option<&RoadMap>) {
+    pub fn handle_position(&mut self, here: &Here<'_>, step: &mut Step<'_>) {
         self.tells.position = true;
         self.pass_stops(here);
-        self.steer(here, here.shown.event_time, roads);
+        self.steer(here, here.shown.event_time, step);
     }
 
     /// Progress and ETA from where the driver is.
-    pub fn steer(&mut self, here: &Here<'_>, now: Time, roads: Option<&RoadMap>) {
+    pub fn steer(&mut self, here: &Here<'_>, now: Time, step: &mut Step<'_>) {
         let Some((stop, target)) = self.target().map(|(i, stop)| (i, stop.position)) else {
-            self.planned = None;
+            self.plan = None;
             self.set_progress(None);
             self.smooth = None;
             return self.set_eta(None);
         };
-        if self.planned.as_ref().is_some_and(|planned| planned.stop != stop) {
-            self.planned = None;
+        if self.plan.as_ref().is_some_and(|plan| plan.stop != stop) {
+            self.plan = None;
         }
-        if self.planned.is_none() {
-            self.plan(stop, target, here, now, roads);
+        let is_stranded = self.plan.as_ref().is_some_and(|plan| plan.is_stranded(step.roads));
+        if is_stranded || (self.plan.is_none() && self.made_on != step.roads.newest()) {
+            self.plan_after = Time::default();
         }
-        let on_way = self.follow(stop, target, here, now, roads);
-        let (prediction, along_m, remaining_m, off_m) = self.predict(on_way, target, here);
+        if is_stranded || self.plan.is_none() {
+            self.make_plan(stop, target, here, now, step);
+        }
+        let (on_way, is_fresh) = self.follow(stop, target, here, now, step);
+        let (prediction, along_m, remaining_m, off_m) = self.predict(on_way, target, here, step.roads);
         let leg = self.leg(stop, remaining_m);
         self.set_progress(Some(Progress { leg, along_m, remaining_m, off_route_m: off_m }));
         self.watch_distance(stop, remaining_m);
@@ -214,20 +234,21 @@ impl Held {
             return self.set_eta(Some(there));
         }
         self.estimated = now;
-        let eta = eta::follow(&mut self.shown, self.smooth.as_ref(), &prediction, stop, now);
+        let before = self.smooth.as_ref().filter(|_| !is_fresh);
+        let eta = eta::follow(&mut self.shown, before, &prediction, stop, now);
         self.smooth = Some(eta);
-        if eta::is_news(self.eta.as_ref(), &eta) {
+        if is_fresh || eta::is_news(self.eta.as_ref(), &eta) {
             self.set_eta(Some(eta));
         }
         self.propose_minutes(stop, &prediction);
     }
 
     /// Time has passed without a fix: he stands, so he arrives later.
-    pub fn handle_time(&mut self, here: Option<&Here<'_>>, now: Time, roads: Option<&RoadMap>) {
+    pub fn handle_time(&mut self, here: Option<&Here<'_>>, now: Time, step: &mut Step<'_>) {
         let is_on_his_way = self.smooth.is_some_and(|eta| eta.p10 < eta.p90);
         let is_due = is_on_his_way && now.millis_since(self.estimated) >= ESTIMATE_MS;
         if let (Some(here), true, None) = (here, is_due, self.silent) {
-            self.steer(here, now, roads);
+            self.steer(here, now, step);
         }
     }
 
@@ -276,7 +297,7 @@ impl Held {
             position,
             progress: self.progress,
             eta: self.eta,
-            plan: self.planned.as_ref().map(|planned| planned.way.to_plan()),
+            plan: self.plan.as_ref().map(|plan| plan.way.to_plan()),
             silent: self.silent,
         }
     }
@@ -374,78 +395,86 @@ impl Held {
         }
     }
 
-    fn plan(&mut self, stop: u8, target: Position, here: &Here<'_>, now: Time, roads: Option<&RoadMap>) {
+    /// A way from here; none where no map has one. Somebody else may know a better one.
+    fn make_plan(&mut self, stop: u8, target: Position, here: &Here<'_>, now: Time, step: &mut Step<'_>) {
         if now < self.plan_after && self.plan_after.millis_since(now) <= PLAN_AGAIN_MS {
             return;
         }
-        let start = Start { position: here.shown.position, snapped: here.snapped };
-        let roads = roads.filter(|roads| roads.covers(start.position) && roads.covers(target));
-        let is_off = self.planned.as_ref().is_some_and(|planned| planned.is_off);
-        let way = roads.and_then(|roads| roads.way(start, target));
+        let from = here.shown.position;
+        let region = step.roads.between(from, target);
+        let made = region.and_then(|region| {
+            let placed = here.placed.filter(|placed| placed.on == region.number);
+            let start = Start {
+                position: from,
+                on: placed.map(|placed| (placed.snapped.edge, placed.snapped.along_cm)),
+                heading_cdeg: here.shown.heading_255.filter(|_| here.shown.snapped).map(cdeg_of),
+            };
+            let way = region.traffic.way(start, target, here.profile(), now)?;
+            Some(Plan::on(region, way, stop, now))
+        });
+        // Where only outsiders have maps, their way serves until they answer again, unless he is far from it.
+        let is_kept = region.is_none() && self.plan.as_ref().is_some_and(|plan| plan.is_outside() && !plan.is_off);
+        if !is_kept {
+            self.tells.keyframe |= made.is_some() || self.plan.is_some(); // a plan travels in keyframes only
+            self.plan = made.map(|plan| plan.after(self.plan.as_ref()));
+        }
+        (self.made, self.made_on) = (now, step.roads.newest());
         self.plan_after = Time(now.0.saturating_add(PLAN_AGAIN_MS));
-        self.tells.keyframe |= way.is_some() || self.planned.is_some(); // a plan travels in keyframes only
-        self.planned =
-            way.map(|way| Planned { way, stop, along_cm: 0, off_fixes: 0, off_at: Time::default(), made: now, is_off });
+        step.effects.routes_wanted.push(RouteWanted {
+            to: step.key,
+            delivery: self.delivery.key,
+            epoch: self.epoch,
+            stop,
+            made: now,
+            from,
+            destination: target,
+            vehicle: here.vehicle,
+        });
     }
 
-    /// Where he is on the plan; a fresh one if he has left it.
+    /// Where he is on the plan, and whether that is a fresh one because he was far off the old.
     fn follow(
         &mut self,
         stop: u8,
         target: Position,
         here: &Here<'_>,
         now: Time,
-        roads: Option<&RoadMap>,
-    ) -> Option<OnWay> {
-        let planned = self.planned.as_mut()?;
-        let on_way = planned.way.locate(here.shown.position, planned.along_cm);
-        if on_way.off_cm <= ON_ROUTE_CM {
-            planned.along_cm = on_way.along_cm;
-            planned.off_fixes = 0;
-            if std::mem::take(&mut planned.is_off) {
-                self.tells.events.push(Event::BackOnRoute);
+        step: &mut Step<'_>,
+    ) -> (Option<OnWay>, bool) {
+        let Some(plan) = &mut self.plan else { return (None, false) };
+        let (on_way, stand) = plan.locate(here.shown);
+        match stand {
+            Stand::On if std::mem::take(&mut plan.is_off) => self.tells.events.push(Event::BackOnRoute),
+            Stand::Far if !plan.is_off => {
+                plan.is_off = true;
+                self.tells.events.push(Event::OffRoute { off_m: on_way.off_cm / 100 });
             }
-            return Some(on_way);
+            Stand::On | Stand::Beside | Stand::Away | Stand::Far => {}
         }
-        if here.shown.event_time != planned.off_at {
-            planned.off_fixes = planned.off_fixes.saturating_add(1);
-            planned.off_at = here.shown.event_time;
+        let is_detour_old = now.millis_since(self.made).abs() >= PLAN_AGAIN_MS;
+        if stand == Stand::Far || (stand == Stand::Away && is_detour_old) {
+            self.plan_after = Time::default();
+            self.make_plan(stop, target, here, now, step);
+            let on_way = self.plan.as_mut().map(|plan| plan.begin(here.shown));
+            return (on_way, stand == Stand::Far);
         }
-        if planned.off_fixes < OFF_FIXES {
-            return Some(on_way);
-        }
-        let is_far = on_way.off_cm > OFF_ROUTE_CM;
-        if is_far && !planned.is_off {
-            planned.is_off = true;
-            self.tells.events.push(Event::OffRoute { off_m: on_way.off_cm / 100 });
-        }
-        if !is_far && now.millis_since(planned.made).abs() < PLAN_AGAIN_MS {
-            return Some(on_way);
-        }
-        self.plan_after = Time::default();
-        self.plan(stop, target, here, now, roads);
-        let planned = self.planned.as_mut()?;
-        let on_way = planned.way.locate(here.shown.position, 0);
-        planned.along_cm = on_way.along_cm;
-        Some(on_way)
+        plan.keep_timed(&on_way, here.profile(), step.roads, now);
+        (Some(on_way), false)
     }
 
     /// How long it takes, and in metres: along the plan, left to go, off the plan.
-    fn predict(&self, on_way: Option<OnWay>, target: Position, here: &Here<'_>) -> (Prediction, u32, u32, u32) {
+    fn predict(
+        &self,
+        on_way: Option<OnWay>,
+        target: Position,
+        here: &Here<'_>,
+        roads: &Roads,
+    ) -> (Prediction, u32, u32, u32) {
         let straight_m = geo::distance_cm(here.measured, target) / 100.0;
-        if let (Some(on_way), Some(planned)) = (on_way, &self.planned) {
-            let off_cm = if on_way.off_cm > ON_ROUTE_CM { on_way.off_cm } else { 0 };
-            let end = planned.way.end();
-            let left_cm = (end.along_cm - on_way.along_cm).saturating_add(off_cm);
-            let left_ms = (end.along_ms - on_way.along_ms).saturating_add(off_cm / OFF_CM_PER_MS);
-            let ahead = Ahead {
-                seconds: f64::from(left_ms) / 1000.0,
-                length_m: f64::from(left_cm) / 100.0,
-                straight_m,
-                turns: u32::from(end.turns - on_way.turns),
-                driven_m: f64::from(on_way.along_cm / 100),
-            };
-            return (EtaTable::default().predict(&ahead), on_way.along_cm / 100, left_cm / 100, on_way.off_cm / 100);
+        if let (Some(on_way), Some(plan)) = (on_way, &self.plan) {
+            let ahead = plan.ahead(&on_way, straight_m);
+            let prediction = roads.eta(here.profile()).predict(&ahead);
+            return (prediction, on_way.along_cm / 100, ahead.length_m as u32, on_way.off_cm / 100);
         }
         (maps::eta::straight_line(here.measured, target), 0, straight_m as u32, 0)
     }
@@ -507,13 +536,11 @@ fn news_of(delivery: &Delivery) -> &[JournalEntry] {
     &delivery.journal[from..]
 }
 
-/// Within this much of the plan he is on it.
-const ON_ROUTE_CM: u32 = 6_000;
-/// Further off than this at two fixes running is off the route.
-const OFF_ROUTE_CM: u32 = 50_000;
-const OFF_FIXES: u8 = 2;
-/// Back to the plan at 10 m/s.
-const OFF_CM_PER_MS: u32 = 1;
+/// From 255ths of a turn to hundredths of a degree.
+fn cdeg_of(heading_255: u8) -> u16 {
+    (u32::from(heading_255) * 36_000 / 255) as u16
+}
+
 /// No more often than this is a way looked for again where there was none, or made anew for a small detour.
 const PLAN_AGAIN_MS: i64 = 30_000;
 /// How old an estimate grows while nothing new is heard.

@@ -3,12 +3,12 @@
 //!
 //! **Invariant:** a record that cannot be folded empties its tracker and no other, and the fold goes on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use maps::matcher::Scratch;
-use protocol::record::{BlobHash, BodyKind};
+use protocol::record::{BlobHash, BodyKind, Vehicle};
 use protocol::update::{Epoch, Generation, Source};
 use protocol::{
     AssignmentNumber, Delivery, DeliveryKey, JournalNumber, Offset, PartitionId, Record, RecordBatch, Time, TrackerKey,
@@ -18,7 +18,8 @@ use wincode::{SchemaRead, SchemaWrite};
 use super::clock::FoldClock;
 use super::effects::{Effects, Step};
 use super::held::Held;
-use super::roads::{Maps, RoadMap};
+use super::in_use::{Named, NamedRegion};
+use super::roads::{Bodies, Roads, Traffic};
 use super::tracker::Tracker;
 
 /// All that records of one partition have made.
@@ -26,10 +27,11 @@ pub struct Partition {
     pub(super) state: State,
     pub(super) released: BTreeMap<(TrackerKey, DeliveryKey), Released>,
     pub(super) trackers: BTreeMap<TrackerKey, Tracker>,
-    roads: Option<Arc<RoadMap>>,
+    roads: Roads,
     /// Trackers that may have something to say at the end of the entry, with the record that touched them last.
     touched: Vec<(TrackerKey, u32)>,
     scratch: Scratch,
+    moves_left: u32,
     #[cfg(test)]
     pub(super) breaks_at: Option<(Offset, u32)>,
 }
@@ -41,7 +43,7 @@ pub(super) struct State {
     /// The entry to fold next.
     pub next: Offset,
     pub clock: FoldClock,
-    pub bodies: Vec<Body>,
+    pub bodies: Named,
     pub released_checked: Time,
     /// Runs of late fixes under way.
     pub late_runs: u32,
@@ -55,21 +57,13 @@ pub(super) struct Released {
     at: Time,
 }
 
-/// A kind of body, which one is offered, and which is in use.
-#[derive(Clone, Copy, PartialEq, Debug, SchemaWrite, SchemaRead)]
-pub(super) struct Body {
-    kind: BodyKind,
-    offered: Option<BlobHash>,
-    in_use: Option<BlobHash>,
-}
-
 impl Partition {
     /// Before its first record. Epochs begin under `floor` at least.
     pub fn new(partition: PartitionId, next: Offset, floor: Generation) -> Partition {
         let mut clock = FoldClock::default();
         clock.raise_floor(floor);
         let state =
-            State { partition, next, clock, bodies: Vec::new(), released_checked: Time::default(), late_runs: 0 };
+            State { partition, next, clock, bodies: Named::default(), released_checked: Time::default(), late_runs: 0 };
         Partition::of(state)
     }
 
@@ -78,9 +72,10 @@ impl Partition {
             state,
             released: BTreeMap::new(),
             trackers: BTreeMap::new(),
-            roads: None,
+            roads: Roads::default(),
             touched: Vec::new(),
             scratch: Scratch::new(),
+            moves_left: 0,
             #[cfg(test)]
             breaks_at: None,
         }
@@ -101,16 +96,36 @@ impl Partition {
 
     /// The body of this kind that was offered last and is not in use yet.
     pub fn offered(&self, kind: BodyKind) -> Option<BlobHash> {
-        self.body(kind).and_then(|body| body.offered.filter(|offered| body.in_use != Some(*offered)))
+        self.state.bodies.offered(kind)
     }
 
-    pub fn in_use(&self, kind: BodyKind) -> Option<BlobHash> {
-        self.body(kind).and_then(|body| body.in_use)
+    pub fn is_in_use(&self, kind: BodyKind, hash: BlobHash) -> bool {
+        self.state.bodies.is_in_use(kind, hash)
     }
 
-    /// Opens the map that is in use: after a restore.
-    pub fn open_maps(&mut self, maps: &dyn Maps) {
-        self.roads = self.in_use(BodyKind::Map).and_then(|hash| maps.map(hash));
+    /// The maps in use and their tables, the newest last.
+    pub fn regions(&self) -> &[NamedRegion] {
+        self.state.bodies.regions()
+    }
+
+    /// The same, opened.
+    pub fn traffic(&self) -> Vec<Arc<Traffic>> {
+        self.roads.regions.iter().map(|region| region.traffic.clone()).collect()
+    }
+
+    /// All bodies without which it could not fold on.
+    pub fn bodies(&self) -> Vec<BlobHash> {
+        self.state.bodies.bodies()
+    }
+
+    /// What its drivers travel by.
+    pub fn vehicles(&self) -> BTreeSet<Vehicle> {
+        self.trackers.values().map(Tracker::vehicle).collect()
+    }
+
+    /// Opens what is in use: after a restore.
+    pub fn open_bodies(&mut self, bodies: &dyn Bodies) {
+        self.roads = self.state.bodies.open(bodies);
     }
 
     /// Entries before this one are gone from the log: they cannot be folded any more.
@@ -124,20 +139,27 @@ impl Partition {
     }
 
     /// Folds one entry of the log. An entry below `next` was folded before and is passed by.
-    pub fn handle_entry(&mut self, offset: Offset, batch: &RecordBatch, maps: &dyn Maps, effects: &mut Effects) {
+    pub fn handle_entry(&mut self, offset: Offset, batch: &RecordBatch, bodies: &dyn Bodies, effects: &mut Effects) {
         if offset < self.state.next {
             return;
         }
         effects.begin_entry();
         effects.counts.records += batch.records.len() as u64;
         for (index, record) in batch.records.iter().enumerate() {
-            self.handle_record(offset, index as u32, record, maps, effects);
+            self.handle_record(offset, index as u32, record, bodies, effects);
         }
         self.flush(offset, effects);
         self.state.next = Offset(offset.0 + 1);
     }
 
-    fn handle_record(&mut self, offset: Offset, index: u32, record: &Record, maps: &dyn Maps, effects: &mut Effects) {
+    fn handle_record(
+        &mut self,
+        offset: Offset,
+        index: u32,
+        record: &Record,
+        bodies: &dyn Bodies,
+        effects: &mut Effects,
+    ) {
         if let Some(key) = record.key() {
             return self.with_tracker(key, offset, index, effects, |tracker, ledgers, step| {
                 handle_keyed(tracker, ledgers, record, step);
@@ -156,13 +178,8 @@ impl Partition {
                 }
             }
             Record::Mark { edge, received_before } => self.state.clock.handle_mark(*edge, *received_before),
-            Record::Offered { kind, hash, .. } => self.body_mut(*kind).offered = Some(*hash),
-            Record::InUse { kind, hash } => {
-                let before = self.body_mut(*kind).in_use.replace(*hash);
-                if *kind == BodyKind::Map && before != Some(*hash) {
-                    self.swap_map(maps.map(*hash), offset, index, effects);
-                }
-            }
+            Record::Offered { kind, hash, .. } => self.state.bodies.offer(*kind, *hash),
+            Record::InUse { kind, hash } => self.state.bodies.take(&mut self.roads, *kind, *hash, bodies),
             Record::Fix(_)
             | Record::Heard(_)
             | Record::Lead { .. }
@@ -179,23 +196,20 @@ impl Partition {
     fn handle_tick(&mut self, offset: Offset, index: u32, effects: &mut Effects) {
         let now = self.state.clock.now();
         let keys: Vec<TrackerKey> = self.trackers.keys().copied().collect();
+        self.moves_left = MOVES_PER_TICK;
         for key in keys {
             self.with_tracker(key, offset, index, effects, |tracker, _, step| tracker.handle_tick(step));
+        }
+        self.moves_left = 0;
+        if self.state.bodies.has_retired() {
+            let trackers = &self.trackers;
+            let is_needed = |number| trackers.values().any(|tracker| tracker.stands_on(number));
+            self.state.bodies.let_go(&mut self.roads, is_needed);
         }
         if now.millis_since(self.state.released_checked).abs() >= RELEASED_CHECK_MS {
             self.state.released_checked = now;
             self.released.retain(|_, released| now.millis_since(released.at) < RELEASED_MS);
             self.trackers.retain(|_, tracker| !tracker.is_over(now));
-        }
-    }
-
-    fn swap_map(&mut self, new: Option<Arc<RoadMap>>, offset: Offset, index: u32, effects: &mut Effects) {
-        let old = std::mem::replace(&mut self.roads, new);
-        let keys: Vec<TrackerKey> = self.trackers.keys().copied().collect();
-        for key in keys {
-            self.with_tracker(key, offset, index, effects, |tracker, _, step| {
-                tracker.carry_over(old.as_deref(), step);
-            });
         }
     }
 
@@ -211,15 +225,17 @@ impl Partition {
         let State { partition, clock, late_runs, .. } = &mut self.state;
         let (partition, clock) = (*partition, &*clock);
         let tracker = self.trackers.entry(key).or_insert_with(|| Tracker::new(key, clock.now()));
-        let emitted = (effects.updates.len(), effects.breadcrumbs.len());
+        let emitted = (effects.updates.len(), effects.breadcrumbs.len(), effects.routes_wanted.len());
         let mut ledgers = Ledgers { released: &mut self.released };
         let mut step = Step {
             partition,
             offset,
             index,
             clock,
-            roads: self.roads.as_deref(),
+            key,
+            roads: &self.roads,
             scratch: &mut self.scratch,
+            moves_left: &mut self.moves_left,
             late_runs: &mut *late_runs,
             effects: &mut *effects,
         };
@@ -233,6 +249,7 @@ impl Partition {
         if folded.is_err() {
             effects.updates.truncate(emitted.0);
             effects.breadcrumbs.truncate(emitted.1);
+            effects.routes_wanted.truncate(emitted.2);
             effects.counts.folds_failed += 1;
             self.scratch = Scratch::new();
             let broken = std::mem::replace(tracker, Tracker::new(key, clock.now()));
@@ -260,19 +277,6 @@ impl Partition {
         }
         self.touched.clear();
     }
-
-    fn body(&self, kind: BodyKind) -> Option<&Body> {
-        self.state.bodies.iter().find(|body| body.kind == kind)
-    }
-
-    fn body_mut(&mut self, kind: BodyKind) -> &mut Body {
-        let bodies = &mut self.state.bodies;
-        let at = bodies.iter().position(|body| body.kind == kind).unwrap_or_else(|| {
-            bodies.push(Body { kind, offered: None, in_use: None });
-            bodies.len() - 1
-        });
-        &mut bodies[at]
-    }
 }
 
 fn handle_keyed(tracker: &mut Tracker, ledgers: &mut Ledgers<'_>, record: &Record, step: &mut Step<'_>) {
@@ -291,9 +295,16 @@ fn handle_keyed(tracker: &mut Tracker, ledgers: &mut Ledgers<'_>, record: &Recor
                 step.effects.counts.ledger_repeated += 1;
             }
         }
+        Record::Vehicle { vehicle, .. } => tracker.handle_vehicle(*vehicle, step),
+        Record::Planned { delivery, epoch, stop, made, way, .. } => {
+            let held = tracker.held_mut(*delivery);
+            if held.is_some_and(|held| held.handle_planned(*epoch, *stop, *made, way)) {
+                tracker.steer(step);
+            } else {
+                step.effects.counts.planned_late += 1;
+            }
+        }
         Record::Score { .. }
-        | Record::Planned { .. }
-        | Record::Vehicle { .. }
         | Record::Offered { .. }
         | Record::InUse { .. }
         | Record::Mark { .. }
@@ -363,3 +374,5 @@ fn is_sound(delivery: &Delivery) -> bool {
 /// How long it is remembered what was let go: as long as the records are kept.
 const RELEASED_MS: i64 = 72 * 3_600_000;
 const RELEASED_CHECK_MS: i64 = 600_000;
+/// Silent drivers that move to another map with one tick: 100 µs each.
+const MOVES_PER_TICK: u32 = 64;

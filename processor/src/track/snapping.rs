@@ -1,33 +1,51 @@
 //! One driver's fixes on the road: where each is at once, and its breadcrumb when its place is final. Live fixes have one
 //! matcher; a run of late ones gets a second, short-lived one, so that a backlog is placed too and disturbs nothing.
 //!
-//! **Invariant:** every fix handed in gives one breadcrumb, whatever the matchers make of it.
+//! A matcher's places lie on the edges of one map. When another comes into use, each tracker moves over by itself: at its
+//! next fix, when a place is about to become final, or in its turn among those that are silent. Until then it stays on
+//! the old map, so that no record has to move everybody.
+//!
+//! **Invariant:** every fix handed in gives one breadcrumb, whatever the matchers make of it. No final place is told on a
+//! map that is not in use.
 
 use std::collections::VecDeque;
 
 use maps::late::LateMatcher;
 use maps::matcher::{Matched, Matcher, Observation, Snapped};
+use maps::{Graph, Profile};
 use protocol::update::{SnappedPosition, Source};
-use protocol::{Breadcrumb, DeliveryId, FixRecord, MeasuredTime, Time, Verdict};
+use protocol::{Breadcrumb, DeliveryId, FixRecord, MeasuredTime, Position, Time, Verdict};
 use wincode::{SchemaRead, SchemaWrite};
 
 use super::effects::Step;
-use super::roads::{PROFILE, RoadMap};
+use super::finals::Finals;
+use super::roads::{Region, Roads};
 
 #[derive(Clone, PartialEq, Debug, SchemaWrite, SchemaRead)]
 pub struct Snapping {
     matcher: Option<Matcher>,
+    /// The map it is on, by its number in `Roads`.
+    on: u32,
     /// The newest time the matcher was given.
     until: MeasuredTime,
     tag_next: u64,
     waiting: Waiting,
+    finals: Finals,
     late: Option<LateRun>,
+}
+
+/// Where a fix is, and on which map.
+#[derive(Clone, Copy, PartialEq, Debug, SchemaWrite, SchemaRead)]
+pub struct Placed {
+    pub on: u32,
+    pub snapped: Snapped,
 }
 
 /// A backlog on its way through a matcher of its own.
 #[derive(Clone, PartialEq, Debug, SchemaWrite, SchemaRead)]
 struct LateRun {
     matcher: LateMatcher,
+    on: u32,
     waiting: Waiting,
     /// When the last of it came, in the fold's time.
     at: Time,
@@ -49,7 +67,15 @@ struct WaitingFix {
 
 impl Snapping {
     pub fn new() -> Snapping {
-        Snapping { matcher: None, until: MeasuredTime(i64::MIN), tag_next: 0, waiting: Waiting::default(), late: None }
+        Snapping {
+            matcher: None,
+            on: 0,
+            until: MeasuredTime(i64::MIN),
+            tag_next: 0,
+            waiting: Waiting::default(),
+            finals: Finals::default(),
+            late: None,
+        }
     }
 
     /// Nothing is under way.
@@ -61,83 +87,120 @@ impl Snapping {
         self.late.is_some()
     }
 
+    /// Whether it stands on this map.
+    pub fn is_on(&self, number: u32) -> bool {
+        (self.matcher.is_some() && self.on == number) || self.late.as_ref().is_some_and(|run| run.on == number)
+    }
+
     /// Where on the road the newest fix is, as far as one can know by now.
     pub fn handle_newest(
         &mut self,
         record: &FixRecord,
         at: Time,
         delivery: Option<DeliveryId>,
+        profile: Profile,
         step: &mut Step<'_>,
-    ) -> Option<Snapped> {
-        let Some(roads) = step.roads.filter(|roads| roads.covers(record.fix.position)) else {
+    ) -> Option<Placed> {
+        let Some(region) = step.roads.at(record.fix.position) else {
             step.record(*record, Verdict::Accepted, delivery);
             return None;
         };
+        self.move_to(Some(region), step);
         step.effects.counts.judged(Verdict::Accepted);
         self.until = MeasuredTime::from_time(at).max(self.until);
         let observation = self.observe(record, self.until);
         self.waiting.push(observation.tag, record, delivery, step);
-        let matcher = self.matcher.get_or_insert_with(|| Matcher::new(PROFILE));
-        let snapped = matcher.handle_fix(&roads.graph, step.scratch, &observation);
-        self.take_matched(roads, step);
-        snapped
+        let graph = region.traffic.graph();
+        let matcher = self.matcher.get_or_insert_with(|| Matcher::new(profile));
+        let snapped = matcher.handle_fix(graph, step.scratch, &observation);
+        self.take_matched(graph, step);
+        snapped.map(|snapped| Placed { on: region.number, snapped })
     }
 
     /// A fix that comes after newer ones.
-    pub fn handle_late(&mut self, record: &FixRecord, at: Time, delivery: Option<DeliveryId>, step: &mut Step<'_>) {
+    pub fn handle_late(
+        &mut self,
+        record: &FixRecord,
+        at: Time,
+        delivery: Option<DeliveryId>,
+        profile: Profile,
+        step: &mut Step<'_>,
+    ) {
         let measured = MeasuredTime::from_time(at);
-        let roads = step.roads.filter(|roads| roads.covers(record.fix.position));
-        if self.late.as_ref().is_some_and(|run| !run.matcher.takes(measured)) {
+        let region = step.roads.at(record.fix.position);
+        let goes_on = |run: &LateRun| run.matcher.takes(measured) && region.is_some_and(|r| r.number == run.on);
+        if self.late.as_ref().is_some_and(|run| !goes_on(run)) {
             self.finish_late(step);
         }
         let has_room = self.late.is_some() || *step.late_runs < LATE_RUNS_MAX;
-        let (Some(roads), true) = (roads, has_room) else { return step.record(*record, Verdict::Accepted, delivery) };
+        let (Some(region), true) = (region, has_room) else {
+            return step.record(*record, Verdict::Accepted, delivery);
+        };
         step.effects.counts.judged(Verdict::Accepted);
         let observation = self.observe(record, measured);
         let until = MeasuredTime(self.until.0.max(measured.0).saturating_add(1));
+        let graph = region.traffic.graph();
+        let before = self.finals.before(measured).filter(|_| self.on == region.number);
         let run = self.late.get_or_insert_with(|| {
             *step.late_runs += 1;
-            let matcher = LateMatcher::new(PROFILE, &roads.graph, None, until);
-            LateRun { matcher, waiting: Waiting::default(), at: step.clock.now() }
+            let matcher = LateMatcher::new(profile, graph, before.as_ref().map(|(snapped, at)| (snapped, *at)), until);
+            LateRun { matcher, on: region.number, waiting: Waiting::default(), at: step.clock.now() }
         });
         run.at = step.clock.now();
         run.waiting.push(observation.tag, record, delivery, step);
-        run.matcher.handle_fix(&roads.graph, step.scratch, &observation);
-        run.take_matched(roads, step);
+        run.matcher.handle_fix(graph, step.scratch, &observation);
+        run.take_matched(graph, step);
     }
 
-    /// Time has passed: places become final without another fix, and a late run that goes on no more ends.
-    pub fn handle_tick(&mut self, step: &mut Step<'_>) {
+    /// Time has passed: places become final without another fix, a late run that goes on no more ends, and who stands on
+    /// a map that was replaced moves over when it is his turn.
+    pub fn handle_tick(&mut self, position: Option<Position>, step: &mut Step<'_>) {
         let now = step.clock.now();
-        if let (Some(matcher), Some(roads)) = (&mut self.matcher, step.roads) {
-            let measured = MeasuredTime::from_time(now);
-            if matcher.poll_timeout().is_some_and(|due| due <= measured) {
-                matcher.handle_timeout(measured);
-                self.take_matched(roads, step);
-            }
+        let measured = MeasuredTime::from_time(now);
+        let is_due = self.matcher.as_ref().and_then(Matcher::poll_timeout).is_some_and(|due| due <= measured);
+        let is_stranded = self.matcher.is_some() && step.roads.region(self.on).is_none();
+        if is_stranded && (is_due || *step.moves_left > 0) {
+            *step.moves_left = step.moves_left.saturating_sub(1);
+            let roads: &Roads = step.roads;
+            self.move_to(position.and_then(|position| roads.at(position)), step);
         }
-        if self.late.as_ref().is_some_and(|run| now.millis_since(run.at) >= LATE_RUN_MS) {
+        if let (Some(matcher), Some(map), true) = (&mut self.matcher, step.roads.map(self.on), is_due) {
+            matcher.handle_timeout(measured);
+            self.take_matched(&map.graph, step);
+        }
+        let late_on = self.late.as_ref().map(|run| (run.on, run.at));
+        if late_on.is_some_and(|(on, at)| now.millis_since(at) >= LATE_RUN_MS || step.roads.region(on).is_none()) {
             self.finish_late(step);
         }
     }
 
-    /// Another map is in use: all that lies on edges moves over by position.
-    pub fn carry_over(&mut self, old: Option<&RoadMap>, step: &mut Step<'_>) {
-        match (old, step.roads) {
-            (Some(old), Some(new)) => {
-                if let Some(matcher) = &mut self.matcher {
-                    matcher.carry_over(&old.graph, &new.graph, step.scratch);
-                }
-                if let Some(run) = &mut self.late {
-                    run.matcher.carry_over(&old.graph, &new.graph, step.scratch);
-                }
-            }
-            (Some(_), None) | (None, _) => {
-                self.matcher = None;
+    /// Stands on this map from here on: all that lies on edges moves over by position.
+    fn move_to(&mut self, region: Option<&Region>, step: &mut Step<'_>) {
+        let number = region.map_or(0, |region| region.number);
+        if number == self.on {
+            return;
+        }
+        match (step.roads.map(self.on), region, &mut self.matcher) {
+            (Some(old), Some(new), Some(matcher)) => matcher.carry_over(&old.graph, new.traffic.graph(), step.scratch),
+            (_, _, matcher) => {
+                *matcher = None;
                 self.waiting.settle_all(step);
-                self.finish_late(step);
             }
         }
+        self.on = number;
+        self.finals = Finals::default();
+    }
+
+    /// He travels by something else: other roads are his.
+    pub fn begin_again(&mut self, step: &mut Step<'_>) {
+        self.finish_late(step);
+        if let (Some(matcher), Some(region)) = (&mut self.matcher, step.roads.region(self.on)) {
+            matcher.flush();
+            self.take_matched(region.traffic.graph(), step);
+        }
+        self.waiting.settle_all(step);
+        self.matcher = None;
+        self.finals = Finals::default();
     }
 
     fn observe(&mut self, record: &FixRecord, measured: MeasuredTime) -> Observation {
@@ -153,8 +216,11 @@ impl Snapping {
         }
     }
 
-    fn take_matched(&mut self, roads: &RoadMap, step: &mut Step<'_>) {
-        while let Some(matched) = self.matcher.as_mut().and_then(|m| m.poll_matched(&roads.graph, step.scratch)) {
+    fn take_matched(&mut self, graph: &Graph, step: &mut Step<'_>) {
+        while let Some(matched) = self.matcher.as_mut().and_then(|m| m.poll_matched(graph, step.scratch)) {
+            if let Some(snapped) = matched.snapped {
+                self.finals.handle_final(snapped, matched.measured);
+            }
             self.waiting.settle(&matched, step);
         }
         self.waiting.settle_too_many(step);
@@ -163,17 +229,23 @@ impl Snapping {
     fn finish_late(&mut self, step: &mut Step<'_>) {
         let Some(mut run) = self.late.take() else { return };
         *step.late_runs = step.late_runs.saturating_sub(1);
-        run.matcher.finish();
-        if let Some(roads) = step.roads {
-            run.take_matched(roads, step);
+        let roads: &Roads = step.roads;
+        let position = run.waiting.fixes.front().map(|fix| fix.record.fix.position);
+        let region = roads.region(run.on).or_else(|| roads.at(position?));
+        if let (Some(old), Some(new)) = (roads.map(run.on), region) {
+            if run.on != new.number {
+                run.matcher.carry_over(&old.graph, new.traffic.graph(), step.scratch);
+            }
+            run.matcher.finish();
+            run.take_matched(new.traffic.graph(), step);
         }
         run.waiting.settle_all(step);
     }
 }
 
 impl LateRun {
-    fn take_matched(&mut self, roads: &RoadMap, step: &mut Step<'_>) {
-        while let Some(matched) = self.matcher.poll_matched(&roads.graph, step.scratch) {
+    fn take_matched(&mut self, graph: &Graph, step: &mut Step<'_>) {
+        while let Some(matched) = self.matcher.poll_matched(graph, step.scratch) {
             self.waiting.settle(&matched, step);
         }
         self.waiting.settle_too_many(step);

@@ -11,7 +11,7 @@ use wincode::{SchemaReadOwned, SchemaWrite};
 
 use super::FOLD_VERSION;
 use super::partition::{Partition, Released};
-use super::roads::Maps;
+use super::roads::Bodies;
 use super::tracker::Tracker;
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -48,7 +48,7 @@ impl Partition {
 
     /// Takes up what a fold before left. If that was another version, its numbers mean nothing here: all epochs begin
     /// anew under `generation`, the claim of who restores.
-    pub fn restore(bytes: &[u8], generation: Generation, maps: &dyn Maps) -> Result<Partition, SnapshotError> {
+    pub fn restore(bytes: &[u8], generation: Generation, bodies: &dyn Bodies) -> Result<Partition, SnapshotError> {
         let (header, mut rest) = bytes.split_at_checked(HEADER_BYTES).ok_or(SnapshotError::CutShort)?;
         if header[..2] != *MAGIC {
             return Err(SnapshotError::Magic);
@@ -77,7 +77,7 @@ impl Partition {
         if fold_version != FOLD_VERSION {
             partition.begin_epochs(generation);
         }
-        partition.open_maps(maps);
+        partition.open_bodies(bodies);
         Ok(partition)
     }
 
@@ -124,4 +124,4 @@ const RELEASED_PER_PART: usize = 10_000;
 const MAGIC: &[u8; 2] = b"WS";
 const HEADER_BYTES: usize = 8;
 /// Of the bytes: changed whenever a type that is part of a tracker's state changes.
-pub const SNAPSHOT_FORMAT: u16 = 1;
+pub const SNAPSHOT_FORMAT: u16 = 2;

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use maps::eta::EtaTable;
 use maps::geo;
+use maps::speeds::{LiveFactors, SpeedTable};
 use proptest::prelude::*;
 use protocol::record::{BlobHash, BodyKind, Door, OwnerId};
 use protocol::update::{
@@ -41,16 +43,31 @@ struct World {
     counts: Counts,
     now_ms: i64,
     number: u64,
-    maps: TestMaps,
+    bodies: TestBodies,
+    wanted: Vec<RouteWanted>,
 }
 
-/// At most one map.
+/// Bodies in memory.
 #[derive(Clone, Default)]
-struct TestMaps(Option<Arc<RoadMap>>);
+struct TestBodies {
+    maps: Vec<Arc<RoadMap>>,
+    tables: BTreeMap<BlobHash, Vec<u8>>,
+}
 
-impl Maps for TestMaps {
+impl Bodies for TestBodies {
     fn map(&self, hash: BlobHash) -> Option<Arc<RoadMap>> {
-        self.0.clone().filter(|map| map.hash == hash)
+        self.maps.iter().find(|map| map.hash == hash).cloned()
+    }
+
+    fn traffic(&self, map: &Arc<RoadMap>, tables: Tables) -> Arc<Traffic> {
+        let body = |hash: Option<BlobHash>| hash.and_then(|hash| self.tables.get(&hash));
+        let speeds = body(tables.speeds).and_then(|bytes| SpeedTable::from_bytes(bytes, &map.graph).ok());
+        let live = body(tables.live).and_then(|bytes| LiveFactors::from_bytes(bytes, &map.graph).ok());
+        Arc::new(Traffic::of(map.clone(), speeds.map(Arc::new), live.map(Arc::new)))
+    }
+
+    fn eta(&self, hash: BlobHash) -> Option<Arc<EtaTable>> {
+        self.tables.get(&hash).and_then(|bytes| EtaTable::from_bytes(bytes)).map(Arc::new)
     }
 }
 
@@ -63,9 +80,16 @@ impl World {
     fn on(map: Arc<RoadMap>) -> World {
         let mut world = World::new();
         let hash = map.hash;
-        world.maps = TestMaps(Some(map));
+        world.bodies.maps.push(map);
         world.push(Record::InUse { kind: BodyKind::Map, hash });
         world
+    }
+
+    /// Takes a table into use.
+    fn take(&mut self, kind: BodyKind, body: Vec<u8>) {
+        let hash = BlobHash(SpeedTable::hash(&body));
+        self.bodies.tables.insert(hash, body);
+        self.push(Record::InUse { kind, hash });
     }
 
     fn of_partition(partition: u32) -> World {
@@ -78,7 +102,8 @@ impl World {
             counts: Counts::default(),
             now_ms: BEGIN_S * 1000,
             number: 0,
-            maps: TestMaps::default(),
+            bodies: TestBodies::default(),
+            wanted: Vec::new(),
         };
         world.push(Record::Claim { owner: OwnerId(1), at: Time(world.now_ms), incarnation: 1 });
         world
@@ -91,10 +116,11 @@ impl World {
     fn push_all(&mut self, records: Vec<Record>) {
         let batch = RecordBatch { records };
         let mut effects = Effects::default();
-        self.partition.handle_entry(Offset(self.log.len() as u64), &batch, &self.maps, &mut effects);
+        self.partition.handle_entry(Offset(self.log.len() as u64), &batch, &self.bodies, &mut effects);
         self.log.push(batch);
         self.updates.extend(effects.updates);
         self.breadcrumbs.extend(effects.breadcrumbs);
+        self.wanted.extend(effects.routes_wanted);
         self.counts = effects.counts;
     }
 

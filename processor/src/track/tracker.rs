@@ -3,8 +3,7 @@
 //! A fix has its effects once, and only when it is the newest of the device that leads; every other is recorded and
 //! does nothing else. So the dot never goes back. What a batch changes is told once at its end.
 
-use maps::matcher::Snapped;
-use protocol::record::Fence;
+use protocol::record::{Fence, Vehicle};
 use protocol::update::{Changed, DriverBody, DriverUpdate, DriverView, Event, ShownPosition, SilentCause, Source};
 use protocol::{
     DeliveryId, DeliveryKey, DeliveryPolicy, DeviceKey, DeviceNumber, DriverKey, EdgeId, FixRecord, HeardRecord,
@@ -19,8 +18,8 @@ use super::held::{Held, Here};
 use super::judge::Neighbour;
 use super::motion::Motion;
 use super::phone_clock::Mapped;
-use super::roads::RoadMap;
-use super::snapping::Snapping;
+use super::roads::profile_of;
+use super::snapping::{Placed, Snapping};
 
 #[derive(Clone, PartialEq, Debug, SchemaWrite, SchemaRead)]
 pub struct Tracker {
@@ -30,7 +29,8 @@ pub struct Tracker {
     shown: Option<ShownPosition>,
     /// As measured.
     measured: Option<Position>,
-    snapped: Option<Snapped>,
+    snapped: Option<Placed>,
+    vehicle: Vehicle,
     heard: Option<Heard>,
     phone_state: Option<PhoneState>,
     battery_percent: Option<u8>,
@@ -81,6 +81,7 @@ impl Tracker {
             shown: None,
             measured: None,
             snapped: None,
+            vehicle: Vehicle::default(),
             heard: None,
             phone_state: None,
             battery_percent: None,
@@ -94,9 +95,10 @@ impl Tracker {
         }
     }
 
-    /// After a failed fold: all is forgotten but what the ledger said.
+    /// After a failed fold: all is forgotten but what the ledger and the registry said.
     pub fn emptied(self, source: Source, now: Time) -> Tracker {
         let mut tracker = Tracker::new(self.key, now);
+        tracker.vehicle = self.vehicle;
         tracker.held = self.held.into_iter().map(|held| held.emptied(source)).collect();
         tracker.tells.events.push(Event::FoldFailed { source });
         tracker
@@ -108,7 +110,8 @@ impl Tracker {
 
     /// Nothing is left that anybody could ask for.
     pub fn is_over(&self, now: Time) -> bool {
-        let is_idle = self.held.is_empty() && self.fences.is_empty() && self.snapping.is_idle();
+        let is_plain = self.fences.is_empty() && self.vehicle == Vehicle::default();
+        let is_idle = self.held.is_empty() && is_plain && self.snapping.is_idle();
         is_idle && self.heard.is_none_or(|heard| now.millis_since(heard.at) >= FORGET_MS)
     }
 
@@ -149,7 +152,7 @@ impl Tracker {
             (true, true, true) => {
                 counts.fixes_late += 1;
                 let delivery = self.delivery_under_way();
-                return self.snapping.handle_late(record, mapped.at, delivery, step);
+                return self.snapping.handle_late(record, mapped.at, delivery, profile_of(self.vehicle), step);
             }
             (true, false, _) => counts.fixes_aside += 1,
             (false, _, _) => {}
@@ -160,9 +163,9 @@ impl Tracker {
     /// The fix that is where the driver is.
     fn handle_newest(&mut self, record: &FixRecord, mapped: Mapped, step: &mut Step<'_>) {
         let delivery = self.delivery_under_way();
-        self.snapped = self.snapping.handle_newest(record, mapped.at, delivery, step);
+        self.snapped = self.snapping.handle_newest(record, mapped.at, delivery, profile_of(self.vehicle), step);
         let fix = &record.fix;
-        let snapped = self.snapped;
+        let snapped = self.snapped.map(|placed| placed.snapped);
         self.measured = Some(fix.position);
         self.shown = Some(ShownPosition {
             position: snapped.map_or(fix.position, |s| s.position),
@@ -186,7 +189,7 @@ impl Tracker {
         self.motion.handle_position(fix.position, mapped.at, &mut events);
         self.tell_all(events);
         self.pass_fences(fix.position, mapped.at);
-        self.each_held(|held, here| held.handle_position(here, step.roads));
+        self.each_held(|held, here| held.handle_position(here, step));
     }
 
     pub fn handle_heard(&mut self, record: &HeardRecord, step: &mut Step<'_>) {
@@ -273,10 +276,9 @@ impl Tracker {
     /// What the ledger said may have changed where he is to go.
     pub fn steer(&mut self, step: &mut Step<'_>) {
         let now = step.clock.now();
-        let roads = step.roads;
         self.each_held(|held, here| {
             let from = if now > here.shown.event_time { now } else { here.shown.event_time };
-            held.steer(here, from, roads);
+            held.steer(here, from, step);
         });
     }
 
@@ -284,9 +286,8 @@ impl Tracker {
     pub fn handle_tick(&mut self, step: &mut Step<'_>) {
         let now = step.clock.now();
         self.judge_silence(step);
-        self.snapping.handle_tick(step);
-        let roads = step.roads;
-        self.each_held(|held, here| held.handle_time(Some(here), now, roads));
+        self.snapping.handle_tick(self.measured, step);
+        self.each_held(|held, here| held.handle_time(Some(here), now, step));
         for watched in &mut self.fences {
             if watched.presence.handle_time(i64::from(watched.fence.dwell_s) * 1000, now) {
                 self.tells.events.push(Event::FenceDwelt { fence: watched.fence.name.clone() });
@@ -309,11 +310,26 @@ impl Tracker {
         self.tells.keyframe |= is_live || !self.held.is_empty();
     }
 
-    /// Another map is in use: all that lies on edges moves over by position.
-    pub fn carry_over(&mut self, old: Option<&RoadMap>, step: &mut Step<'_>) {
+    /// What he travels by: which roads are his, and how fast he is on them.
+    pub fn handle_vehicle(&mut self, vehicle: Vehicle, step: &mut Step<'_>) {
+        step.effects.vehicles.insert(vehicle);
+        if vehicle == self.vehicle {
+            return;
+        }
+        self.vehicle = vehicle;
         self.snapped = None;
+        self.snapping.begin_again(step);
         self.held.iter_mut().for_each(Held::forget_plan);
-        self.snapping.carry_over(old, step);
+        self.steer(step);
+    }
+
+    pub fn vehicle(&self) -> Vehicle {
+        self.vehicle
+    }
+
+    /// Whether some of it lies on the edges of this map.
+    pub fn stands_on(&self, map: u32) -> bool {
+        self.snapping.is_on(map)
     }
 
     /// Whether it has a run of late fixes under way.
@@ -433,7 +449,7 @@ impl Tracker {
 
     fn each_held(&mut self, mut what: impl FnMut(&mut Held, &Here<'_>)) {
         let (Some(shown), Some(measured)) = (&self.shown, self.measured) else { return };
-        let here = Here { shown, measured, snapped: self.snapped.as_ref() };
+        let here = Here { shown, measured, placed: self.snapped, vehicle: self.vehicle };
         self.held.iter_mut().for_each(|held| what(held, &here));
     }
 

@@ -1,48 +1,152 @@
-//! A planned way as a line with distance and time along it, and where a driver is on it.
+//! A planned way: a line with the distance along it, the edges it follows with the time along them, and where a driver
+//! is on it. Because it knows its edges it can be timed again when the traffic changes; a way from an outside router
+//! knows none, and its times stand as they were given.
+//!
+//! Sketch: 14 B per point and 12 B per edge; six kilometres through a city have some 250 points and 80 edges: 4.5 KB.
+//! Timing again takes half a microsecond per edge ahead.
 
-use maps::geo;
-use protocol::Position;
+use maps::eta::{Speeds, walk};
+use maps::{EdgeId, Graph, Profile, geo};
+use protocol::record::PlannedPoint;
 use protocol::update::Plan;
+use protocol::{Position, Time};
 use wincode::{SchemaRead, SchemaWrite};
 
-/// At least two points, distance and time rising from zero.
 #[derive(Clone, PartialEq, Debug, SchemaWrite, SchemaRead)]
 pub struct Way {
+    /// At least two, distance rising from zero.
     points: Vec<WayPoint>,
+    /// The ends of stretches along which time runs evenly; at least one, the last at the end.
+    marks: Vec<Mark>,
+    /// Of each stretch; none where the way is from outside.
+    edges: Vec<EdgeId>,
+    /// Where on the first edge it begins.
+    from_cm: u32,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, SchemaWrite, SchemaRead)]
 pub struct WayPoint {
     pub position: Position,
     pub along_cm: u32,
-    pub along_ms: u32,
     /// Corners turned on the way here.
     pub turns: u16,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, SchemaWrite, SchemaRead)]
+struct Mark {
+    along_cm: u32,
+    along_ms: u32,
 }
 
 /// A place on a way.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct OnWay {
     pub along_cm: u32,
-    pub along_ms: u32,
     pub off_cm: u32,
     pub turns: u16,
 }
 
 impl Way {
-    /// None for fewer than two points, and where distance or time goes back.
-    pub fn new(points: Vec<WayPoint>) -> Option<Way> {
-        let rises = |pair: &[WayPoint]| {
-            pair[0].along_cm <= pair[1].along_cm
-                && pair[0].along_ms <= pair[1].along_ms
-                && pair[0].turns <= pair[1].turns
-        };
-        let is_way = points.len() >= 2 && points.len() <= POINTS_MAX && points.windows(2).all(rises);
-        is_way.then_some(Way { points })
+    /// Along edges, each with where it ends on the way; still to be timed. None where that is no line.
+    pub fn along(points: Vec<WayPoint>, edges: Vec<(EdgeId, u32)>, from_cm: u32) -> Option<Way> {
+        let marks: Vec<Mark> = edges.iter().map(|(_, along_cm)| Mark { along_cm: *along_cm, along_ms: 0 }).collect();
+        let edges = edges.into_iter().map(|(edge, _)| edge).collect();
+        let way = Way { points, marks, edges, from_cm };
+        way.is_sound().then_some(way)
     }
 
-    pub fn end(&self) -> WayPoint {
+    /// Somebody else's, timed by him. None for fewer than two points, and where distance or time goes back.
+    pub fn from_outside(planned: &[PlannedPoint]) -> Option<Way> {
+        let corners = std::iter::once(false)
+            .chain(planned.windows(3).map(|three| {
+                let before = geo::heading_cdeg(three[0].position, three[1].position);
+                geo::turn_cdeg(before, geo::heading_cdeg(three[1].position, three[2].position)) > TURN_CDEG
+            }))
+            .chain(std::iter::repeat(false));
+        let mut turns = 0_u16;
+        let points = planned.iter().zip(corners).map(|(point, is_corner)| {
+            turns = turns.saturating_add(u16::from(is_corner));
+            WayPoint { position: point.position, along_cm: point.along_cm, turns }
+        });
+        let points = points.collect();
+        let marks = planned.iter().map(|p| Mark { along_cm: p.along_cm, along_ms: p.along_ms }).collect();
+        let way = Way { points, marks, edges: Vec::new(), from_cm: 0 };
+        way.is_sound().then_some(way)
+    }
+
+    fn is_sound(&self) -> bool {
+        let rises = |pair: &[WayPoint]| pair[0].along_cm <= pair[1].along_cm && pair[0].turns <= pair[1].turns;
+        let passes = |pair: &[Mark]| pair[0].along_cm <= pair[1].along_cm && pair[0].along_ms <= pair[1].along_ms;
+        let is_timed = self.edges.is_empty() || self.edges.len() == self.marks.len();
+        let ends = (self.points.last().map(|p| p.along_cm), self.marks.last().map(|m| m.along_cm));
+        (2..=POINTS_MAX).contains(&self.points.len())
+            && self.points.iter().all(|point| point.position.is_on_earth())
+            && self.points.windows(2).all(rises)
+            && self.marks.windows(2).all(passes)
+            && is_timed
+            && ends.0 == ends.1
+    }
+
+    fn end(&self) -> WayPoint {
         *self.points.last().expect("a way has at least two points")
+    }
+
+    pub fn length_cm(&self) -> u32 {
+        self.end().along_cm
+    }
+
+    /// Corners still to be turned.
+    pub fn turns_after(&self, place: &OnWay) -> u16 {
+        self.end().turns.saturating_sub(place.turns)
+    }
+
+    /// How long it takes from a place to the end.
+    pub fn left_ms(&self, along_cm: u32) -> u32 {
+        self.end_ms().saturating_sub(self.ms_at(along_cm))
+    }
+
+    fn end_ms(&self) -> u32 {
+        self.marks.last().map_or(0, |mark| mark.along_ms)
+    }
+
+    fn ms_at(&self, along_cm: u32) -> u32 {
+        let at = self.marks.partition_point(|mark| mark.along_cm <= along_cm);
+        let (Some(end), begin) = (self.marks.get(at), self.mark_before(at)) else { return self.end_ms() };
+        let share_cm = u64::from(along_cm - begin.along_cm) * u64::from(end.along_ms - begin.along_ms);
+        begin.along_ms + (share_cm / u64::from(end.along_cm - begin.along_cm)) as u32
+    }
+
+    fn mark_before(&self, at: usize) -> Mark {
+        at.checked_sub(1).map_or(Mark { along_cm: 0, along_ms: 0 }, |before| self.marks[before])
+    }
+
+    /// Times what lies ahead of a place anew, for who sets off from there now.
+    pub fn retime(&mut self, graph: &Graph, speeds: Speeds<'_>, profile: Profile, along_cm: u32, now: Time) {
+        let at = self.marks.partition_point(|mark| mark.along_cm <= along_cm);
+        if at >= self.edges.len() {
+            return;
+        }
+        let begin = self.mark_before(at);
+        let on_edge = |at: usize| if at == 0 { self.from_cm } else { 0 };
+        let last = self.marks.len() - 1;
+        let to_cm = on_edge(last) + (self.marks[last].along_cm - self.mark_before(last).along_cm);
+        let from_cm = on_edge(at) + (along_cm - begin.along_cm);
+        let mut durations_ms = Vec::with_capacity(self.edges.len() - at);
+        let walked = walk(graph, speeds, profile, &self.edges[at..], from_cm..to_cm, now, |_, seconds| {
+            durations_ms.push((seconds * 1000.0).min(f64::from(u32::MAX)) as u32);
+        });
+        if walked.is_none() {
+            return; // another map's: whoever holds it plans anew
+        }
+        // The first is only driven in part: its whole stretch takes as much longer as it is longer.
+        let (whole_cm, left_cm) = (self.marks[at].along_cm - begin.along_cm, self.marks[at].along_cm - along_cm);
+        let whole_ms = u64::from(durations_ms[0]) * u64::from(whole_cm) / u64::from(left_cm.max(1));
+        durations_ms[0] = u32::try_from(whole_ms).unwrap_or(u32::MAX);
+        let mut along_ms = begin.along_ms;
+        for (mark, duration_ms) in self.marks[at..].iter_mut().zip(durations_ms) {
+            along_ms = along_ms.saturating_add(duration_ms);
+            mark.along_ms = along_ms;
+        }
     }
 
     /// The nearest place on the way; ahead of where he was if it is near enough, so that a way which crosses itself is
@@ -67,10 +171,9 @@ impl Way {
         }
         let (off2, share, i) = best?;
         let (a, b) = (self.points[i], self.points[i + 1]);
-        let between = |a: u32, b: u32| a + (f64::from(b - a) * share).round() as u32;
+        let ahead_cm = (f64::from(b.along_cm - a.along_cm) * share).round() as u32;
         Some(OnWay {
-            along_cm: between(a.along_cm, b.along_cm),
-            along_ms: between(a.along_ms, b.along_ms),
+            along_cm: a.along_cm + ahead_cm,
             off_cm: off2.sqrt().min(f64::from(u32::MAX)) as u32,
             turns: a.turns,
         })
@@ -79,8 +182,8 @@ impl Way {
     pub fn to_plan(&self) -> Plan {
         Plan {
             points: self.points.iter().map(|point| point.position).collect(),
-            length_m: self.end().along_cm / 100,
-            duration_s: self.end().along_ms / 1000,
+            length_m: self.length_cm() / 100,
+            duration_s: self.end_ms() / 1000,
         }
     }
 }
@@ -100,43 +203,47 @@ const BACK_CM: u32 = 20_000;
 const AHEAD_CM: u32 = 300_000;
 /// A driver this close to the stretch ahead is on it.
 const NEAR_CM: u32 = 6_000;
+/// What counts as a corner, as in `maps::eta`.
+pub const TURN_CDEG: u16 = 4_500;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn plane() -> geo::Plane {
+        geo::Plane::at(Position { lat_e7: 411_500_000, lon_e7: -86_100_000 })
+    }
+
+    fn point(east_m: u32, along_m: u32, along_s: u32) -> PlannedPoint {
+        let position = plane().to_position((f64::from(east_m) * 100.0, 0.0));
+        PlannedPoint { position, along_cm: along_m * 100, along_ms: along_s * 1000 }
+    }
+
     /// Out east for 1 km and back on the same street, 10 m/s.
-    fn out_and_back() -> (geo::Plane, Way) {
-        let plane = geo::Plane::at(Position { lat_e7: 411_500_000, lon_e7: -86_100_000 });
-        let point = |east_m: u32, along_m: u32| WayPoint {
-            position: plane.to_position((f64::from(east_m) * 100.0, 0.0)),
-            along_cm: along_m * 100,
-            along_ms: along_m * 100,
-            turns: 0,
-        };
-        (plane, Way::new(vec![point(0, 0), point(1_000, 1_000), point(0, 2_000)]).unwrap())
+    fn out_and_back() -> Way {
+        Way::from_outside(&[point(0, 0, 0), point(1_000, 1_000, 100), point(0, 2_000, 200)]).unwrap()
     }
 
     #[test]
     fn on_a_way_that_crosses_itself_one_goes_on_from_where_one_was() {
-        let (plane, way) = out_and_back();
-        let here = plane.to_position((30_000.0, 500.0));
+        let way = out_and_back();
+        let here = plane().to_position((30_000.0, 500.0));
 
         let out = way.locate(here, 0);
         let back = way.locate(here, 160_000);
 
         assert_eq!(out.along_cm / 100, 300);
         assert_eq!(back.along_cm / 100, 1_700);
-        assert_eq!(back.along_ms / 1000, 170);
+        assert_eq!(way.left_ms(back.along_cm).div_ceil(1000), 30);
         assert!(out.off_cm.abs_diff(500) <= 2);
+        assert_eq!(way.turns_after(&out), 1);
     }
 
     #[test]
     fn what_goes_back_or_has_no_length_is_no_way() {
-        let point = |along_cm| WayPoint { position: Position::default(), along_cm, along_ms: 0, turns: 0 };
-
-        assert!(Way::new(vec![]).is_none());
-        assert!(Way::new(vec![point(0)]).is_none());
-        assert!(Way::new(vec![point(5), point(4)]).is_none());
+        assert!(Way::from_outside(&[]).is_none());
+        assert!(Way::from_outside(&[point(0, 0, 0)]).is_none());
+        assert!(Way::from_outside(&[point(0, 5, 0), point(9, 4, 1)]).is_none());
+        assert!(Way::from_outside(&[point(0, 0, 5), point(9, 9, 4)]).is_none());
     }
 }

@@ -21,7 +21,7 @@ fn a_takeover_by_the_same_version_repeats_the_same_numbers() {
     let snapshot = first.snapshot().unwrap();
     let told = feed(&mut first, &log, 100..200);
 
-    let mut second = Partition::restore(&snapshot, later(), &TestMaps::default()).unwrap();
+    let mut second = Partition::restore(&snapshot, later(), &TestBodies::default()).unwrap();
 
     assert_eq!(second.next(), Offset(100));
     assert!(feed(&mut second, &log, 100..200) == told);
@@ -35,7 +35,7 @@ fn a_takeover_by_another_version_begins_new_epochs_with_keyframes() {
     let mut snapshot = first.snapshot().unwrap();
     snapshot[4..8].copy_from_slice(&(FOLD_VERSION + 1).to_le_bytes());
 
-    let mut second = Partition::restore(&snapshot, later(), &TestMaps::default()).unwrap();
+    let mut second = Partition::restore(&snapshot, later(), &TestBodies::default()).unwrap();
     let (updates, _) = feed(&mut second, &log, 150..200);
 
     let mut begun: BTreeMap<(DeliveryKey, Epoch), u64> = BTreeMap::new();
@@ -97,7 +97,7 @@ fn a_snapshot_that_is_damaged_or_of_another_format_is_refused() {
     world.push(assign(DRIVER, TO_READY));
     world.drive(0.0);
     let snapshot = world.partition.snapshot().unwrap();
-    let restore = |bytes: &[u8]| Partition::restore(bytes, later(), &TestMaps::default()).map(|_| ());
+    let restore = |bytes: &[u8]| Partition::restore(bytes, later(), &TestBodies::default()).map(|_| ());
 
     for length in 0..snapshot.len() {
         assert!(restore(&snapshot[..length]).is_err(), "{length}");
@@ -183,7 +183,7 @@ fn fold(log: &[RecordBatch], cuts: &[usize]) -> (Vec<u8>, Vec<Breadcrumb>, Vec<u
     let mut crumbs = Vec::new();
     for (i, _) in log.iter().enumerate() {
         if cuts.contains(&i) {
-            partition = Partition::restore(&partition.snapshot().unwrap(), later(), &TestMaps::default()).unwrap();
+            partition = Partition::restore(&partition.snapshot().unwrap(), later(), &TestBodies::default()).unwrap();
         }
         let (updates, breadcrumbs) = feed(&mut partition, log, i..i + 1);
         told.extend(envelope::encode(&UpdateBatch { updates }));
@@ -199,7 +199,7 @@ fn feed(
 ) -> (Vec<Update>, Vec<Breadcrumb>) {
     let mut effects = Effects::default();
     for i in entries {
-        partition.handle_entry(Offset(i as u64), &log[i], &TestMaps::default(), &mut effects);
+        partition.handle_entry(Offset(i as u64), &log[i], &TestBodies::default(), &mut effects);
     }
     (effects.updates, effects.breadcrumbs)
 }

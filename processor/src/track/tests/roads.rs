@@ -112,16 +112,16 @@ fn a_fold_with_a_map_restored_anywhere_tells_the_same_bytes() {
         world.drive_at(*position);
     }
     world.pass(60);
-    let maps = world.maps.clone();
+    let bodies = world.bodies.clone();
 
     let fold = |cuts: &[usize]| {
         let mut partition = Partition::new(PartitionId(0), Offset(0), Generation::default());
         let mut effects = Effects::default();
         for (i, batch) in world.log.iter().enumerate() {
             if cuts.contains(&i) {
-                partition = Partition::restore(&partition.snapshot().unwrap(), Generation::default(), &maps).unwrap();
+                partition = Partition::restore(&partition.snapshot().unwrap(), Generation::default(), &bodies).unwrap();
             }
-            partition.handle_entry(Offset(i as u64), batch, &maps, &mut effects);
+            partition.handle_entry(Offset(i as u64), batch, &bodies, &mut effects);
         }
         (effects.updates, effects.breadcrumbs, partition.snapshot().unwrap())
     };
@@ -142,7 +142,7 @@ fn a_map_swapped_under_way_loses_no_fix_and_moves_no_dot() {
         world.drive_at(*position);
     }
     let again = Arc::new(RoadMap::of(Graph::from_bytes(town_bytes()).unwrap(), BlobHash([2; 32])));
-    world.maps = TestMaps(Some(again));
+    world.bodies.maps.push(again);
     world.push(Record::InUse { kind: BodyKind::Map, hash: BlobHash([2; 32]) });
     for position in second {
         world.pass(4);

@@ -6,6 +6,7 @@ mod fetch;
 pub mod import;
 mod matching;
 mod routing;
+mod speeds;
 mod tiles;
 
 use std::path::PathBuf;
@@ -38,6 +39,8 @@ pub enum Command {
     },
     /// Matches recorded traces to the roads, fed fix by fix, as live.
     Match(matching::Options),
+    /// Prints and draws how fast one gets along the roads, as a table says or recorded trips teach.
+    Speeds(speeds::Options),
     /// The way from one place to another, each LAT,LNG.
     Route(routing::Options),
     /// Says what a new version of a map would change: its roads, and how recorded trips match.
@@ -53,6 +56,7 @@ pub fn run(command: Command) -> Result<()> {
         Command::Info { map, json } => info(&map, json),
         Command::Town { output, seed } => town(&output, seed),
         Command::Match(options) => matching::run(&options),
+        Command::Speeds(options) => speeds::run(&options),
         Command::Route(options) => routing::run(&options),
         Command::Diff(options) => diff::run(&options),
         Command::Tiles(options) => tiles::run(&options),

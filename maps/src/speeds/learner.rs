@@ -99,6 +99,11 @@ impl Learner {
         self.edge_hours.retain(|_, sum| fade(sum));
     }
 
+    /// Whether somebody drove on this edge.
+    pub fn is_driven(&self, edge: EdgeId) -> bool {
+        self.edges.contains_key(&edge.0)
+    }
+
     /// How many edges somebody drove on.
     pub fn edges_len(&self) -> usize {
         self.edges.len()

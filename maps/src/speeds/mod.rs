@@ -114,6 +114,17 @@ impl SpeedTable {
         f64::from(speed.ratio) / f64::from(RATIO_ONE) * (f64::from(shape) / f64::from(SHAPE_ONE))
     }
 
+    /// How the week's shapes go: by hour, beside each road's own usual speed. For drawing.
+    pub fn shapes(&self) -> impl ExactSizeIterator<Item = [f64; HOURS]> {
+        self.shapes.iter().map(|shape| shape.by_hour.map(|hour| f64::from(hour) / f64::from(SHAPE_ONE)))
+    }
+
+    /// Which shape an edge follows, and its usual speed beside that on the empty road.
+    pub fn shape_and_ratio(&self, edge: EdgeId) -> Option<(usize, f64)> {
+        let speed = self.edges.get(edge.index())?;
+        Some((usize::from(speed.shape), f64::from(speed.ratio) / f64::from(RATIO_ONE)))
+    }
+
     /// Seconds to travel so much of an edge at whatever hour: by its usual speed without the week's shape.
     pub fn seconds_at_any_hour(&self, graph: &Graph, edge: EdgeId, length_cm: u32) -> f64 {
         let ratio = self.edges.get(edge.index()).map_or(1.0, |speed| f64::from(speed.ratio) / f64::from(RATIO_ONE));
@@ -126,6 +137,10 @@ impl SpeedTable {
         f64::from(length_cm) / speed
     }
 }
+
+/// What each group of classes is called.
+pub const GROUP_NAMES: [&str; CLASS_GROUPS] =
+    ["motorway", "motorway link", "primary", "secondary", "tertiary", "residential", "service", "path"];
 
 /// Roads that are used alike: what is learned of one serves for the others.
 pub fn class_group(class: RoadClass) -> usize {

@@ -1,5 +1,7 @@
 //! The binary as someone meets it on a command line: what it makes, and what it says when it can't.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 

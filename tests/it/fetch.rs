@@ -1,6 +1,8 @@
 //! `wayfix maps fetch` against mirrors that behave as real ones do on bad days: they break off, change the file in
 //! between, send wrong checksums, know no ranges, are slow, or are not there.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::sync::{Arc, Mutex};

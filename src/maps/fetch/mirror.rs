@@ -41,7 +41,7 @@ impl Mirror {
             // Whoever answers no questions may still send the file.
             StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED => true,
             status if status.is_success() => true,
-            status => return Err(FetchError::Status { url, status }),
+            status => return Err(FetchError::Status { url: url.to_string(), status }),
         };
         if is_there {
             return Ok(Extract { region: region.to_owned(), url, country: None });
@@ -53,7 +53,11 @@ impl Mirror {
                 let url = self.url_of(&one.path)?;
                 Ok(Extract { region: one.path.clone(), url, country: one.country.clone() })
             }
-            _ => Err(FetchError::NoRegion { region: region.to_owned(), url, near: near(&known, region) }),
+            _ => Err(FetchError::NoRegion {
+                region: region.to_owned(),
+                url: url.to_string(),
+                near: near(&known, region),
+            }),
         }
     }
 
@@ -76,10 +80,10 @@ impl Mirror {
             match answer.status() {
                 StatusCode::OK => {}
                 StatusCode::NOT_FOUND | StatusCode::GONE | StatusCode::FORBIDDEN => continue,
-                status => return Err(FetchError::Status { url, status }),
+                status => return Err(FetchError::Status { url: url.to_string(), status }),
             }
             let text = answer.text().await.map_err(|error| unreachable(&url, error))?;
-            let checksum = Checksum::read(&text).ok_or(FetchError::NoChecksumInFile { url })?;
+            let checksum = Checksum::read(&text).ok_or(FetchError::NoChecksumInFile { url: url.to_string() })?;
             return Ok(Some(checksum));
         }
         Ok(None)

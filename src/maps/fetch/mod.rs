@@ -45,19 +45,19 @@ pub enum FetchError {
     #[error("{region} cannot be a region's name: it is a path like europe/portugal")]
     RegionName { region: String },
     #[error("the mirror has no region {region} ({url} is not there){}", suggestion(.near))]
-    NoRegion { region: String, url: Url, near: Vec<String> },
+    NoRegion { region: String, url: String, near: Vec<String> },
     #[error("{url} cannot be reached")]
-    Unreachable { url: Url, source: reqwest::Error },
+    Unreachable { url: String, source: reqwest::Error },
     #[error("{url} broke off")]
-    Broken { url: Url, source: reqwest::Error },
+    Broken { url: String, source: reqwest::Error },
     #[error("{url} broke off after {found} of {expected} bytes")]
-    CutShort { url: Url, found: u64, expected: u64 },
+    CutShort { url: String, found: u64, expected: u64 },
     #[error("{url}: the mirror answered {status}")]
-    Status { url: Url, status: StatusCode },
+    Status { url: String, status: StatusCode },
     #[error("{url} holds no checksum")]
-    NoChecksumInFile { url: Url },
+    NoChecksumInFile { url: String },
     #[error("the mirror publishes no checksum of {url} (.sha256 or .md5); --unchecked takes it all the same")]
-    NoChecksum { url: Url },
+    NoChecksum { url: String },
     #[error("what came is not what the mirror says it sent: {found}, not {published}; it was thrown away")]
     WrongChecksum { found: Checksum, published: Checksum },
     #[error("{path}: another download is writing it")]
@@ -93,7 +93,7 @@ fn suggestion(near: &[String]) -> String {
 
 /// Before an answer it is the network, within one the connection.
 fn unreachable(url: &Url, source: reqwest::Error) -> FetchError {
-    let url = url.clone();
+    let url = url.to_string();
     if source.is_body() || source.is_decode() {
         return FetchError::Broken { url, source: source.without_url() };
     }
@@ -117,7 +117,7 @@ async fn fetch(options: &Options, mirror: &Mirror) -> Result<()> {
     let extract = mirror.find(&client, region).await?;
     let published = mirror.checksum(&client, &extract.url).await?;
     if published.is_none() && !options.unchecked {
-        return Err(FetchError::NoChecksum { url: extract.url }.into());
+        return Err(FetchError::NoChecksum { url: extract.url.to_string() }.into());
     }
     let last = extract.region.rsplit('/').next().unwrap_or_default();
     let output = options.output.clone().unwrap_or_else(|| PathBuf::from(format!("{last}.osm.pbf")));

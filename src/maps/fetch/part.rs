@@ -123,7 +123,7 @@ impl Part {
         match (answer.status(), begun) {
             (StatusCode::PARTIAL_CONTENT, Begun::GoneOn(_)) => {}
             (StatusCode::OK, _) => self.begin_anew(Note::of(url, checksum, answer.headers()))?,
-            (status, _) => return Err(FetchError::Status { url: url.clone(), status }),
+            (status, _) => return Err(FetchError::Status { url: url.to_string(), status }),
         }
         self.receive(url, answer, bar).await?;
         Ok(begun)
@@ -171,7 +171,7 @@ impl Part {
         }
         match expected {
             Some(expected) if expected != self.length => {
-                Err(FetchError::CutShort { url: url.clone(), found: self.length, expected })
+                Err(FetchError::CutShort { url: url.to_string(), found: self.length, expected })
             }
             _ => Ok(()),
         }

@@ -61,13 +61,22 @@ impl Draft {
         }
         let street_ways = first_street_way..draft.ways.len();
         draft.restrict(&mut random, street_ways.clone(), plan.junctions.len() / 25);
-        for way in street_ways {
+        for way in street_ways.clone() {
             draft.add_side(&mut random, way);
         }
         draft.add_parks(plan, &places, &mut random);
         draft.add_river(plan);
         draft.add_node((0.0, 0.0), vec![("place", "town".into()), ("name", options.name.clone().into())]);
+        if options.works_every > 0 {
+            street_ways.step_by(options.works_every).for_each(|way| draft.close(way));
+        }
         draft
+    }
+
+    /// For works: no road for anybody any more.
+    fn close(&mut self, way: usize) {
+        let tags = &mut self.ways[way].tags;
+        tags.iter_mut().filter(|(key, _)| *key == "highway").for_each(|(_, value)| *value = "construction".into());
     }
 
     fn add_node(&mut self, point: Point, tags: Tags) -> usize {

@@ -24,6 +24,8 @@ pub struct TownOptions {
     pub centre: Position,
     /// How many junctions to begin with, 20 to 5,000; each makes about four directed edges.
     pub junctions: usize,
+    /// Of so many ways of streets, one is closed for works; 0: none is. Another version of the same town.
+    pub works_every: usize,
 }
 
 impl Default for TownOptions {
@@ -33,6 +35,7 @@ impl Default for TownOptions {
             name: "Fixton".to_owned(),
             centre: Position { lat_e7: 440_000_000, lon_e7: -300_000_000 },
             junctions: 1_000,
+            works_every: 0,
         }
     }
 }
@@ -60,6 +63,23 @@ mod tests {
 
         assert!(small(3) == small(3));
         assert!(small(3) != small(4));
+    }
+
+    #[test]
+    fn works_close_streets_and_leave_the_others_where_they_are() {
+        let small = TownOptions { junctions: 100, ..TownOptions::default() };
+        let import = |options: &TownOptions| {
+            let bytes = import_bytes(&extract(options), &ImportOptions::default()).unwrap();
+            Graph::from_bytes(&bytes).unwrap()
+        };
+
+        let (before, after) = (import(&small), import(&TownOptions { works_every: 8, ..small.clone() }));
+
+        let ways = |graph: &Graph| graph.edges().map(|e| graph.osm_way(e)).collect::<std::collections::BTreeSet<_>>();
+        let (before, after) = (ways(&before), ways(&after));
+        assert!(after.is_subset(&before), "{:?}", after.difference(&before));
+        let closed = before.difference(&after).count();
+        assert!(closed >= 3 && closed * 4 < before.len(), "{closed} of {}", before.len());
     }
 
     #[test]

@@ -25,6 +25,8 @@ mod journal;
 mod motion;
 mod restart;
 mod roads;
+mod swap;
+mod tables;
 
 const TENANT: TenantId = TenantId(7);
 const DRIVER: DriverKey = DriverKey { tenant: TENANT, driver: DriverId(1) };

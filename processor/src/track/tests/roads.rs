@@ -221,21 +221,21 @@ fn on_true_trips_the_dot_is_where_the_car_was() {
     assert!(off_fix <= 25.0 && off_road <= 15.0, "{off_fix} {off_road}");
 }
 
-struct Trip {
+pub(super) struct Trip {
     /// 4 s apart, 9 m/s.
-    fixes: Vec<Position>,
-    stops: Vec<Position>,
+    pub fixes: Vec<Position>,
+    pub stops: Vec<Position>,
 }
 
 impl World {
-    fn drive_at(&mut self, position: Position) {
+    pub(super) fn drive_at(&mut self, position: Position) {
         let mut fix = self.fix(0.0);
         fix.fix.position = position;
         self.push(Record::Fix(fix));
     }
 }
 
-fn assign_trip(trip: &Trip) -> Record {
+pub(super) fn assign_trip(trip: &Trip) -> Record {
     let journal = vec![status(1, DeliveryState::PickedUp), assigned(2, Some(DRIVER), 1)];
     let mut delivery = delivery(Some(DRIVER), 1, journal);
     delivery.stops[0].position = trip.stops[0];
@@ -248,21 +248,21 @@ fn town_bytes() -> &'static [u8] {
     BYTES.get_or_init(|| import_bytes(&town::extract(&TownOptions::default()), &ImportOptions::default()).unwrap())
 }
 
-fn town() -> Arc<RoadMap> {
+pub(super) fn town() -> Arc<RoadMap> {
     static TOWN: OnceLock<Arc<RoadMap>> = OnceLock::new();
     let open = || Arc::new(RoadMap::of(Graph::from_bytes(town_bytes()).unwrap(), BlobHash([1; 32])));
     TOWN.get_or_init(open).clone()
 }
 
 /// A trip of some length between two places that the seed picks.
-fn trip(map: Arc<RoadMap>, seed: u32) -> Trip {
+pub(super) fn trip(map: Arc<RoadMap>, seed: u32) -> Trip {
     let graph = &map.graph;
     let edges = graph.edge_count() as u32;
     let from = graph.position_at(maps::EdgeId(seed.wrapping_mul(7_919) % edges), 0);
     trip_from(map, from, seed)
 }
 
-fn trip_from(map: Arc<RoadMap>, from: Position, seed: u32) -> Trip {
+pub(super) fn trip_from(map: Arc<RoadMap>, from: Position, seed: u32) -> Trip {
     let graph = &map.graph;
     let edges = graph.edge_count() as u32;
     let routing = Routing::new(graph.clone());

@@ -5,9 +5,28 @@
 //! the engine sends, and however slowly, an answer or an error comes within the settings' time-out; it never panics
 //! and never holds more than the settings' bytes. Only what may pass by itself is tried again.
 
+#[cfg(test)]
+mod conformance;
+mod http;
+mod osrm;
+#[cfg(test)]
+mod real;
+mod settings;
+mod valhalla;
+mod way;
+
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use protocol::Position;
 use protocol::record::{PlannedPoint, Vehicle};
+
+pub use osrm::Osrm;
+pub use settings::{
+    OsrmConfig, OsrmSettings, RouterConfig, RouterConfigError, RouterKind, RouterSettings, ValhallaConfig,
+    ValhallaSettings,
+};
+pub use valhalla::Valhalla;
 
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum RouteServiceError {
@@ -47,7 +66,16 @@ pub trait RouteService: Send + Sync + 'static {
     ) -> Result<Vec<PlannedPoint>, RouteServiceError>;
 }
 
-/// More than any way within a region has.
-pub const WAY_POINTS_MAX: usize = 100_000;
-/// An engine that snaps further than this plans another trip than the one asked for.
-pub const END_OFF_M_MAX: f64 = 5_000.0;
+/// The engine that the settings name; None where ways are planned on our own map alone.
+pub fn open(config: &RouterConfig) -> Result<Option<Arc<dyn RouteService>>, RouteServiceError> {
+    Ok(match config {
+        RouterConfig::Embedded => None,
+        RouterConfig::Osrm(config) => Some(Arc::new(Osrm::open(config.clone())?)),
+        RouterConfig::Valhalla(config) => Some(Arc::new(Valhalla::open(config.clone())?)),
+    })
+}
+
+/// More than any way within a region has, and at 16 bytes each well within an entry of the log.
+pub const WAY_POINTS_MAX: usize = 30_000;
+/// An engine that begins or ends further off plans another trip than the one asked for.
+pub const END_OFF_M_MAX: f64 = 1_000.0;

@@ -112,7 +112,9 @@ fn fleet(options: &Options, map: &Path, running: &Running) -> Result<Child> {
     let mut command = Command::new(std::env::current_exe().context("find this binary")?);
     match &options.trace {
         Some(trace) => command.arg("replay").arg(trace).args(["--trips", &options.drivers.to_string(), "--again"]),
-        None => command.arg("sim").arg("--map").arg(map).args(["--drivers", &options.drivers.to_string()]),
+        None => {
+            command.arg("sim").arg("--map").arg(map).args(["--drivers", &options.drivers.to_string()]).args(VEHICLES)
+        }
     };
     let http = running.http.context("the demo serves plain HTTP too")?;
     let api = format!("http://127.0.0.1:{}", http.port());
@@ -140,3 +142,6 @@ fn invitation(options: &Options, running: &Running, key: &str) -> String {
     lines.push(String::from("  Ctrl-C stops it all; the next start goes on where it was."));
     lines.join("\n")
 }
+
+/// As in a town: most by car, some not.
+const VEHICLES: [&str; 2] = ["--vehicles", "car,bicycle,car,moped"];

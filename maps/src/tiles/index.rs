@@ -1,5 +1,8 @@
 //! Which roads and features lie in a tile? Both are sorted along a Hilbert curve, so neighbours in number are neighbours
-//! on the map: a box for every few of them is index enough, made in memory when the first tile is asked for.
+//! on the map: a box for every few of them, and one for every few of those boxes, are index enough, made in memory when
+//! the first tile is asked for.
+
+use std::ops::Range;
 
 use crate::geo::Bbox;
 use crate::record::NONE;
@@ -9,12 +12,18 @@ use crate::view::View;
 pub type Box7 = [i32; 4];
 
 pub struct TileIndex {
-    roads: Vec<Chunk>,
-    features: Vec<Chunk>,
-    feature_boxes: Vec<Box7>,
-    road_boxes: Vec<Box7>,
+    roads: Boxes,
+    features: Boxes,
 }
 
+/// Boxes of all items, of every 64 of them, and of every 64 of those.
+struct Boxes {
+    items: Vec<Box7>,
+    chunks: Vec<Chunk>,
+    groups: Vec<Chunk>,
+}
+
+#[derive(Clone, Copy)]
 struct Chunk {
     bbox: Box7,
     /// The most important class among them.
@@ -23,52 +32,71 @@ struct Chunk {
 
 impl TileIndex {
     pub(crate) fn of(view: &View<'_>) -> TileIndex {
-        let road_boxes: Vec<Box7> = (0..view.road_count() as u32).map(|road| road_box(view, road)).collect();
-        let feature_boxes: Vec<Box7> = view.features.iter().map(|feature| feature.bbox_e7).collect();
         let rank = |road: usize| {
             let road = view.roads[road];
             let edge = if road.forward != NONE { road.forward } else { road.backward };
             if edge == NONE { u8::MAX } else { view.edges[edge as usize].class }
         };
-        let roads = chunks(&road_boxes, rank);
-        let features = chunks(&feature_boxes, |_| 0);
-        TileIndex { roads, features, feature_boxes, road_boxes }
+        TileIndex {
+            roads: Boxes::of((0..view.road_count() as u32).map(|road| road_box(view, road)).collect(), rank),
+            features: Boxes::of(view.features.iter().map(|feature| feature.bbox_e7).collect(), |_| 0),
+        }
     }
 
     pub(crate) fn for_each_road(&self, bbox: Box7, rank_max: u8, mut visit: impl FnMut(u32)) {
-        for (number, _) in self.roads.iter().enumerate().filter(|(_, c)| c.rank_min <= rank_max && meet(c.bbox, bbox)) {
-            let range = number * CHUNK..((number + 1) * CHUNK).min(self.road_boxes.len());
-            range.filter(|road| meet(self.road_boxes[*road], bbox)).for_each(|road| visit(road as u32));
-        }
+        self.roads.near(bbox, rank_max).for_each(|road| visit(road as u32));
     }
 
-    pub(crate) fn for_each_feature(&self, bbox: Box7, mut visit: impl FnMut(usize)) {
-        for (number, _) in self.features.iter().enumerate().filter(|(_, chunk)| meet(chunk.bbox, bbox)) {
-            let range = number * CHUNK..((number + 1) * CHUNK).min(self.feature_boxes.len());
-            range.filter(|feature| meet(self.feature_boxes[*feature], bbox)).for_each(&mut visit);
-        }
+    pub(crate) fn for_each_feature(&self, bbox: Box7, visit: impl FnMut(usize)) {
+        self.features.near(bbox, u8::MAX).for_each(visit);
     }
 
     /// Whether any road or feature reaches into the box, shown there or not.
     pub(crate) fn holds_any(&self, bbox: Box7) -> bool {
-        let any = |chunks: &[Chunk], boxes: &[Box7]| {
-            let near = chunks.iter().zip(boxes.chunks(CHUNK)).filter(|(chunk, _)| meet(chunk.bbox, bbox));
-            near.flat_map(|(_, boxes)| boxes).any(|one| meet(*one, bbox))
-        };
-        any(&self.roads, &self.road_boxes) || any(&self.features, &self.feature_boxes)
+        let mut any = self.roads.near(bbox, u8::MAX).chain(self.features.near(bbox, u8::MAX));
+        any.next().is_some()
     }
+}
+
+impl Boxes {
+    fn of(items: Vec<Box7>, rank: impl Fn(usize) -> u8) -> Boxes {
+        let item = |(number, bbox): (usize, &Box7)| Chunk { bbox: *bbox, rank_min: rank(number) };
+        let chunks = joined(items.iter().enumerate().map(item));
+        let groups = joined(chunks.iter().copied());
+        Boxes { items, chunks, groups }
+    }
+
+    /// The items that reach into the box, by number, out of chunks that hold something important enough.
+    fn near(&self, bbox: Box7, rank_max: u8) -> impl Iterator<Item = usize> {
+        let is_near = move |chunk: &Chunk| chunk.rank_min <= rank_max && meet(chunk.bbox, bbox);
+        let groups = (0..self.groups.len()).filter(move |group| is_near(&self.groups[*group]));
+        let chunks = groups.flat_map(|group| within(group, self.chunks.len()));
+        let chunks = chunks.filter(move |chunk| is_near(&self.chunks[*chunk]));
+        chunks.flat_map(|chunk| within(chunk, self.items.len())).filter(move |item| meet(self.items[*item], bbox))
+    }
+}
+
+/// Every few of them as one.
+fn joined(all: impl Iterator<Item = Chunk>) -> Vec<Chunk> {
+    let mut joined: Vec<Chunk> = Vec::new();
+    for (number, one) in all.enumerate() {
+        match joined.last_mut() {
+            Some(last) if number % FEW != 0 => {
+                *last = Chunk { bbox: join(last.bbox, one.bbox), rank_min: last.rank_min.min(one.rank_min) };
+            }
+            _ => joined.push(one),
+        }
+    }
+    joined
+}
+
+/// What the few of a number are numbered.
+fn within(number: usize, count: usize) -> Range<usize> {
+    number * FEW..((number + 1) * FEW).min(count)
 }
 
 pub fn box_of(bbox: &Bbox) -> Box7 {
     [bbox.south_west.lat_e7, bbox.south_west.lon_e7, bbox.north_east.lat_e7, bbox.north_east.lon_e7]
-}
-
-fn chunks(boxes: &[Box7], rank: impl Fn(usize) -> u8) -> Vec<Chunk> {
-    let chunk = |(number, boxes): (usize, &[Box7])| Chunk {
-        bbox: boxes.iter().copied().reduce(join).unwrap_or_default(),
-        rank_min: (number * CHUNK..number * CHUNK + boxes.len()).map(&rank).min().unwrap_or(u8::MAX),
-    };
-    boxes.chunks(CHUNK).enumerate().map(chunk).collect()
 }
 
 fn road_box(view: &View<'_>, road: u32) -> Box7 {
@@ -84,4 +112,30 @@ pub fn meet(a: Box7, b: Box7) -> bool {
     a[0] <= b[2] && b[0] <= a[2] && a[1] <= b[3] && b[1] <= a[3]
 }
 
-const CHUNK: usize = 64;
+const FEW: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn the_boxes_find_what_looking_at_each_finds(
+            corners in prop::collection::vec((-1000..1000, -1000..1000, 0..60, 0..60, 0_u8..20), 0..9_000),
+            (south, west, high, wide) in (-1000..1000, -1000..1000, 0..300, 0..300),
+        ) {
+            let items: Vec<Box7> = corners.iter().map(|(s, w, h, e, _)| [*s, *w, s + h, w + e]).collect();
+            let boxes = Boxes::of(items.clone(), |number| corners[number].4);
+            let bbox = [south, west, south + high, west + wide];
+
+            let found: Vec<usize> = boxes.near(bbox, u8::MAX).collect();
+            let important: Vec<usize> = boxes.near(bbox, 7).filter(|number| corners[*number].4 <= 7).collect();
+
+            let expected: Vec<usize> = (0..items.len()).filter(|number| meet(items[*number], bbox)).collect();
+            prop_assert_eq!(&found, &expected);
+            let expected: Vec<usize> = expected.into_iter().filter(|number| corners[*number].4 <= 7).collect();
+            prop_assert_eq!(important, expected);
+        }
+    }
+}

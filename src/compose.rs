@@ -25,7 +25,7 @@ use protocol::{DeliveryPolicy, Time};
 use tokio::sync::Notify;
 use tracing::info;
 
-use crate::map_watch::MapWatch;
+use crate::map_watch::{MapWatch, Print};
 use crate::settings::{Settings, SettingsError};
 use crate::{pages, tiles};
 use stores::Stores;
@@ -138,6 +138,7 @@ async fn start_roles(
     let edge = edge::start(&edge_config, log, &stores.control, *clock, meter, readiness.clone(), &stages.edge)
         .context("start the edge")?;
 
+    let seen = settings.map.as_deref().and_then(Print::of);
     let processor = start_processor(settings, stores, ground, stages).await?;
 
     let doors = Doors::bind(settings, &tls).await?;
@@ -158,7 +159,7 @@ async fn start_roles(
         settings.gateway.clone().check().map_err(|error| SettingsError::Role(format!("gateway.{error}")))?;
     let gateway = gateway::start(gateway_config, parts, *clock, meter, readiness, &stages.gateway);
     if let Some(file) = settings.map.clone() {
-        let watch = MapWatch { file, processor, tiles: gateway.tiles, now: look_at_map.clone() };
+        let watch = MapWatch { file, seen, processor, tiles: gateway.tiles, now: look_at_map.clone() };
         stages.processor.spawn("map watch", watch.run(stages.processor.clone()));
     }
     let router = gateway.router.merge(edge.http_router);

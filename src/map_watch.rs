@@ -7,7 +7,7 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +23,8 @@ use crate::tiles;
 pub struct MapWatch {
     /// The file that the settings name.
     pub file: PathBuf,
+    /// How it looked before the processor read it: what changed since is not missed.
+    pub seen: Option<Print>,
     pub processor: Processor,
     pub tiles: Option<TilesHandle>,
     /// Told when the file is to be looked at now.
@@ -31,7 +33,7 @@ pub struct MapWatch {
 
 /// By what a file is known to be another one, without reading it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Print {
+pub struct Print {
     device: u64,
     inode: u64,
     bytes: u64,
@@ -42,7 +44,7 @@ impl MapWatch {
     /// Until told to stop.
     pub async fn run(self, drain: Drain) -> Result<()> {
         let stop = drain.token();
-        let mut taken = self.print().await;
+        let mut taken = self.seen;
         loop {
             let is_told = tokio::select! {
                 () = stop.cancelled() => return Ok(()),
@@ -101,15 +103,16 @@ impl MapWatch {
 
     async fn print(&self) -> Option<Print> {
         let file = self.file.clone();
-        let looked = tokio::task::spawn_blocking(move || Some(Print::of(&fs::metadata(file).ok()?))).await;
-        looked.ok().flatten()
+        tokio::task::spawn_blocking(move || Print::of(&file)).await.ok().flatten()
     }
 }
 
 impl Print {
-    fn of(meta: &fs::Metadata) -> Print {
+    /// None: it is not there.
+    pub fn of(file: &Path) -> Option<Print> {
+        let meta = fs::metadata(file).ok()?;
         let changed = (meta.mtime(), meta.mtime_nsec());
-        Print { device: meta.dev(), inode: meta.ino(), bytes: meta.len(), changed }
+        Some(Print { device: meta.dev(), inode: meta.ino(), bytes: meta.len(), changed })
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod diff;
 mod draw;
+mod eta_report;
 mod fetch;
 pub mod import;
 mod matching;
@@ -41,6 +42,8 @@ pub enum Command {
     Match(matching::Options),
     /// Prints and draws how fast one gets along the roads, as a table says or recorded trips teach.
     Speeds(speeds::Options),
+    /// How good arrival times would have been on recorded trips, as a page.
+    EtaReport(eta_report::Options),
     /// The way from one place to another, each LAT,LNG.
     Route(routing::Options),
     /// Says what a new version of a map would change: its roads, and how recorded trips match.
@@ -56,6 +59,7 @@ pub fn run(command: Command) -> Result<()> {
         Command::Info { map, json } => info(&map, json),
         Command::Town { output, seed } => town(&output, seed),
         Command::Match(options) => matching::run(&options),
+        Command::EtaReport(options) => eta_report::run(&options),
         Command::Speeds(options) => speeds::run(&options),
         Command::Route(options) => routing::run(&options),
         Command::Diff(options) => diff::run(&options),

@@ -14,12 +14,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use axum::{Extension, Router};
+use backends::route_service::{self, RouterConfig, RouterConfigError, RouterSettings};
 use daemon::admin::{self, Readiness};
 use daemon::meter::Exposition;
 use daemon::serve::{Listener, ServeLimits, serve};
 use daemon::{Clock, Drain, Meter};
 use gateway::{GatewayParts, SecureDoor, TileSource};
-use processor::{Processor, ProcessorParts};
+use processor::{Processor, ProcessorParts, RouteServiceConfig};
 use protocol::session::EdgeAddress;
 use protocol::{DeliveryPolicy, Time};
 use tokio::sync::Notify;
@@ -177,12 +178,20 @@ async fn start_processor(settings: &Settings, stores: &Stores, ground: &Ground, 
         live_store: stores.live_store.clone(),
         trail_store: stores.trail_store.clone(),
         ledger: stores.ledger.clone(),
-        route_service: None,
+        route_service: open_router(&settings.processor.router)?,
         map: settings.map.clone(),
     };
     processor::start(config, parts, ground.clock, &ground.meter, &ground.readiness, &stages.processor)
         .await
         .context("start the processor")
+}
+
+/// Who plans ways beside our own map.
+fn open_router(settings: &RouterSettings) -> Result<Option<RouteServiceConfig>> {
+    let wrong = |error: RouterConfigError| SettingsError::Role(format!("processor.router.{error}"));
+    let config = RouterConfig::try_from(settings.clone()).map_err(wrong)?;
+    let service = route_service::open(&config).context("make a client of the outside router")?;
+    Ok(service.map(|service| RouteServiceConfig { service, asked_max: settings.asked_max as usize }))
 }
 
 /// The first start makes a tenant and leaves its key where only the operator can read it.

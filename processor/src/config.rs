@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use backends::route_service::RouterSettings;
 use serde::{Deserialize, Serialize};
 
 /// As written.
@@ -18,6 +19,7 @@ pub struct ProcessorSettings {
     /// Whether every movement goes to the events topic too, or only what happens on the way.
     pub events_of_movement: bool,
     pub learner: LearnerSettings,
+    pub router: RouterSettings,
 }
 
 /// Learning speeds and arrival times from what drivers do.
@@ -60,6 +62,7 @@ impl Default for ProcessorSettings {
             live_views_max: 200_000,
             events_of_movement: true,
             learner: LearnerSettings::default(),
+            router: RouterSettings::default(),
         }
     }
 }

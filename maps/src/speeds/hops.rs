@@ -185,8 +185,8 @@ fn parts<'a>(
     )
 }
 
-/// Less than this is standing, in centimetres.
-const STANDING_CM: u64 = 2_000;
+/// Less than this is standing, in centimetres: more than noise along the road, and what 8 km/h make in two fixes.
+const STANDING_CM: u64 = 1_500;
 /// Who stands for longer does not wait for a light: two minutes.
 const STOOD_DS_MAX: i64 = 1_200;
 /// Hops over longer gaps say too little of where the time went: three minutes.

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use maps::eta::EtaTable;
 use maps::matcher::Scratch;
@@ -13,6 +14,7 @@ use protocol::{Breadcrumb, Offset, PartitionId, Position, Time, Update, UpdateBa
 
 use backends::blob_store::hash_of;
 
+use super::counts::{Counts, LeftOut};
 use super::drivers::{Drivers, Place};
 use super::state::State;
 use super::trips::{Heard, Junctions};
@@ -66,73 +68,6 @@ pub enum Output {
     State { body: Vec<u8> },
     /// No record names it any more.
     Expired { hash: BlobHash },
-}
-
-/// How often what happened.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Counts {
-    pub breadcrumbs: u64,
-    /// Of breadcrumbs that taught nothing, why: in the order of `LeftOut::ALL`.
-    pub left_out: [u64; LeftOut::ALL.len()],
-    pub traversals: u64,
-    pub trips_begun: u64,
-    pub trips_finished: u64,
-    /// Deliveries beyond what is followed.
-    pub deliveries_refused: u64,
-}
-
-/// Why a breadcrumb teaches nothing.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum LeftOut {
-    /// On no road, or rejected.
-    Unplaced,
-    /// Of a driver who is not listened to: there are too many.
-    NotHeard,
-    NoMap,
-    /// Placed on another version of the map.
-    OtherMap,
-    NotByCar,
-    NoRoom,
-    Begun,
-    Stood,
-    Late,
-    Gap,
-    TooFast,
-    NoWay,
-}
-
-impl LeftOut {
-    pub const ALL: [LeftOut; 12] = [
-        LeftOut::Unplaced,
-        LeftOut::NotHeard,
-        LeftOut::NoMap,
-        LeftOut::OtherMap,
-        LeftOut::NotByCar,
-        LeftOut::NoRoom,
-        LeftOut::Begun,
-        LeftOut::Stood,
-        LeftOut::Late,
-        LeftOut::Gap,
-        LeftOut::TooFast,
-        LeftOut::NoWay,
-    ];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            LeftOut::Unplaced => "unplaced",
-            LeftOut::NotHeard => "not_heard",
-            LeftOut::NoMap => "no_map",
-            LeftOut::OtherMap => "other_map",
-            LeftOut::NotByCar => "not_by_car",
-            LeftOut::NoRoom => "no_room",
-            LeftOut::Begun => "begun",
-            LeftOut::Stood => "stood",
-            LeftOut::Late => "late",
-            LeftOut::Gap => "gap",
-            LeftOut::TooFast => "too_fast",
-            LeftOut::NoWay => "no_way",
-        }
-    }
 }
 
 impl Learner {
@@ -303,9 +238,9 @@ impl Learner {
         match self.state.trips.handle_update(&ground.junctions, update) {
             Heard::Nothing => {}
             Heard::Begun => self.counts.trips_begun += 1,
-            Heard::Finished(trip) => {
+            Heard::Finished(trips) => {
                 self.counts.trips_finished += 1;
-                self.state.eta.handle_finished(trip);
+                trips.into_iter().for_each(|trip| self.state.eta.handle_finished(trip));
                 self.is_state_news = true;
             }
             Heard::NoRoom => self.counts.deliveries_refused += 1,
@@ -445,14 +380,14 @@ const APART_MS_MAX: i64 = 600_000;
 /// Older traversals say nothing of right now.
 const LIVE_MS_MAX: i64 = 300_000;
 /// So often it is looked whether live factors have moved enough to be told.
-const LIVE_LOOK_EVERY: std::time::Duration = std::time::Duration::from_secs(2);
+const LIVE_LOOK_EVERY: Duration = Duration::from_secs(1);
 const LIVE_CHANGE: f64 = 0.05;
 /// While there is traffic they are told once in so many times the interval, moved or not.
 const LIVE_QUIET_TIMES: u32 = 6;
 /// So a live store that lost everything is whole again in a minute.
-const CELLS_EVERY: std::time::Duration = std::time::Duration::from_secs(50);
+const CELLS_EVERY: Duration = Duration::from_secs(50);
 /// The note of where the state lies is kept for three days.
-const STATE_AGAIN: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
+const STATE_AGAIN: Duration = Duration::from_secs(24 * 3600);
 const DAY_MS: i64 = 24 * 3_600_000;
 /// The last seven weeks matter.
 const A_DAY_LATER: f64 = 0.98;

@@ -4,7 +4,8 @@ use daemon::Meter;
 use metrics::{Counter, Gauge};
 use protocol::record::BodyKind;
 
-use super::core::{Learner, LeftOut};
+use super::core::Learner;
+use super::counts::LeftOut;
 
 #[derive(Clone)]
 pub struct LearnerMetrics {
@@ -46,7 +47,10 @@ impl LearnerMetrics {
                 "wayfix_learner_traversals_total",
                 "Parts of edges that somebody drove in a known time.",
             ),
-            trips_begun: counter("wayfix_learner_trips_begun_total", "Legs for which an arrival was foretold."),
+            trips_begun: counter(
+                "wayfix_learner_trips_begun_total",
+                "Arrivals foretold, of legs that began or were half done.",
+            ),
             trips_finished: counter("wayfix_learner_trips_finished_total", "Legs that ended at their stop."),
             deliveries_refused: counter(
                 "wayfix_learner_deliveries_refused_total",

@@ -17,12 +17,13 @@
 //! **Trouble here delays nobody.** What stands behind may be away: then the newest tables wait, the old ones stay in use,
 //! the dot goes on. A learner that fails says so, and begins again from its state.
 //!
-//! How soon: a fix is final after 30 to 40 s, read within a second; live factors are looked at every 2 s and told when
+//! How soon: a fix is final after 30 to 40 s, read within a second; live factors are looked at every second and told when
 //! 10 s have passed since the last and one has moved by more than 5 %. So a street that becomes slow is slow for all
 //! within a minute of the first slow fixes.
 
 mod bodies;
 mod core;
+mod counts;
 mod drivers;
 mod metrics;
 mod reading;
@@ -46,7 +47,8 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-pub use self::core::{Counts, Learner, LeftOut, Output};
+pub use self::core::{Learner, Output};
+pub use counts::{Counts, LeftOut};
 pub use metrics::LearnerMetrics;
 pub use state::{State, StateNote};
 

@@ -114,19 +114,23 @@ impl Readers {
     pub async fn run(&mut self) -> anyhow::Result<()> {
         let mut tasks: JoinSet<anyhow::Result<()>> = JoinSet::new();
         let mut in_use = self.role.map_in_use.clone();
-        if let Some(known) = self.known.0 {
-            // What is known is of this map: without it nothing could go over to another.
-            self.open(known).await;
+        if let Some(known) = self.known.0
+            && let Err(error) = self.open(known).await
+        {
+            // What is known is of this map: without it nothing can go over to another.
+            warn!(error = format!("{error:#}"), map = %known, "what was learned of this map is lost with it");
         }
+        let mut opened = None;
         let mut next_ms = self.role.clock.now_ms();
         loop {
             let newest = *in_use.borrow_and_update();
-            if let Some(hash) = newest
-                && self.open(hash).await
-                && tasks.is_empty()
-            {
-                // Before there is a map there is nothing to learn from.
-                self.read_all(&mut tasks).await?;
+            if let Some(hash) = newest.filter(|_| newest != opened) {
+                self.open(hash).await.context("open the map in use")?;
+                opened = newest;
+                if tasks.is_empty() {
+                    // Before there is a map there is nothing to learn from.
+                    self.read_all(&mut tasks).await?;
+                }
             }
             tokio::select! {
                 () = self.stop.cancelled() => return Ok(()),
@@ -142,16 +146,13 @@ impl Readers {
         }
     }
 
-    /// Hands a map over, once; false where it cannot be had.
-    async fn open(&mut self, hash: BlobHash) -> bool {
-        match self.role.shelf.load(hash).await {
-            Ok(map) => self.inputs.send(Input::Map { hash, graph: map.graph.clone() }).await.is_ok(),
-            Err(error) => {
-                let error = format!("{:#}", anyhow::Error::from(error));
-                warn!(error, map = %hash, "the learner cannot open a map");
-                false
-            }
+    async fn open(&self, hash: BlobHash) -> anyhow::Result<()> {
+        let map = self.role.shelf.load(hash).await?;
+        let input = Input::Map { hash, graph: map.graph.clone() };
+        if self.inputs.send(input).await.is_err() {
+            return std::future::pending().await; // the teller says why
         }
+        Ok(())
     }
 
     async fn read_all(&self, tasks: &mut JoinSet<anyhow::Result<()>>) -> anyhow::Result<()> {

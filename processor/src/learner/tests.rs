@@ -188,6 +188,27 @@ fn a_leg_is_one_finished_trip_however_often_it_is_told() {
 }
 
 #[test]
+fn what_was_told_halfway_is_learned_from_too() {
+    let mut world = World::new();
+    let halfway = |number, seconds| {
+        let mut told = begun(7, number, BEGIN + Duration::from_secs(seconds));
+        let Update::Delivery(update) = &mut told else { unreachable!("it is of a delivery") };
+        let DeliveryBody::Keyframe { view } = &mut update.body else { unreachable!("it is a keyframe") };
+        view.progress = Some(Progress { leg: Leg::ToDropOff, along_m: 3_000, remaining_m: 2_000, off_route_m: 0 });
+        told
+    };
+
+    for update in
+        [begun(7, 1, BEGIN), halfway(2, 300), halfway(3, 360), arrived(7, 4, BEGIN + Duration::from_secs(700))]
+    {
+        world.learner.handle_update(&update);
+    }
+
+    let counts = world.learner.take_counts();
+    assert_eq!((counts.trips_begun, counts.trips_finished), (2, 1));
+}
+
+#[test]
 fn a_leg_that_another_driver_ends_is_nobodys_trip() {
     let mut world = World::new();
     world.learner.handle_update(&begun(7, 1, BEGIN));

@@ -1,5 +1,6 @@
 //! Trips: what was told of a leg when it began, beside how long it took. A leg is a driver's way to one stop of one
 //! delivery; it begins with the first keyframe that has a plan and an arrival for that stop, and ends when he is there.
+//! What was told halfway is kept too: who is under way asks another question than who sets off.
 //!
 //! **Invariant:** a trip is taken once, and by the reader's rule of (epoch, number): updates told again change nothing.
 
@@ -38,11 +39,12 @@ struct Asked {
 }
 
 /// What an update meant.
-#[derive(Clone, Copy, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub enum Heard {
     Nothing,
     Begun,
-    Finished(FinishedTrip),
+    /// A leg has ended: what was told when it began, and halfway if it was told then.
+    Finished(Vec<FinishedTrip>),
     /// More deliveries than are followed.
     NoRoom,
 }
@@ -98,10 +100,10 @@ impl Followed {
         }
         (self.epoch, self.number, self.heard) = (update.epoch, update.number, update.at);
         for event in &update.events {
-            if let Event::StopEntered { stop } = event
-                && let Some(trip) = self.finish(*stop, update)
-            {
-                return Heard::Finished(trip);
+            let Event::StopEntered { stop } = event else { continue };
+            let trips = self.finish(*stop, update);
+            if !trips.is_empty() {
+                return Heard::Finished(trips);
             }
         }
         match &update.body {
@@ -110,10 +112,12 @@ impl Followed {
         }
     }
 
-    fn finish(&mut self, stop: u8, update: &DeliveryUpdate) -> Option<FinishedTrip> {
-        let at = self.asked.iter().position(|asked| asked.stop == stop)?;
-        let Asked { ahead, at: asked, predicted_ms, .. } = self.asked.remove(at);
-        self.done |= 1 << stop.min(31);
+    fn finish(&mut self, stop: u8, update: &DeliveryUpdate) -> Vec<FinishedTrip> {
+        let (of_stop, others) = std::mem::take(&mut self.asked).into_iter().partition::<Vec<_>, _>(|a| a.stop == stop);
+        self.asked = others;
+        if !of_stop.is_empty() {
+            self.done |= 1 << stop.min(31);
+        }
         let told = match &update.body {
             DeliveryBody::Keyframe { view } => view.eta,
             DeliveryBody::Changed { changed } => changed.eta.flatten(),
@@ -121,17 +125,22 @@ impl Followed {
         // Who is there has the moment of it for an arrival: it may lie before the fold's time by what the phone kept.
         let is_there = |eta: &Eta| eta.stop == stop && eta.p10 == eta.p90;
         let finished = told.filter(is_there).map_or(update.at, |eta| eta.arrival.min(update.at));
-        Some(FinishedTrip { ahead, asked, finished, predicted_ms })
+        let trip = |Asked { ahead, at, predicted_ms, .. }| FinishedTrip { ahead, asked: at, finished, predicted_ms };
+        of_stop.into_iter().map(trip).collect()
     }
 
     fn begin(&mut self, junctions: &Junctions, view: &DeliveryView, at: Time) -> bool {
         let Some(asked) = asked(junctions, view, at) else { return false };
-        let is_known = self.done >> asked.stop.min(31) & 1 == 1 || self.asked.iter().any(|a| a.stop == asked.stop);
-        if is_known || self.asked.len() >= ASKED_MAX {
-            return false;
+        let mut of_stop = self.asked.iter().filter(|a| a.stop == asked.stop);
+        let is_wanted = match (of_stop.next(), of_stop.next()) {
+            (None, _) => self.done >> asked.stop.min(31) & 1 == 0 && self.asked.len() < ASKED_MAX,
+            (Some(first), None) => asked.ahead.length_m <= first.ahead.length_m / 2.0,
+            (Some(_), Some(_)) => false,
+        };
+        if is_wanted {
+            self.asked.push(asked);
         }
-        self.asked.push(asked);
-        true
+        is_wanted
     }
 }
 

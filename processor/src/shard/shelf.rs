@@ -38,7 +38,8 @@ pub struct MapShelf {
     /// What drivers here travel by: routers are made for these before anybody needs them.
     profiles: Mutex<BTreeSet<Profile>>,
     files: Mutex<Files>,
-    /// What a fold here was last told is in use.
+    /// The map that this process offers, and what a fold here was last told is in use.
+    published: Mutex<Option<BlobHash>>,
     in_use: watch::Sender<Option<BlobHash>>,
     runtime: Handle,
     stop: CancellationToken,
@@ -81,15 +82,24 @@ impl MapShelf {
             fetching: tokio::sync::Mutex::new(()),
             profiles: Mutex::new(BTreeSet::from([Profile::Car])),
             files: Mutex::default(),
+            published: Mutex::default(),
             in_use: watch::Sender::default(),
             runtime: Handle::current(),
             stop,
         }
     }
 
-    /// The map that a record of this process's partitions has last put in use.
+    /// The map that is in use here: the one that this process offers, once it is; where it offers none, the last that a
+    /// record has put in use. Others in use lie elsewhere.
     pub fn map_in_use(&self) -> watch::Receiver<Option<BlobHash>> {
         self.in_use.subscribe()
+    }
+
+    fn note_in_use(&self, map: BlobHash) {
+        let published = *self.published.lock().unwrap_or_else(PoisonError::into_inner);
+        if published.is_none_or(|ours| ours == map) {
+            self.in_use.send_if_modified(|in_use| in_use.replace(map) != Some(map));
+        }
     }
 
     /// Puts a map file where every owner of a partition can fetch it, if it is whole: its name and size.
@@ -106,6 +116,7 @@ impl MapShelf {
         if !is_there {
             self.blobs.put(body).await.context("put the map into the blob store")?;
         }
+        *self.published.lock().unwrap_or_else(PoisonError::into_inner) = Some(hash);
         Ok((hash, size))
     }
 
@@ -353,7 +364,6 @@ fn sweep(folder: &Path, needed: &BTreeSet<BlobHash>) -> std::io::Result<()> {
 /// For the threads that fold: they wait.
 impl Bodies for MapShelf {
     fn map(&self, hash: BlobHash) -> Option<Arc<RoadMap>> {
-        self.in_use.send_replace(Some(hash));
         if let Some(map) = self.maps.find(&hash) {
             return Some(map);
         }
@@ -361,6 +371,7 @@ impl Bodies for MapShelf {
     }
 
     fn traffic(&self, map: &Arc<RoadMap>, tables: Tables) -> Arc<Traffic> {
+        self.note_in_use(map.hash);
         if let Some(traffic) = self.traffic.find(&(map.hash, tables)) {
             return traffic;
         }

@@ -123,13 +123,18 @@ impl EdgeFlags {
     pub const ROUNDABOUT: u16 = 8;
     /// A service road: car park, drive, alley.
     pub const SERVICE: u16 = 16;
-    /// Only for those who have business there: private, customers, delivery, destination.
+    /// Only for motor vehicles with business there: private, customers, delivery, destination.
     pub const PRIVATE: u16 = 32;
+    /// The same for bicycles, and for those on foot.
+    pub const PRIVATE_BICYCLE: u16 = 2048;
+    pub const PRIVATE_FOOT: u16 = 4096;
     pub const TOLL: u16 = 64;
     /// Some turn from this edge is forbidden to somebody.
     pub const TURN_FROM: u16 = 128;
     /// Some turn into this edge is forbidden to somebody.
     pub const TURN_INTO: u16 = 256;
+    /// One more of the same stretch and direction; see `Graph::is_copy`.
+    pub const COPY: u16 = 1024;
     /// The speed comes from a sign rather than from the road's kind.
     pub const SIGNED_SPEED: u16 = 512;
 
@@ -157,7 +162,12 @@ impl EdgeFlags {
         self.has(Self::SERVICE)
     }
 
-    pub const fn is_private(self) -> bool {
-        self.has(Self::PRIVATE)
+    /// Whether a profile may go there only if it has business there.
+    pub const fn is_private(self, profile: Profile) -> bool {
+        match profile {
+            Profile::Car | Profile::Moped => self.has(Self::PRIVATE),
+            Profile::Bicycle => self.has(Self::PRIVATE_BICYCLE),
+            Profile::Foot => self.has(Self::PRIVATE_FOOT),
+        }
     }
 }

@@ -12,9 +12,9 @@ pub fn speed_cm_s(edge: &EdgeRecord, profile: Profile) -> u32 {
         Profile::Car => u32::from(edge.car_cm_s),
         Profile::Moped if is_ferry => u32::from(edge.car_cm_s),
         Profile::Moped => u32::from(edge.car_cm_s).min(MOPED_CM_S_MAX),
-        Profile::Bicycle => u32::from(edge.bicycle_cm_s),
+        Profile::Bicycle => u32::from(edge.bicycle_dm_s) * 10,
         Profile::Foot if is_ferry => u32::from(edge.car_cm_s),
-        Profile::Foot if edge.class == RoadClass::Steps.number() => STEPS_CM_S,
+        Profile::Foot if edge.class() == RoadClass::Steps.number() => STEPS_CM_S,
         Profile::Foot => FOOT_CM_S,
     };
     cm_s.max(1)

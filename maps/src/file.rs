@@ -79,7 +79,6 @@ sections!(
     Order = 14, "the router's order";
     Features = 15, "the features";
     FeaturePoints = 16, "the feature points";
-    PointRoads = 17, "the roads of points";
     IndexColumns = 18, "the index columns";
 );
 
@@ -251,7 +250,7 @@ fn array_at<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
 
 const MAGIC: [u8; 8] = *b"wayfix m";
 /// Raised whenever a build could misread what another wrote.
-pub const FORMAT: u32 = 3;
+pub const FORMAT: u32 = 4;
 const HEADER_LEN: usize = 64;
 const ENTRY_LEN: usize = 24;
 const ALIGNMENT: usize = 64;

@@ -15,7 +15,7 @@ use crate::class::{EdgeFlags, Profile, RoadClass, Surface};
 use crate::file::{self, MapError, MapVersion, Sections};
 use crate::geo::{self, Bbox};
 use crate::mapping::Mapping;
-use crate::record::{BACKWARD, EdgeRecord, NONE, PointRecord, RoadRecord};
+use crate::record::{BACKWARD, COPIED, EdgeRecord, NONE, PointRecord, RoadRecord};
 use crate::speeds::SpeedCells;
 use crate::summary::Summary;
 use crate::tiles::TileIndex;
@@ -202,12 +202,12 @@ impl Graph {
 
     #[inline]
     pub fn class(&self, e: EdgeId) -> RoadClass {
-        RoadClass::from_number(self.record(e).class).unwrap_or(RoadClass::Path) // checked when the map was opened
+        RoadClass::from_number(self.record(e).class()).unwrap_or(RoadClass::Path) // checked when the map was opened
     }
 
     #[inline]
     pub fn surface(&self, e: EdgeId) -> Surface {
-        Surface::from_number(self.record(e).surface).unwrap_or(Surface::Paved) // checked when the map was opened
+        Surface::from_number(self.record(e).surface()).unwrap_or(Surface::Paved) // checked when the map was opened
     }
 
     #[inline]
@@ -223,8 +223,24 @@ impl Graph {
     /// The edge the other way along the same road.
     #[inline]
     pub fn reverse(&self, e: EdgeId) -> Option<EdgeId> {
-        let reverse = self.record(e).reverse;
+        let road = self.road(e);
+        let reverse = if self.is_backward(e) { road.forward } else { road.backward };
         (reverse != NONE).then_some(EdgeId(reverse))
+    }
+
+    /// Whether this edge is one more of the same stretch and direction: the one for those who come by the beginning of
+    /// a restriction that reaches over several edges, and who may not do at its end what others may.
+    #[inline]
+    pub fn is_copy(&self, e: EdgeId) -> bool {
+        self.flags(e).has(EdgeFlags::COPY)
+    }
+
+    /// The other edges of the same stretch and direction: an edge's copies, or a copy's edge and its other copies.
+    pub fn copies(&self, e: EdgeId) -> impl Iterator<Item = EdgeId> + '_ {
+        let road = self.record(e).road;
+        let is_copied = self.road(e).way & COPIED != 0;
+        let leaving = if is_copied { self.out_range(self.from(e)) } else { 0..0 };
+        leaving.map(EdgeId).filter(move |other| *other != e && self.record(*other).road == road)
     }
 
     #[inline]
@@ -258,12 +274,12 @@ impl Graph {
 
     /// The road's name, empty where it has none.
     pub fn name(&self, e: EdgeId) -> &str {
-        self.view().name(self.road(e).way)
+        self.view().name(self.road(e).way & !COPIED)
     }
 
     /// The number of the OpenStreetMap way that the edge is part of.
     pub fn osm_way(&self, e: EdgeId) -> i64 {
-        self.view().ways[self.road(e).way as usize].osm_id
+        self.view().ways[(self.road(e).way & !COPIED) as usize].osm_id
     }
 
     /// The edges that leave a junction, whoever may use them.
@@ -290,7 +306,7 @@ impl Graph {
     /// Whether the second edge leads back along the first.
     #[inline]
     pub fn is_u_turn(&self, from_edge: EdgeId, to_edge: EdgeId) -> bool {
-        self.record(from_edge).reverse == to_edge.0
+        self.record(from_edge).road ^ BACKWARD == self.record(to_edge).road
     }
 
     /// Whether no sign forbids the turn. Says nothing of U-turns (`is_u_turn`), nor of whether the edges meet.

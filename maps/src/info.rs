@@ -32,7 +32,8 @@ impl Info {
     pub fn of(graph: &Graph) -> Info {
         let summary = graph.summary();
         let mut km_by_class = BTreeMap::new();
-        for edge in graph.edges().filter(|e| graph.reverse(*e).is_none_or(|reverse| *e < reverse)) {
+        for edge in graph.edges().filter(|e| !graph.is_copy(*e) && graph.reverse(*e).is_none_or(|reverse| *e < reverse))
+        {
             *km_by_class.entry(graph.class(edge).as_str()).or_insert(0.0) += f64::from(graph.length_cm(edge)) / 1e5;
         }
         let count = |profile: Profile| {

@@ -3,28 +3,47 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// One direction of one road. 32 bytes: two to a cache line, and all a search over the graph needs.
+use crate::class::{RoadClass, Surface};
+
+/// One direction of one road: all that a search over the graph needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct EdgeRecord {
     pub from: u32,
     pub to: u32,
     pub length_cm: u32,
-    /// The road's number; the highest bit says that this edge runs against its points.
+    /// The road's number; the highest bit says that this edge runs against its points. So the edge the other way has
+    /// the same number but for that bit.
     pub road: u32,
-    /// The edge the other way, or NONE.
-    pub reverse: u32,
     /// Of a car on an empty road.
     pub car_cm_s: u16,
-    pub bicycle_cm_s: u16,
     pub flags: u16,
-    pub class: u8,
+    /// Of a bicycle, in decimetres per second.
+    pub bicycle_dm_s: u8,
+    /// Low five bits: the road's class. High three: its surface.
+    pub kind: u8,
     /// Low four bits: which profiles may use it. High four: whether it belongs to that profile's largest connected part.
     pub access: u8,
-    pub surface: u8,
     /// The speed limit, 0 where none is signed.
     pub limit_km_h: u8,
-    pub reserved: u16,
+}
+
+impl EdgeRecord {
+    /// The number of the road's class.
+    #[inline]
+    pub fn class(&self) -> u8 {
+        self.kind & 0x1f
+    }
+
+    /// The number of the road's surface.
+    #[inline]
+    pub fn surface(&self) -> u8 {
+        self.kind >> 5
+    }
+
+    pub fn kind_of(class: RoadClass, surface: Surface) -> u8 {
+        class.number() | surface.number() << 5
+    }
 }
 
 /// A stretch between two junctions, shared by its two edges.
@@ -33,7 +52,7 @@ pub struct EdgeRecord {
 pub struct RoadRecord {
     /// Its first point; it ends where the next road's begin. One more record than roads closes the last.
     pub first_point: u32,
-    /// Number of its way.
+    /// Number of its way; the highest bit says that an edge of the road has copies.
     pub way: u32,
     /// The edge along its points, or NONE.
     pub forward: u32,
@@ -81,22 +100,46 @@ pub struct BlockRecord {
     pub ends: [u16; 64],
 }
 
-/// Neighbouring segments of one road that touch one cell.
+/// Up to four neighbouring segments of one road that touch one cell, with what decides whether to look at them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct RunRecord {
-    pub first_point: u32,
-    /// How many segments, at least one.
-    pub count: u8,
-    /// The profiles that may use the road in some direction: others need not look at it.
-    pub access: u8,
-    pub reserved: u16,
+    /// Its first point; in the highest two bits, how many segments beyond the first.
+    pub points: u32,
+    /// The box of its part within the cell, and in the highest eight bits who may use the road along its points (four
+    /// bits) and against them (four). See `index::grid`.
+    pub sides: u32,
+    pub road: u32,
 }
 
+impl RunRecord {
+    #[inline]
+    pub fn first_point(self) -> u32 {
+        self.points & !(3 << 30)
+    }
+
+    /// How many segments.
+    #[inline]
+    pub fn count(self) -> u32 {
+        (self.points >> 30) + 1
+    }
+
+    /// Who may use the road along its points, and against them.
+    #[inline]
+    pub fn access(self) -> (u8, u8) {
+        let access = (self.sides >> 24) as u8;
+        (access & 0x0f, access >> 4)
+    }
+}
+
+/// The most segments in a run.
+pub const RUN_SEGMENTS_MAX: usize = 4;
 /// In place of a number that is not there.
 pub const NONE: u32 = u32::MAX;
 /// Marks, in `EdgeRecord::road`, an edge that runs against its road's points.
 pub const BACKWARD: u32 = 1 << 31;
+/// Marks, in `RoadRecord::way`, a road of which an edge has copies.
+pub const COPIED: u32 = 1 << 31;
 
 /// Something that tiles draw beside roads: water, green, a building, a place's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -116,6 +159,3 @@ pub struct FeatureRecord {
     /// For places: how many live there; for areas: square metres.
     pub size: u32,
 }
-
-/// The road of every so many points is in the file: a point's own is found from there in a few steps.
-pub const POINTS_PER_ROAD_MARK: usize = 16;

@@ -6,8 +6,8 @@ use zerocopy::{FromBytes, Immutable, KnownLayout};
 use crate::class::{RoadClass, Surface};
 use crate::file::{MapError, Section, Sections};
 use crate::record::{
-    BACKWARD, BlockRecord, EdgeRecord, FeatureRecord, NONE, POINTS_PER_ROAD_MARK, PointRecord, RoadRecord, RunRecord,
-    TurnRecord, WayRecord,
+    BACKWARD, BlockRecord, COPIED, EdgeRecord, FeatureRecord, NONE, PointRecord, RoadRecord, RunRecord, TurnRecord,
+    WayRecord,
 };
 use crate::summary::Summary;
 
@@ -30,8 +30,6 @@ pub struct View<'a> {
     pub index_columns: &'a [u32],
     pub index_blocks: &'a [BlockRecord],
     pub index_runs: &'a [RunRecord],
-    /// The road of every sixteenth point.
-    pub point_roads: &'a [u32],
     /// The junctions in the order in which the router contracts them; empty where none was computed.
     pub order: &'a [u32],
     /// What tiles show beside roads.
@@ -59,7 +57,6 @@ impl<'a> View<'a> {
             index_columns: slice(of(Section::IndexColumns), Section::IndexColumns)?,
             index_blocks: slice(of(Section::IndexBlocks), Section::IndexBlocks)?,
             index_runs: slice(of(Section::IndexRuns), Section::IndexRuns)?,
-            point_roads: slice(of(Section::PointRoads), Section::PointRoads)?,
             order: slice(of(Section::Order), Section::Order)?,
             features: slice(of(Section::Features), Section::Features)?,
             feature_points: slice(of(Section::FeaturePoints), Section::FeaturePoints)?,
@@ -76,16 +73,6 @@ impl<'a> View<'a> {
     pub fn road_points(&self, road: u32) -> &'a [PointRecord] {
         let road = road as usize;
         &self.points[self.roads[road].first_point as usize..self.roads[road + 1].first_point as usize]
-    }
-
-    /// The road that a point is part of.
-    #[inline]
-    pub fn road_of_point(&self, point: u32) -> u32 {
-        let mut road = self.point_roads[point as usize / POINTS_PER_ROAD_MARK];
-        while self.roads[road as usize + 1].first_point <= point {
-            road += 1;
-        }
-        road
     }
 
     pub fn name(&self, way: u32) -> &'a str {
@@ -133,14 +120,12 @@ impl<'a> View<'a> {
 
     fn check_edges(&self) -> Result<(), MapError> {
         let (nodes, roads) = (self.out_first.len() as u32 - 1, self.roads.len().saturating_sub(1) as u32);
-        let edges = self.edges.len() as u32;
         let is_fine = self.edges.iter().all(|e| {
             e.from < nodes
                 && e.to < nodes
                 && e.road & !BACKWARD < roads
-                && (e.reverse == NONE || e.reverse < edges && self.edges[e.reverse as usize].road == e.road ^ BACKWARD)
-                && usize::from(e.class) < RoadClass::ALL.len()
-                && usize::from(e.surface) < Surface::ALL.len()
+                && usize::from(e.class()) < RoadClass::ALL.len()
+                && usize::from(e.surface()) < Surface::ALL.len()
         });
         check(is_fine, Section::Edges, "point outside")
     }
@@ -154,7 +139,7 @@ impl<'a> View<'a> {
         let has_line = |pair: &[RoadRecord]| {
             let points = pair[1].first_point.checked_sub(pair[0].first_point);
             points.is_some_and(|count| (2..=1 << 16).contains(&count))
-                && (pair[0].way as usize) < self.ways.len()
+                && ((pair[0].way & !COPIED) as usize) < self.ways.len()
                 && [pair[0].forward, pair[0].backward].iter().all(|e| *e == NONE || *e < edges)
         };
         check(self.roads.windows(2).all(has_line), Section::Roads, "point outside")
@@ -172,18 +157,11 @@ impl<'a> View<'a> {
             first_run += u32::from(block.ends[63]);
         }
         check(first_run as usize == self.index_runs.len(), Section::IndexBlocks, "do not fit the runs")?;
-        let marks = self.points.len().div_ceil(POINTS_PER_ROAD_MARK);
-        check(self.point_roads.len() == marks, Section::PointRoads, "do not fit the points")?;
-        let is_before = |(mark, road): (usize, &u32)| {
-            let road = self.roads[..self.road_count()].get(*road as usize);
-            road.is_some_and(|road| road.first_point as usize <= mark * POINTS_PER_ROAD_MARK)
-        };
-        check(self.point_roads.iter().enumerate().all(is_before), Section::PointRoads, "point outside")?;
         let is_within = |run: &RunRecord| {
-            let last = run.first_point as usize + usize::from(run.count);
-            run.count > 0
-                && last < self.points.len()
-                && self.roads[self.road_of_point(run.first_point) as usize + 1].first_point as usize > last
+            let (road, first) = (run.road as usize, run.first_point());
+            road < self.road_count()
+                && self.roads[road].first_point <= first
+                && first + run.count() < self.roads[road + 1].first_point
         };
         check(self.index_runs.iter().all(is_within), Section::IndexRuns, "point outside")
     }

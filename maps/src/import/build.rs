@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use super::harvest::{Harvest, WayKind};
 use super::nodes::Nodes;
 use super::tags::{DirectionTags, RoadTags};
-use crate::class::RoadClass;
+use crate::class::{EdgeFlags, RoadClass};
 use crate::geo;
 use crate::record::{BACKWARD, EdgeRecord, NONE, PointRecord, RoadRecord, WayRecord};
 
@@ -249,15 +249,12 @@ impl Tables {
             to,
             length_cm,
             road,
-            reverse: NONE,
             car_cm_s: ferry_cm_s(&tags, length_cm).unwrap_or(direction.car_cm_s),
-            bicycle_cm_s: direction.bicycle_cm_s,
             flags: tags.flags.0,
-            class: tags.class.number(),
+            bicycle_dm_s: (direction.bicycle_cm_s / 10).clamp(1, 255) as u8,
+            kind: EdgeRecord::kind_of(tags.class, tags.surface),
             access: direction.access,
-            surface: tags.surface.number(),
             limit_km_h: direction.limit_km_h,
-            reserved: 0,
         };
         if tags.forward.access != 0 {
             drafts.push(edge(from, to, &tags.forward, number));
@@ -265,6 +262,11 @@ impl Tables {
         if tags.backward.access != 0 {
             drafts.push(edge(to, from, &tags.backward, number | BACKWARD));
         }
+    }
+
+    /// Whether the second edge leads back along the first.
+    pub fn is_u_turn(&self, from: u32, to: u32) -> bool {
+        self.edges[from as usize].road ^ BACKWARD == self.edges[to as usize].road
     }
 
     /// Adds a road's line and gives its length.
@@ -286,17 +288,16 @@ impl Tables {
     }
 
     /// Sorts edges by the junction that they leave, and links them with roads, junctions and each other.
-    fn number_edges(&mut self, mut drafts: Vec<EdgeRecord>, junctions: usize) {
+    pub fn number_edges(&mut self, mut drafts: Vec<EdgeRecord>, junctions: usize) {
         drafts.par_sort_by_key(|edge| edge.from); // stable: then by road
         self.edges = drafts;
         for (number, edge) in self.edges.iter().enumerate() {
+            if EdgeFlags(edge.flags).has(EdgeFlags::COPY) {
+                continue; // a road names the edge itself
+            }
             let road = &mut self.roads[(edge.road & !BACKWARD) as usize];
             let slot = if edge.road & BACKWARD == 0 { &mut road.forward } else { &mut road.backward };
             *slot = number as u32;
-        }
-        for edge in &mut self.edges {
-            let road = self.roads[(edge.road & !BACKWARD) as usize];
-            edge.reverse = if edge.road & BACKWARD == 0 { road.backward } else { road.forward };
         }
         self.out_first = count_up(junctions, self.edges.iter().map(|edge| edge.from));
         self.in_first = count_up(junctions, self.edges.iter().map(|edge| edge.to));

@@ -4,8 +4,8 @@ use protocol::Position;
 use rayon::prelude::*;
 
 use super::ImportError;
-use crate::index::{BLOCK_SHIFT, BLOCK_SIDE, cell_of};
-use crate::record::{BlockRecord, EdgeRecord, NONE, POINTS_PER_ROAD_MARK, PointRecord, RoadRecord, RunRecord};
+use crate::index::{BLOCK_SHIFT, BLOCK_SIDE, box_sides, cell_of, joined_sides};
+use crate::record::{BlockRecord, EdgeRecord, NONE, PointRecord, RUN_SEGMENTS_MAX, RoadRecord, RunRecord};
 
 #[derive(Default)]
 pub struct Grid {
@@ -13,11 +13,20 @@ pub struct Grid {
     pub columns: Vec<u32>,
     pub blocks: Vec<BlockRecord>,
     pub runs: Vec<RunRecord>,
-    pub point_roads: Vec<u32>,
 }
 
-/// A run before it is sorted: row and column of its block, cell within it, road, first segment and count.
-type DraftRun = ((u32, u32), u8, u32, u16, u8);
+/// A run before it is sorted.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct DraftRun {
+    /// Row and column of its block.
+    block: (u32, u32),
+    /// Within the block.
+    cell: u8,
+    road: u32,
+    first_segment: u16,
+    count: u8,
+    sides: u32,
+}
 
 /// `roads` has one more than roads.
 pub fn grid(edges: &[EdgeRecord], roads: &[RoadRecord], points: &[PointRecord]) -> Result<Grid, ImportError> {
@@ -31,11 +40,11 @@ pub fn grid(edges: &[EdgeRecord], roads: &[RoadRecord], points: &[PointRecord]) 
         .flatten_iter()
         .collect();
     drafts.par_sort_unstable();
-    let mut grid = Grid { point_roads: point_roads(roads, points.len()), ..Grid::default() };
-    let row_first = drafts.first().map_or(0, |draft| draft.0.0);
+    let mut grid = Grid::default();
+    let row_first = drafts.first().map_or(0, |draft| draft.block.0);
     grid.rows.push(row_first);
-    for runs in drafts.chunk_by(|a, b| a.0 == b.0) {
-        let (row, column) = runs[0].0;
+    for runs in drafts.chunk_by(|a, b| a.block == b.block) {
+        let (row, column) = runs[0].block;
         while grid.rows.len() < (row - row_first) as usize + 2 {
             grid.rows.push(grid.blocks.len() as u32);
         }
@@ -43,18 +52,6 @@ pub fn grid(edges: &[EdgeRecord], roads: &[RoadRecord], points: &[PointRecord]) 
     }
     grid.rows.push(grid.blocks.len() as u32);
     Ok(grid)
-}
-
-/// The road of every so many points.
-fn point_roads(roads: &[RoadRecord], points: usize) -> Vec<u32> {
-    let mut road = 0;
-    let road_of = |point: usize| {
-        while roads[road + 1].first_point as usize <= point {
-            road += 1;
-        }
-        road as u32
-    };
-    (0..points).step_by(POINTS_PER_ROAD_MARK).map(road_of).collect()
 }
 
 impl Grid {
@@ -70,14 +67,15 @@ impl Grid {
         }
         let access_of = |edge: u32| if edge == NONE { 0 } else { edges[edge as usize].access & 0x0f };
         let mut block = BlockRecord { first_run: self.runs.len() as u32, ends: [0; 64] };
-        for (end, (_, cell, road, first, count)) in (1..).zip(runs) {
-            let road = roads[*road as usize];
-            block.ends[usize::from(*cell)] = end;
+        for (end, run) in (1..).zip(runs) {
+            let (number, road) = (run.road, roads[run.road as usize]);
+            block.ends[usize::from(run.cell)] = end;
+            let first_point = road.first_point + u32::from(run.first_segment);
+            let access = access_of(road.forward) | access_of(road.backward) << 4;
             self.runs.push(RunRecord {
-                first_point: road.first_point + u32::from(*first),
-                count: *count,
-                access: access_of(road.forward) | access_of(road.backward),
-                reserved: 0,
+                points: first_point | u32::from(run.count - 1) << 30,
+                sides: run.sides | u32::from(access) << 24,
+                road: number,
             });
         }
         let mut end = 0;
@@ -93,41 +91,54 @@ impl Grid {
 
 fn add_road(road: u32, points: &[PointRecord], drafts: &mut Vec<DraftRun>) {
     let before = drafts.len();
-    for (segment, pair) in points.windows(2).enumerate() {
-        for_each_cell(pair[0].position(), pair[1].position(), |(row, column)| {
+    for (segment, pair) in (0_u16..).zip(points.windows(2)) {
+        for_each_cell(pair[0].position(), pair[1].position(), |(row, column), sides| {
             let block = (row >> BLOCK_SHIFT, column >> BLOCK_SHIFT);
             let cell = (row % BLOCK_SIDE * BLOCK_SIDE + column % BLOCK_SIDE) as u8;
             let own = &mut drafts[before..];
-            let open = own.iter_mut().rev().take(OPEN_RUNS).find(|run| (run.0, run.1) == (block, cell));
+            let open = own.iter_mut().rev().take(OPEN_RUNS).find(|run| (run.block, run.cell) == (block, cell));
             match open {
-                Some(run) if usize::from(run.3) + usize::from(run.4) == segment && run.4 < u8::MAX => run.4 += 1,
-                Some(run) if usize::from(run.3) + usize::from(run.4) > segment => {}
-                _ => drafts.push((block, cell, road, segment as u16, 1)),
+                Some(run)
+                    if run.first_segment + u16::from(run.count) == segment
+                        && usize::from(run.count) < RUN_SEGMENTS_MAX =>
+                {
+                    run.count += 1;
+                    run.sides = joined_sides(run.sides, sides);
+                }
+                _ => drafts.push(DraftRun { block, cell, road, first_segment: segment, count: 1, sides }),
             }
         });
     }
 }
 
-/// Calls for every cell that a segment touches, and now and then for one that it only comes close to.
-fn for_each_cell(a: Position, b: Position, mut touch: impl FnMut((u32, u32))) {
-    let ((row_a, column_a), (row_b, column_b)) = (cell_of(a), cell_of(b));
-    if row_a == row_b {
-        (column_a.min(column_b)..=column_a.max(column_b)).for_each(|column| touch((row_a, column)));
-        return;
-    }
-    let (south, north) = if row_a < row_b { (a, b) } else { (b, a) };
+/// Calls for every cell that a segment touches, and now and then for one that it only comes close to, with the box of
+/// its part there.
+fn for_each_cell(a: Position, b: Position, mut touch: impl FnMut((u32, u32), u32)) {
+    let (south, north) = if a.lat_e7 <= b.lat_e7 { (a, b) } else { (b, a) };
     let height = f64::from(north.lat_e7) - f64::from(south.lat_e7);
     let width = f64::from(north.lon_e7) - f64::from(south.lon_e7);
     let lon_at = |lat_e7: f64| {
-        let share = ((lat_e7 - f64::from(south.lat_e7)) / height).clamp(0.0, 1.0);
+        let share = if height > 0.0 { ((lat_e7 - f64::from(south.lat_e7)) / height).clamp(0.0, 1.0) } else { 0.0 };
         f64::from(south.lon_e7) + width * share
     };
-    let column = |lon_e7: f64| cell_of(Position { lat_e7: 0, lon_e7: lon_e7 as i32 }).1;
-    for row in row_a.min(row_b)..=row_a.max(row_b) {
+    let (row_south, row_north) = (cell_of(south).0, cell_of(north).0);
+    for row in row_south..=row_north {
         let (bottom, top) = crate::index::row_edges_e7(row);
-        let (left, right) = (lon_at(bottom), lon_at(top));
+        let (left, right) = match row_south == row_north {
+            true => (f64::from(south.lon_e7), f64::from(north.lon_e7)),
+            false => (lon_at(bottom), lon_at(top)),
+        };
         // One unit more to either side: rounding must not lose a cell.
-        (column(left.min(right) - 1.0)..=column(left.max(right) + 1.0)).for_each(|column| touch((row, column)));
+        let (west, east) = (left.min(right) as i64 - 1, left.max(right) as i64 + 1);
+        let low = (i64::from(south.lat_e7).max(bottom as i64), west);
+        let high = (i64::from(north.lat_e7).min(top as i64), east);
+        let column = |lon_e7: i64| {
+            let lon_e7 = lon_e7.clamp(i64::from(i32::MIN), i64::from(i32::MAX)) as i32;
+            cell_of(Position { lat_e7: 0, lon_e7 }).1
+        };
+        for column in column(west)..=column(east) {
+            touch((row, column), box_sides((row, column), low, high));
+        }
     }
 }
 

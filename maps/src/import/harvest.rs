@@ -197,11 +197,11 @@ fn take_relation(
     Ok(())
 }
 
-/// What a restriction says, and whom it binds.
+/// What a restriction says, and whom it binds; None for one that holds at some hours or under some condition only.
 fn restriction(tags: Tags<'_>) -> Option<(&str, u8)> {
     use crate::class::Profile;
     let (car, moped, bicycle) = (Profile::Car.bit(), Profile::Moped.bit(), Profile::Bicycle.bit());
-    let keys: [(&str, u8); 7] = [
+    let keys: [(&str, u8); 10] = [
         ("restriction", car | moped | bicycle),
         ("restriction:vehicle", car | moped | bicycle),
         ("restriction:motor_vehicle", car | moped),
@@ -209,7 +209,15 @@ fn restriction(tags: Tags<'_>) -> Option<(&str, u8)> {
         ("restriction:moped", moped),
         ("restriction:bicycle", bicycle),
         ("restriction:hgv", 0),
+        ("restriction:goods", 0),
+        ("restriction:bus", 0),
+        ("restriction:caravan", 0),
     ];
+    let is_for_a_time =
+        |(key, value): &(&str, &str)| TIME_KEYS.contains(key) || key.starts_with("restriction") && value.contains('@');
+    if tags.0.iter().any(is_for_a_time) {
+        return None;
+    }
     let (value, mut profiles) = keys.iter().find_map(|(key, profiles)| Some((tags.value(key)?, *profiles)))?;
     for exception in tags.value("except").unwrap_or("").split(';') {
         profiles &= match exception.trim() {
@@ -300,6 +308,8 @@ pub fn shortened(name: Option<&str>) -> String {
 }
 
 const NAME_BYTES_MAX: usize = 200;
+/// How hours were said before conditions had a key of their own.
+const TIME_KEYS: &[&str] = &["day_on", "day_off", "hour_on", "hour_off"];
 const NODE_KEYS: &[&str] = &[
     "barrier",
     "bollard",

@@ -2,6 +2,7 @@
 //! segment index, the router's order and what tiles show. The same extract and options give the same bytes.
 
 mod build;
+mod chains;
 mod components;
 mod extract;
 mod features;
@@ -311,7 +312,6 @@ fn sections(
         (Section::IndexColumns, grid.columns.as_bytes().to_vec()),
         (Section::IndexBlocks, grid.blocks.as_bytes().to_vec()),
         (Section::IndexRuns, grid.runs.as_bytes().to_vec()),
-        (Section::PointRoads, grid.point_roads.as_bytes().to_vec()),
         (Section::Order, order.nodes.as_bytes().to_vec()),
         (Section::Features, features.records.as_bytes().to_vec()),
         (Section::FeaturePoints, features.points.as_bytes().to_vec()),

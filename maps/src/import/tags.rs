@@ -50,10 +50,8 @@ pub fn road(tags: Tags<'_>, limits: &CountryLimits) -> Option<RoadTags> {
     let class = class(tags)?;
     let surface = surface(tags, class);
     let mut flags = flags(tags, class);
-    let (mut access, is_private) = access(tags, class, "");
-    if is_private {
-        flags.0 |= EdgeFlags::PRIVATE;
-    }
+    let (mut access, private) = access(tags, class);
+    flags.0 |= private_flags(private);
     if tags.is("service", "emergency_access") {
         access &= Profile::Foot.bit() | Profile::Bicycle.bit();
     }
@@ -168,15 +166,23 @@ fn access_keys(profile: Profile) -> &'static [&'static str] {
     }
 }
 
-/// The profiles that may use the way, and whether only those with business there.
-fn access(tags: Tags<'_>, class: RoadClass, suffix: &str) -> (u8, bool) {
+/// A way is private to motor vehicles where neither cars nor mopeds may pass freely.
+fn private_flags(private: u8) -> u16 {
+    let has = |profile: Profile, flag| if private & profile.bit() != 0 { flag } else { 0 };
+    has(Profile::Car, EdgeFlags::PRIVATE)
+        | has(Profile::Bicycle, EdgeFlags::PRIVATE_BICYCLE)
+        | has(Profile::Foot, EdgeFlags::PRIVATE_FOOT)
+}
+
+/// The profiles that may use the way, and those of them that may do so only with business there.
+fn access(tags: Tags<'_>, class: RoadClass) -> (u8, u8) {
     let mut open = usual_access(class);
     if tags.is_yes("motorroad") {
         open &= Profile::Car.bit();
     }
     let mut private = 0;
     for profile in Profile::ALL {
-        match most_special(tags, *profile, suffix) {
+        match most_special(tags, *profile, "") {
             Some(Permission::Open) => open |= profile.bit(),
             Some(Permission::Private) => {
                 // A private way stays of its kind: `access=private` opens no footway to cars.
@@ -191,8 +197,10 @@ fn access(tags: Tags<'_>, class: RoadClass, suffix: &str) -> (u8, bool) {
         open |= Profile::Foot.bit();
     }
     let motor = Profile::Car.bit() | Profile::Moped.bit();
-    let asked = if open & motor != 0 { open & motor } else { open };
-    (open, private & asked == asked && asked != 0)
+    if private & motor != open & motor {
+        private &= !motor;
+    }
+    (open, private)
 }
 
 fn most_special(tags: Tags<'_>, profile: Profile, suffix: &str) -> Option<Permission> {
@@ -505,9 +513,12 @@ mod tests {
     fn private_roads_stay_open_to_those_with_business_there() {
         let road = of(&[("highway", "service"), ("access", "private")]);
 
-        assert!(road.flags.is_private());
+        assert!(Profile::ALL.iter().all(|profile| road.flags.is_private(*profile)));
         assert_eq!(profiles(road.forward.access), "cmbf");
-        assert!(!of(&[("highway", "service"), ("access", "private"), ("motor_vehicle", "yes")]).flags.is_private());
+        let tagged = of(&[("highway", "service"), ("access", "private"), ("motor_vehicle", "yes")]);
+        assert!(!tagged.flags.is_private(Profile::Car) && tagged.flags.is_private(Profile::Foot));
+        let street = of(&[("highway", "residential"), ("motor_vehicle", "destination")]);
+        assert!(street.flags.is_private(Profile::Moped) && !street.flags.is_private(Profile::Bicycle));
     }
 
     #[test]

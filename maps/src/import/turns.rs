@@ -1,8 +1,10 @@
-//! Turns that a sign or a barrier forbids, as pairs of edges. "Only straight on" becomes all the other turns.
+//! Turns that a sign or a barrier forbids, as pairs of edges. "Only straight on" becomes all the other turns. What
+//! reaches over ways is for `super::chains`.
 
 use std::collections::HashMap;
 
 use super::build::Tables;
+use super::chains::{self, Members};
 use super::harvest::{DraftTurn, Harvest};
 use super::ids::Ids;
 use super::nodes::Nodes;
@@ -19,7 +21,16 @@ pub struct Turns {
 
 pub fn turns(tables: &mut Tables, harvest: &Harvest, nodes: &Nodes, ids: &Ids) -> Turns {
     let mut turns = Turns { left_out: harvest.turns_left_out, ..Turns::default() };
+    let members = Members::of(tables, harvest);
+    let mut chains = Vec::new();
     for draft in &harvest.turns {
+        if !draft.via_ways.is_empty() {
+            match members.chain(tables, harvest, draft) {
+                Some(chain) => chains.push(chain),
+                None => turns.left_out += 1,
+            }
+            continue;
+        }
         let before = turns.records.len();
         let is_kept = add_restriction(tables, harvest, ids, draft, &mut turns.records);
         if is_kept.is_some() && turns.records.len() > before {
@@ -31,7 +42,12 @@ pub fn turns(tables: &mut Tables, harvest: &Harvest, nodes: &Nodes, ids: &Ids) -
     for (place, stopped) in &nodes.barriers {
         add_barrier(tables, *place, *stopped, &mut turns.records);
     }
+    turns.kept += chains.len() as u32;
     turns.records = merged(std::mem::take(&mut turns.records));
+    if !chains.is_empty() {
+        let plain = std::mem::take(&mut turns.records);
+        turns.records = merged(chains::spell_out(tables, &chains, plain));
+    }
     for turn in &turns.records {
         tables.edges[turn.from as usize].flags |= EdgeFlags::TURN_FROM;
         tables.edges[turn.to as usize].flags |= EdgeFlags::TURN_INTO;
@@ -61,7 +77,7 @@ fn add_restriction(
     records: &mut Vec<TurnRecord>,
 ) -> Option<()> {
     let [via] = draft.via_nodes[..] else {
-        return None; // over a way: an edge pair cannot say it
+        return None;
     };
     let junction = junction(tables, ids.place(via)?)?;
     let into: Vec<u32> =
@@ -97,7 +113,7 @@ fn add_on_one_way(
     records: &mut Vec<TurnRecord>,
 ) {
     for from in into {
-        let is_back = |to: u32| tables.edges[*from as usize].reverse == to;
+        let is_back = |to: u32| tables.is_u_turn(*from, to);
         let ahead = out.iter().copied().find(|to| !is_back(*to));
         for to in out_edges(tables, junction) {
             let is_forbidden = match (draft.is_only, draft.is_u_turn) {
@@ -118,7 +134,7 @@ fn add_barrier(tables: &Tables, place: u32, stopped: u8, records: &mut Vec<TurnR
         return;
     };
     for from in in_edges(tables, junction) {
-        for to in out_edges(tables, junction).filter(|to| tables.edges[from as usize].reverse != *to) {
+        for to in out_edges(tables, junction).filter(|to| !tables.is_u_turn(from, *to)) {
             let affected = stopped & tables.edges[from as usize].access & tables.edges[to as usize].access & 0x0f;
             if affected != 0 {
                 records.push(turn(from, to, affected));
@@ -127,7 +143,7 @@ fn add_barrier(tables: &Tables, place: u32, stopped: u8, records: &mut Vec<TurnR
     }
 }
 
-fn turn(from: u32, to: u32, profiles: u8) -> TurnRecord {
+pub fn turn(from: u32, to: u32, profiles: u8) -> TurnRecord {
     TurnRecord { from, to, profiles: u32::from(profiles) }
 }
 
@@ -135,16 +151,16 @@ fn junction(tables: &Tables, place: u32) -> Option<u32> {
     Some(tables.junction_of_place[place as usize]).filter(|junction| *junction != NONE)
 }
 
-fn osm_way(tables: &Tables, harvest: &Harvest, edge: u32) -> i64 {
+pub fn osm_way(tables: &Tables, harvest: &Harvest, edge: u32) -> i64 {
     let road = tables.edges[edge as usize].road & !crate::record::BACKWARD;
     harvest.ways[tables.draft_way_of_road[road as usize] as usize].id
 }
 
-fn in_edges(tables: &Tables, junction: u32) -> impl Iterator<Item = u32> + '_ {
+pub fn in_edges(tables: &Tables, junction: u32) -> impl Iterator<Item = u32> + '_ {
     let range = tables.in_first[junction as usize] as usize..tables.in_first[junction as usize + 1] as usize;
     tables.in_edges[range].iter().copied()
 }
 
-fn out_edges(tables: &Tables, junction: u32) -> std::ops::Range<u32> {
+pub fn out_edges(tables: &Tables, junction: u32) -> std::ops::Range<u32> {
     tables.out_first[junction as usize]..tables.out_first[junction as usize + 1]
 }

@@ -11,10 +11,10 @@ use protocol::Position;
 use crate::class::Profile;
 use crate::geo::{self, Plane};
 use crate::graph::{Candidate, EdgeId, Graph, between};
-use crate::record::{NONE, PointRecord};
+use crate::record::{COPIED, NONE, PointRecord};
 
 pub use grid::Grid;
-pub(crate) use grid::{BLOCK_SHIFT, BLOCK_SIDE, cell_of, row_edges_e7};
+pub(crate) use grid::{BLOCK_SHIFT, BLOCK_SIDE, box_sides, cell_of, joined_sides, row_edges_e7};
 pub use rtree::Rtree;
 
 /// Finds the roads near a position.
@@ -57,6 +57,8 @@ pub struct Hit {
     off_cm_squared: f64,
     /// How far along the segment, 0 to 1.
     share: f64,
+    /// Who may use the road along its points, and against them.
+    access: (u8, u8),
 }
 
 impl Hit {
@@ -118,34 +120,37 @@ fn push_candidates(graph: &Graph, profile: Profile, cos_lat: f64, hit: &Hit, out
     let view = graph.view();
     let road = view.roads[hit.road as usize];
     let (a, b) = (view.points[hit.point as usize], view.points[hit.point as usize + 1]);
-    let (forward, backward) = candidate_pair(hit, &a, &b, cos_lat);
-    let mut push = |edge: u32, mut candidate: Candidate, is_backward: bool| {
-        if edge == NONE || view.edges[edge as usize].access & profile.bit() == 0 {
-            return;
+    let last = view.roads[hit.road as usize + 1].first_point - 1;
+    let length_cm = view.points[last as usize].along_cm;
+    let (forward, backward) = candidate_pair(hit, &a, &b, cos_lat, length_cm);
+    for (edge, access, place) in [(road.forward, hit.access.0, forward), (road.backward, hit.access.1, backward)] {
+        if access & profile.bit() == 0 || edge == NONE {
+            continue;
         }
-        candidate.edge = EdgeId(edge);
-        let length_cm = view.edges[edge as usize].length_cm;
-        candidate.along_cm = candidate.along_cm.min(length_cm);
-        if is_backward {
-            candidate.along_cm = length_cm - candidate.along_cm;
+        out.push(Candidate { edge: EdgeId(edge), ..place });
+        if road.way & COPIED != 0 {
+            let copies = graph.copies(EdgeId(edge)).filter(|copy| graph.allows(*copy, profile));
+            out.extend(copies.map(|copy| Candidate { edge: copy, ..place }));
         }
-        out.push(candidate);
-    };
-    push(road.forward, forward, false);
-    push(road.backward, backward, true);
+    }
 }
 
-/// The place seen in both directions, both with the distance along the road's points.
-fn candidate_pair(hit: &Hit, a: &PointRecord, b: &PointRecord, cos_lat: f64) -> (Candidate, Candidate) {
+/// The place seen in both directions.
+#[inline]
+fn candidate_pair(hit: &Hit, a: &PointRecord, b: &PointRecord, cos_lat: f64, length_cm: u32) -> (Candidate, Candidate) {
     let span = f64::from(b.along_cm.saturating_sub(a.along_cm));
     let forward = Candidate {
         edge: EdgeId(0),
-        along_cm: a.along_cm + geo::whole(span * hit.share) as u32,
+        along_cm: (a.along_cm + geo::whole(span * hit.share) as u32).min(length_cm),
         off_cm: geo::whole(hit.off_cm_squared.sqrt()) as u32,
         position: between(a.position(), b.position(), hit.share),
         heading_cdeg: geo::heading_scaled_cdeg(a.position(), b.position(), cos_lat),
     };
-    let backward = Candidate { heading_cdeg: (forward.heading_cdeg + 18_000) % 36_000, ..forward };
+    let backward = Candidate {
+        along_cm: length_cm - forward.along_cm,
+        heading_cdeg: (forward.heading_cdeg + 18_000) % 36_000,
+        ..forward
+    };
     (forward, backward)
 }
 

@@ -55,15 +55,16 @@ impl NearRoads for Rtree {
         let around = AABB::from_corners(corner(query.south_west), corner(query.north_east));
         for segment in self.tree.locate_in_envelope_intersecting(around) {
             let road = view.roads[segment.road as usize];
-            let is_open = |e: u32| e != NONE && view.edges[e as usize].access & query.profile.bit() != 0;
-            if !is_open(road.forward) && !is_open(road.backward) {
+            let access_of = |e: u32| if e == NONE { 0 } else { view.edges[e as usize].access & 0x0f };
+            let access = (access_of(road.forward), access_of(road.backward));
+            if (access.0 | access.1) & query.profile.bit() == 0 {
                 continue;
             }
             let (a, b) = (view.points[segment.point as usize], view.points[segment.point as usize + 1]);
             let (a, b) = (query.plane.to_cm(a.position()), query.plane.to_cm(b.position()));
             let (off_cm_squared, share) = nearest_on_segment(a, b);
             if off_cm_squared <= query.radius_squared {
-                Hit { road: segment.road, point: segment.point, off_cm_squared, share }.keep(hits);
+                Hit { road: segment.road, point: segment.point, off_cm_squared, share, access }.keep(hits);
             }
         }
     }

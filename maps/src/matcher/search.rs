@@ -81,11 +81,10 @@ pub(super) fn direct(graph: &Graph, weights: &Weights, from: Place, to: Place) -
             is_turned: false,
         });
     }
-    let record = graph.record(from.edge);
-    if record.reverse != to.edge.0 {
+    if !graph.is_u_turn(from.edge, to.edge) {
         return None;
     }
-    let route_cm = record.length_cm.saturating_sub(to.along_cm).abs_diff(from.along_cm);
+    let route_cm = graph.length_cm(from.edge).saturating_sub(to.along_cm).abs_diff(from.along_cm);
     Some(Direct { route_cm, price_cm: (weights.u_turn_m * 100.0) as u32, is_turned: true })
 }
 
@@ -154,7 +153,7 @@ impl Search {
     fn minor_cm(&self, graph: &Graph, profile: Profile, edge: EdgeId, length_cm: u32) -> u32 {
         match profile {
             Profile::Car | Profile::Moped => {
-                let price = self.class_prices[usize::from(graph.record(edge).class)]; // checked when the map was opened
+                let price = self.class_prices[usize::from(graph.record(edge).class())]; // checked when the map was opened
                 ((u64::from(length_cm) * u64::from(price)) >> 10) as u32
             }
             Profile::Bicycle | Profile::Foot => 0,
@@ -400,7 +399,7 @@ fn for_each_turn(graph: &Graph, profile: Profile, weights: &Weights, edge: EdgeI
         if !graph.allows(next, profile) {
             continue;
         }
-        let mut price_m = match next.0 == record.reverse {
+        let mut price_m = match graph.is_u_turn(edge, next) {
             false => 0.0,
             true if graph.is_dead_end(to, profile) => weights.u_turn_dead_end_m,
             true => weights.u_turn_m,

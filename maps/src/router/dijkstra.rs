@@ -79,7 +79,7 @@ pub fn route(
 ) -> Option<Route> {
     let mut found = Vec::new();
     let starts = from.starts(graph, weights.profile(), &mut found);
-    let ends = to.starts(graph, weights.profile(), &mut found);
+    let ends = to.ends(graph, weights.profile(), &mut found);
     let mut avoid = avoid.to_vec();
     avoid.sort_unstable();
     SCRATCH.with_borrow_mut(|scratch| {

@@ -25,7 +25,28 @@ pub struct Start {
 }
 
 impl Endpoint {
-    /// The places on edges where a route may begin or end; none if no road is near that leads anywhere.
+    /// The places where a route may end: where it may begin, and the same on the copies of those edges, because one
+    /// gets there from different sides.
+    pub fn ends(&self, graph: &Graph, profile: Profile, found: &mut Vec<Candidate>) -> [Option<Start>; ENDS_MAX] {
+        let mut ends = [None; ENDS_MAX];
+        let starts = self.starts(graph, profile, found);
+        let mut count = 0;
+        let mut add = |start: Start| {
+            if let Some(slot) = ends.get_mut(count) {
+                *slot = Some(start);
+                count += 1;
+            }
+        };
+        starts.iter().flatten().for_each(|start| add(*start));
+        for start in starts.iter().flatten() {
+            for copy in graph.copies(start.edge).filter(|copy| graph.allows(*copy, profile)) {
+                add(Start { edge: copy, along_cm: start.along_cm });
+            }
+        }
+        ends
+    }
+
+    /// The places on edges where a route may begin; none if no road is near that leads anywhere.
     pub fn starts(&self, graph: &Graph, profile: Profile, found: &mut Vec<Candidate>) -> [Option<Start>; STARTS_MAX] {
         match *self {
             Endpoint::Edge { edge, along_cm } => {
@@ -66,5 +87,7 @@ fn nearest(
 }
 
 pub const STARTS_MAX: usize = 2;
+/// Both directions, each with the copies that restrictions over it ask for.
+pub const ENDS_MAX: usize = 16;
 const RADII_M: [f64; 4] = [50.0, 150.0, 500.0, 2000.0];
 const HEADING_OFF_CDEG_MAX: u16 = 7_500; // a driver who turns off still looks mostly along the road

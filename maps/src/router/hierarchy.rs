@@ -95,7 +95,7 @@ impl Hierarchy {
     fn find(&self, state: &State, from: &Endpoint, to: &Endpoint) -> Option<Route> {
         let mut found = Vec::new();
         let starts = from.starts(&self.topology.graph, self.topology.profile, &mut found);
-        let ends = to.starts(&self.topology.graph, self.topology.profile, &mut found);
+        let ends = to.ends(&self.topology.graph, self.topology.profile, &mut found);
         let mut best: Option<(u32, Start, Start)> = None; // a route along one edge
         for start in starts.iter().flatten() {
             for end in ends.iter().flatten().filter(|end| end.edge == start.edge && end.along_cm >= start.along_cm) {
@@ -293,5 +293,6 @@ fn build(graph: &Graph, profile: Profile, nodes: &SplitNodes) -> (Cch, Vec<u32>)
     let graph = cch::graph::Graph { first_out, head, weight: vec![1; arcs.len()] };
     let mut cch = Cch::build(&graph, &nodes.order);
     cch.order = Vec::new(); // the same as the numbers themselves, and nothing here asks for it
+    cch.up_tail = Vec::new(); // `query` finds an arc by its ends
     (cch, arc_edge)
 }

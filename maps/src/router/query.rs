@@ -31,7 +31,7 @@ pub struct Path {
 #[derive(Default)]
 struct Side {
     cost: Vec<u32>,
-    /// The arc by which a node was reached; a number of a seed for where the search began.
+    /// The node from which a node was reached; the number of a seed for where the search began.
     by: Vec<u32>,
 }
 
@@ -39,9 +39,9 @@ struct Side {
 struct Scratch {
     forward: Side,
     backward: Side,
-    /// Arcs still to be unpacked: number, and whether it is travelled upwards.
-    stack: Vec<(u32, bool)>,
-    climb: Vec<u32>,
+    /// Arcs still to be unpacked.
+    stack: Vec<Arc>,
+    climb: Vec<Arc>,
 }
 
 thread_local! {
@@ -103,12 +103,12 @@ impl Side {
             return;
         }
         let (first, end) = (cch.up_first_out[x] as usize, cch.up_first_out[x + 1] as usize);
-        for ((head, weight), arc) in cch.up_head[first..end].iter().zip(&weights[first..end]).zip(first as u32..) {
+        for (head, weight) in cch.up_head[first..end].iter().zip(&weights[first..end]) {
             let offered = cost + *weight; // both below 2³¹
             let slot = &mut self.cost[*head as usize];
             if offered < *slot {
                 *slot = offered;
-                self.by[*head as usize] = arc;
+                self.by[*head as usize] = x as u32;
             }
         }
     }
@@ -205,11 +205,11 @@ fn unpack(
         if by & SEED != 0 {
             break sources[(by & !SEED) as usize].origin;
         }
-        scratch.climb.push(by);
-        x = cch.up_tail[by as usize];
+        scratch.climb.push(Arc::between(cch, by, x, true));
+        x = by;
     };
     for arc in scratch.climb.iter().rev() {
-        scratch.stack.push((*arc, true));
+        scratch.stack.push(*arc);
         unpack_stack(topology, metric, weights, &mut scratch.stack, &mut edges);
     }
     let mut x = meeting;
@@ -218,9 +218,9 @@ fn unpack(
         if by & SEED != 0 {
             break targets[(by & !SEED) as usize].origin;
         }
-        scratch.stack.push((by, false));
+        scratch.stack.push(Arc::between(cch, by, x, false));
         unpack_stack(topology, metric, weights, &mut scratch.stack, &mut edges);
-        x = cch.up_tail[by as usize];
+        x = by;
     };
     Path { source, target, edges }
 }
@@ -230,52 +230,78 @@ fn unpack_stack(
     topology: &Topology,
     metric: &Metric,
     weights: &Weights,
-    stack: &mut Vec<(u32, bool)>,
+    stack: &mut Vec<Arc>,
     edges: &mut Vec<EdgeId>,
 ) {
-    while let Some((arc, is_upwards)) = stack.pop() {
-        if let Some(edge) = edge_of(topology, metric, weights, arc, is_upwards) {
+    while let Some(arc) = stack.pop() {
+        if let Some(edge) = edge_of(topology, metric, weights, arc) {
             edges.push(edge);
             continue;
         }
-        if let Some((first, second)) = halves(&topology.cch, metric, arc, is_upwards) {
+        if let Some((first, second)) = halves(&topology.cch, metric, arc) {
             stack.push(second);
             stack.push(first);
         }
     }
 }
 
+/// An arc of the hierarchy on the way.
+#[derive(Clone, Copy)]
+struct Arc {
+    number: u32,
+    /// Its lower end: searched for where it is asked, which is seldom, rather than kept for every arc.
+    tail: u32,
+    is_upwards: bool,
+}
+
+impl Arc {
+    /// The arc between a node and a higher one.
+    #[inline]
+    fn between(cch: &Cch, tail: u32, head: u32, is_upwards: bool) -> Arc {
+        let (first, end) = (cch.up_first_out[tail as usize] as usize, cch.up_first_out[tail as usize + 1] as usize);
+        let place = cch.up_head[first..end].partition_point(|other| *other < head);
+        Arc { number: (first + place) as u32, tail, is_upwards }
+    }
+}
+
 /// The edge that an arc is, if it is no shortcut.
 #[inline]
-fn edge_of(topology: &Topology, metric: &Metric, weights: &Weights, arc: u32, is_upwards: bool) -> Option<EdgeId> {
-    let (cch, arc) = (&topology.cch, arc as usize);
-    let (whole, first, extra_first, extra) = if is_upwards {
+fn edge_of(topology: &Topology, metric: &Metric, weights: &Weights, arc: Arc) -> Option<EdgeId> {
+    let (cch, number) = (&topology.cch, arc.number as usize);
+    let (whole, first, extra_first, extra) = if arc.is_upwards {
         let first_extra = &cch.first_extra_forward_input_arc_of_cch;
-        (metric.forward[arc], cch.forward_input_arc_of_cch[arc], first_extra, &cch.extra_forward_input_arc_of_cch)
+        (metric.forward[number], cch.forward_input_arc_of_cch[number], first_extra, &cch.extra_forward_input_arc_of_cch)
     } else {
         let first_extra = &cch.first_extra_backward_input_arc_of_cch;
-        (metric.backward[arc], cch.backward_input_arc_of_cch[arc], first_extra, &cch.extra_backward_input_arc_of_cch)
+        (
+            metric.backward[number],
+            cch.backward_input_arc_of_cch[number],
+            first_extra,
+            &cch.extra_backward_input_arc_of_cch,
+        )
     };
     if first == INVALID_ID {
         return None;
     }
-    let others = &extra[extra_first[arc] as usize..extra_first[arc + 1] as usize];
+    let others = &extra[extra_first[number] as usize..extra_first[number + 1] as usize];
     let inputs = std::iter::once(first).chain(others.iter().copied());
     inputs.map(|input| EdgeId(topology.arc_edge[input as usize])).find(|edge| weights.cost_ms(*edge) == whole)
 }
 
-/// The two arcs that a shortcut stands for, in the direction of travel, each with whether it is travelled upwards.
+/// The two arcs that a shortcut stands for, in the direction of travel.
 #[inline]
-fn halves(cch: &Cch, metric: &Metric, arc: u32, is_upwards: bool) -> Option<((u32, bool), (u32, bool))> {
-    let (x, y) = (cch.up_tail[arc as usize] as usize, cch.up_head[arc as usize]);
-    let whole = if is_upwards { metric.forward[arc as usize] } else { metric.backward[arc as usize] };
+fn halves(cch: &Cch, metric: &Metric, arc: Arc) -> Option<(Arc, Arc)> {
+    let (number, x, is_upwards) = (arc.number as usize, arc.tail as usize, arc.is_upwards);
+    let y = cch.up_head[number];
+    let whole = if is_upwards { metric.forward[number] } else { metric.backward[number] };
     for down in (cch.down_first_out[x] as usize..cch.down_first_out[x + 1] as usize).rev() {
         let to_x = cch.down_to_up[down];
         let first = if is_upwards { metric.backward[to_x as usize] } else { metric.forward[to_x as usize] };
         if first >= whole {
             continue;
         }
-        let z = cch.down_head[down] as usize;
+        let tail = cch.down_head[down];
+        let z = tail as usize;
         let heads = &cch.up_head[cch.up_first_out[z] as usize..cch.up_first_out[z + 1] as usize];
         let Some(place) = heads.iter().position(|head| *head == y) else {
             continue;
@@ -283,7 +309,11 @@ fn halves(cch: &Cch, metric: &Metric, arc: u32, is_upwards: bool) -> Option<((u3
         let to_y = cch.up_first_out[z] + place as u32;
         let second = if is_upwards { metric.forward[to_y as usize] } else { metric.backward[to_y as usize] };
         if first + second == whole {
-            return Some(if is_upwards { ((to_x, false), (to_y, true)) } else { ((to_y, false), (to_x, true)) });
+            let half = |number, is_upwards| Arc { number, tail, is_upwards };
+            return Some(match is_upwards {
+                true => (half(to_x, false), half(to_y, true)),
+                false => (half(to_y, false), half(to_x, true)),
+            });
         }
     }
     None

@@ -34,7 +34,7 @@ impl Weights {
                 continue;
             }
             let duration = duration_ms(EdgeId(number as u32)).clamp(1, DURATION_MS_MAX);
-            let factor = if EdgeFlags(record.flags).is_private() { PRIVATE_FACTOR } else { 1 };
+            let factor = if EdgeFlags(record.flags).is_private(profile) { PRIVATE_FACTOR } else { 1 };
             durations_ms.push(duration);
             costs_ms.push(duration * factor);
         }

@@ -35,7 +35,7 @@ impl TileIndex {
         let rank = |road: usize| {
             let road = view.roads[road];
             let edge = if road.forward != NONE { road.forward } else { road.backward };
-            if edge == NONE { u8::MAX } else { view.edges[edge as usize].class }
+            if edge == NONE { u8::MAX } else { view.edges[edge as usize].class() }
         };
         TileIndex {
             roads: Boxes::of((0..view.road_count() as u32).map(|road| road_box(view, road)).collect(), rank),

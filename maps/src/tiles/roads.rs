@@ -8,7 +8,7 @@ use super::project::Frame;
 use super::{Drawing, Shown, clip};
 use crate::class::{EdgeFlags, Profile, RoadClass};
 use crate::graph::Graph;
-use crate::record::{EdgeRecord, NONE};
+use crate::record::{COPIED, EdgeRecord, NONE};
 
 /// What lines of one feature have in common.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,7 +28,7 @@ pub fn add(graph: &Graph, frame: &Frame, drawing: &mut Drawing) {
     graph.tile_index().for_each_road(frame.bbox_e7(), rank_max, |number| {
         let road = view.roads[number as usize];
         let edge = if road.forward != NONE { road.forward } else { road.backward };
-        if edge == NONE || view.edges[edge as usize].class > rank_max {
+        if edge == NONE || view.edges[edge as usize].class() > rank_max {
             return;
         }
         let record = &view.edges[edge as usize];
@@ -38,8 +38,8 @@ pub fn add(graph: &Graph, frame: &Frame, drawing: &mut Drawing) {
             return;
         }
         let look = Look {
-            rank: std::cmp::Reverse(record.class),
-            name: if frame.zoom >= NAMES_ZOOM_MIN { view.name(road.way) } else { "" },
+            rank: std::cmp::Reverse(record.class()),
+            name: if frame.zoom >= NAMES_ZOOM_MIN { view.name(road.way & !COPIED) } else { "" },
             oneway: if frame.zoom >= ARROWS_ZOOM_MIN { oneway(view.edges, road.forward, road.backward) } else { 0 },
             is_bridge: frame.zoom >= NAMES_ZOOM_MIN && EdgeFlags(record.flags).is_bridge(),
             is_tunnel: frame.zoom >= NAMES_ZOOM_MIN && EdgeFlags(record.flags).is_tunnel(),

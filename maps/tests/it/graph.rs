@@ -16,7 +16,7 @@ fn edges_leave_and_arrive_where_they_say() {
             assert_eq!(graph.node_position(graph.from(edge)), Some(line[0]), "{} {edge:?}", city.name);
             assert_eq!(graph.node_position(graph.to(edge)), Some(line[line.len() - 1]));
             if let Some(reverse) = graph.reverse(edge) {
-                assert_eq!(graph.reverse(reverse), Some(edge));
+                assert!(graph.reverse(reverse) == Some(edge) || graph.is_copy(edge));
                 assert_eq!((graph.from(reverse), graph.to(reverse)), (graph.to(edge), graph.from(edge)));
                 assert_eq!(graph.length_cm(reverse), graph.length_cm(edge));
                 assert!(graph.geometry(reverse).eq(graph.geometry(edge).rev()));

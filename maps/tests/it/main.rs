@@ -4,6 +4,7 @@
 
 mod alternatives;
 mod archive;
+mod chains;
 mod cities;
 mod cpus;
 mod diff;

@@ -7,11 +7,11 @@ use osmpbfreader::osmformat::relation::MemberType;
 use osmpbfreader::osmformat::{HeaderBlock, Node, PrimitiveBlock, PrimitiveGroup, Relation, StringTable, Way};
 use protobuf::Message;
 
-type Tags<'a> = &'a [(&'a str, &'a str)];
+pub type Tags<'a> = &'a [(&'a str, &'a str)];
 
 /// An extract in the making.
 #[derive(Default)]
-struct Sketch {
+pub struct Sketch {
     texts: Vec<String>,
     group: PrimitiveGroup,
 }
@@ -30,7 +30,7 @@ impl Sketch {
     }
 
     /// A node so many hundred metres north and east of nowhere.
-    fn node(&mut self, id: i64, north: i64, east: i64, tags: Tags) -> &mut Self {
+    pub fn node(&mut self, id: i64, north: i64, east: i64, tags: Tags) -> &mut Self {
         let mut node = Node::new();
         node.set_id(id);
         node.set_lat(440_000_000 + north * 9_000);
@@ -40,7 +40,7 @@ impl Sketch {
         self
     }
 
-    fn way(&mut self, id: i64, nodes: &[i64], tags: Tags) -> &mut Self {
+    pub fn way(&mut self, id: i64, nodes: &[i64], tags: Tags) -> &mut Self {
         let mut way = Way::new();
         way.set_id(id);
         let mut before = 0;
@@ -53,25 +53,35 @@ impl Sketch {
         self
     }
 
-    fn restriction(&mut self, kind: &str, from: i64, via: i64, to: i64, more: Tags) -> &mut Self {
+    pub fn restriction(&mut self, kind: &str, from: i64, via: i64, to: i64, more: Tags) -> &mut Self {
+        let via = ("via", via, MemberType::NODE);
+        self.relation(kind, &[("from", from, MemberType::WAY), via, ("to", to, MemberType::WAY)], more)
+    }
+
+    pub fn restriction_over(&mut self, kind: &str, from: i64, via: &[i64], to: i64, more: Tags) -> &mut Self {
+        let mut members = vec![("from", from, MemberType::WAY)];
+        members.extend(via.iter().map(|way| ("via", *way, MemberType::WAY)));
+        members.push(("to", to, MemberType::WAY));
+        self.relation(kind, &members, more)
+    }
+
+    fn relation(&mut self, kind: &str, members: &[(&str, i64, MemberType)], more: Tags) -> &mut Self {
         let mut relation = Relation::new();
         relation.set_id(1);
         let tags: Vec<_> = [("type", "restriction"), ("restriction", kind)].iter().chain(more).copied().collect();
         (relation.keys, relation.vals) = self.tags(&tags);
         let mut before = 0;
-        for (role, id, kind) in
-            [("from", from, MemberType::WAY), ("via", via, MemberType::NODE), ("to", to, MemberType::WAY)]
-        {
+        for (role, id, kind) in members {
             relation.roles_sid.push(self.text(role) as i32);
             relation.memids.push(id - before);
-            relation.types.push(kind.into());
-            before = id;
+            relation.types.push((*kind).into());
+            before = *id;
         }
         self.group.relations.push(relation);
         self
     }
 
-    fn graph(&mut self) -> Graph {
+    pub fn graph(&mut self) -> Graph {
         let mut table = StringTable::new();
         table.s = self.texts.iter().map(|text| text.clone().into_bytes()).collect();
         let mut bytes = blob("OSMHeader", &HeaderBlock::new());

@@ -10,6 +10,7 @@ pub mod matching;
 pub mod null_log;
 pub mod peers;
 pub mod report;
+pub mod tagged;
 pub mod truth;
 
 pub use report::{Goal, Report};

@@ -94,8 +94,17 @@ impl Peers {
         self.call(peer, &[extract, work, traces, Path::new(&every_s.to_string()), routes])
     }
 
+    /// Valhalla's routes between pairs of places.
+    pub fn route_pairs(&self, extract: &Path, work: &Path, pairs: &Path, routes: &Path) -> anyhow::Result<PeerRun> {
+        self.call_script(Peer::Valhalla, "valhalla_routes.py", &[extract, work, pairs, routes])
+    }
+
     fn call(&self, peer: Peer, arguments: &[&Path]) -> anyhow::Result<PeerRun> {
-        let printed = run(Command::new(&self.python).arg(self.scripts.join(peer.script())).args(arguments))
+        self.call_script(peer, peer.script(), arguments)
+    }
+
+    fn call_script(&self, peer: Peer, script: &str, arguments: &[&Path]) -> anyhow::Result<PeerRun> {
+        let printed = run(Command::new(&self.python).arg(self.scripts.join(script)).args(arguments))
             .with_context(|| format!("run {}", peer.as_str()))?;
         let last = printed.trim_end().lines().last().unwrap_or_default();
         serde_json::from_str(last).with_context(|| format!("{} answered {last:?}", peer.as_str()))

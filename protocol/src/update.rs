@@ -72,10 +72,11 @@ pub enum Leg {
     AtDropOff,
 }
 
-/// How far along the plan.
+/// How far he has come on his way to the stop ahead.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, SchemaWrite, SchemaRead)]
 pub struct Progress {
     pub leg: Leg,
+    /// Along all plans that were made to this stop: a fresh one does not begin at nothing.
     pub along_m: u32,
     pub remaining_m: u32,
     pub off_route_m: u32,

@@ -36,6 +36,8 @@ pub struct Held {
     /// Stops where nothing is left to do, as bits.
     done: u32,
     plan: Option<Plan>,
+    /// Along the plans before this one, to the same stop.
+    driven_m: u32,
     /// When a way was planned or looked for last, and on how new a map.
     made: Time,
     made_on: u32,
@@ -97,6 +99,7 @@ impl Held {
             number: 0,
             done: 0,
             plan: None,
+            driven_m: 0,
             made: Time::default(),
             made_on: 0,
             plan_after: Time::default(),
@@ -211,6 +214,7 @@ impl Held {
         };
         if self.plan.as_ref().is_some_and(|plan| plan.stop != stop) {
             self.plan = None;
+            self.driven_m = 0;
         }
         let is_stranded = self.plan.as_ref().is_some_and(|plan| plan.is_stranded(step.roads));
         if is_stranded || (self.plan.is_none() && self.made_on != step.roads.newest()) {
@@ -415,6 +419,8 @@ impl Held {
         // Where only outsiders have maps, their way serves until they answer again, unless he is far from it.
         let is_kept = region.is_none() && self.plan.as_ref().is_some_and(|plan| plan.is_outside() && !plan.is_off);
         if !is_kept {
+            let driven_m = self.plan.as_ref().map_or(0, Plan::along_m);
+            self.driven_m = self.driven_m.saturating_add(driven_m);
             self.tells.keyframe |= made.is_some() || self.plan.is_some(); // a plan travels in keyframes only
             self.plan = made.map(|plan| plan.after(self.plan.as_ref()));
         }
@@ -472,9 +478,10 @@ impl Held {
     ) -> (Prediction, u32, u32, u32) {
         let straight_m = geo::distance_cm(here.measured, target) / 100.0;
         if let (Some(on_way), Some(plan)) = (on_way, &self.plan) {
-            let ahead = plan.ahead(&on_way, straight_m);
+            let along_m = self.driven_m.saturating_add(on_way.along_cm / 100);
+            let ahead = plan.ahead(&on_way, straight_m, along_m);
             let prediction = roads.eta(here.profile()).predict(&ahead);
-            return (prediction, on_way.along_cm / 100, ahead.length_m as u32, on_way.off_cm / 100);
+            return (prediction, along_m, ahead.length_m as u32, on_way.off_cm / 100);
         }
         (maps::eta::straight_line(here.measured, target), 0, straight_m as u32, 0)
     }

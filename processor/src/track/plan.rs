@@ -110,8 +110,12 @@ impl Plan {
         self.way.retime(region.traffic.graph(), region.traffic.speeds(), profile, on_way.along_cm, now);
     }
 
-    /// From a place on it to its end, and the way back to it first.
-    pub fn ahead(&self, on_way: &OnWay, straight_m: f64) -> Ahead {
+    pub fn along_m(&self) -> u32 {
+        self.along_cm / 100
+    }
+
+    /// From a place on it to its end, and the way back to it first; with how far he has come already.
+    pub fn ahead(&self, on_way: &OnWay, straight_m: f64, driven_m: u32) -> Ahead {
         let off_cm = if on_way.off_cm > ON_ROUTE_CM { on_way.off_cm } else { 0 };
         let left_cm = (self.way.length_cm() - on_way.along_cm).saturating_add(off_cm);
         let left_ms = self.way.left_ms(on_way.along_cm).saturating_add(off_cm / OFF_CM_PER_MS);
@@ -120,7 +124,7 @@ impl Plan {
             length_m: f64::from(left_cm / 100),
             straight_m,
             turns: u32::from(self.way.turns_after(on_way)),
-            driven_m: f64::from(on_way.along_cm / 100),
+            driven_m: f64::from(driven_m),
         }
     }
 }

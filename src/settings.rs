@@ -18,6 +18,7 @@ pub struct Settings {
     /// Where all state lies.
     pub data: PathBuf,
     /// The city: a map file of `wayfix maps import`. Without one distances and times are straight-line, and said to be.
+    /// Another one put in its place goes into use while all runs, within seconds, or at once at SIGHUP.
     pub map: Option<PathBuf>,
     pub logging: LoggingSettings,
     pub clock: ClockSettings,

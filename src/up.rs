@@ -19,7 +19,8 @@ pub struct Options {
     /// Where all state lies.
     #[arg(long, value_name = "FOLDER")]
     pub data: Option<PathBuf>,
-    /// The city: a map file of `wayfix maps import`.
+    /// The city: a map file of `wayfix maps import`. Another one put in its place goes into use while all runs, within
+    /// seconds, or at once at SIGHUP.
     #[arg(long, value_name = "CITY.wfm")]
     pub map: Option<PathBuf>,
     /// Where the API and the pages are served.

@@ -1,7 +1,7 @@
 //! A mirror of OpenStreetMap extracts, in Geofabrik's layout: `REGION-latest.osm.pbf` with its checksum beside it, and
 //! an index of all regions.
 
-use reqwest::{Client, StatusCode, Url};
+use reqwest::{Client, Response, StatusCode, Url};
 use serde::Deserialize;
 
 use super::checksum::Checksum;
@@ -82,8 +82,9 @@ impl Mirror {
                 StatusCode::NOT_FOUND | StatusCode::GONE | StatusCode::FORBIDDEN => continue,
                 status => return Err(FetchError::Status { url: url.to_string(), status }),
             }
-            let text = answer.text().await.map_err(|error| unreachable(&url, error))?;
-            let checksum = Checksum::read(&text).ok_or(FetchError::NoChecksumInFile { url: url.to_string() })?;
+            let bytes = body(answer, CHECKSUM_BYTES_MAX).await.map_err(|error| unreachable(&url, error))?;
+            let checksum = Checksum::read(&String::from_utf8_lossy(&bytes))
+                .ok_or(FetchError::NoChecksumInFile { url: url.to_string() })?;
             return Ok(Some(checksum));
         }
         Ok(None)
@@ -95,12 +96,25 @@ impl Mirror {
             let Ok(url) = self.base.join(name) else { continue };
             let Ok(answer) = client.get(url).send().await else { continue };
             let Ok(answer) = answer.error_for_status() else { continue };
-            if let Ok(index) = answer.json::<Index>().await {
+            let Ok(bytes) = body(answer, INDEX_BYTES_MAX).await else { continue };
+            if let Ok(index) = serde_json::from_slice::<Index>(&bytes) {
                 return index.features.into_iter().filter_map(Known::of).collect();
             }
         }
         Vec::new()
     }
+}
+
+/// The beginning of what a server sends, however much that is.
+async fn body(mut answer: Response, bytes_max: usize) -> Result<Vec<u8>, reqwest::Error> {
+    let mut bytes = Vec::new();
+    while let Some(chunk) = answer.chunk().await? {
+        bytes.extend_from_slice(&chunk[..chunk.len().min(bytes_max - bytes.len())]);
+        if bytes.len() == bytes_max {
+            break;
+        }
+    }
+    Ok(bytes)
 }
 
 #[derive(Deserialize)]
@@ -178,5 +192,8 @@ fn near(known: &[Known], region: &str) -> Vec<String> {
 }
 
 const ENDING: &str = "-latest.osm.pbf";
+const CHECKSUM_BYTES_MAX: usize = 1 << 10;
+/// Geofabrik's, with every region's outline, is some 5 MB.
+const INDEX_BYTES_MAX: usize = 64 << 20;
 const LIKENESS_MIN: f64 = 0.85;
 const NEAR_MAX: usize = 5;

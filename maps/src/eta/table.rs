@@ -123,19 +123,10 @@ const LOG_USUAL_M_S: f64 = 2.079_441_541_679_835_8;
 /// Over learned speeds: setting off costs a fifth (1.2), going on nothing.
 pub(super) const PRIOR: [f64; WEIGHTS] =
     [LOG_USUAL_S + 0.182_321_556_793_954_6, 1.0, 0.0, 0.0, 0.0, LOG_USUAL_S, 1.0, 0.0, 0.0, 0.0];
-/// Over the empty road: lights, corners and others cost some 40 and 30 % (1.4 and 1.3).
-const UNTAUGHT: [f64; WEIGHTS] = [
-    LOG_USUAL_S + 0.336_472_236_621_212_9,
-    1.0,
-    0.0,
-    0.0,
-    0.0,
-    LOG_USUAL_S + 0.262_364_264_467_491_06,
-    1.0,
-    0.0,
-    0.0,
-    0.0,
-];
+/// Over the empty road: lights, corners and others cost some 40 % (1.4), all the way.
+const UNTAUGHT: [f64; WEIGHTS] =
+    [LOG_USUAL_S + UNTAUGHT_LOG, 1.0, 0.0, 0.0, 0.0, LOG_USUAL_S + UNTAUGHT_LOG, 1.0, 0.0, 0.0, 0.0];
+const UNTAUGHT_LOG: f64 = 0.336_472_236_621_212_9;
 /// Errors of a quarter (the logarithm of 0.25), wherever.
 pub(super) const WIDTHS_PRIOR: [f64; WIDTHS] = [-1.386_294_361_119_890_6, 0.0, 0.0, 0.0, 0.0];
 /// Where errors fall off as Laplace's, eight in ten are within 1.6 mean ones.

@@ -97,3 +97,67 @@ impl Asked {
         100.0 * (self.said_s() - self.took_s).abs() / self.took_s
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use protocol::Time;
+
+    use super::*;
+    use crate::eta::{Ahead, Basis, Eta};
+
+    #[test]
+    fn figures_are_what_they_are_called() {
+        let asked = [asked(100.0, [80, 110, 150], 0), asked(200.0, [90, 150, 190], 0), asked(50.0, [60, 60, 60], 0)];
+
+        let scores = Scores::of(&asked);
+
+        assert_eq!(scores.count, 3);
+        assert!((scores.mape_percent - (10.0 + 25.0 + 20.0) / 3.0).abs() < 1e-9, "{scores:?}");
+        assert!((scores.wape_percent - 100.0 * 70.0 / 350.0).abs() < 1e-9, "{scores:?}");
+        assert!((scores.bias_percent - 100.0 * -30.0 / 350.0).abs() < 1e-9, "{scores:?}");
+        let shares = [scores.covered_percent, scores.below_percent, scores.above_percent, scores.by_middle_percent];
+        assert_eq!(shares.map(|share| share.round()), [33.0, 33.0, 33.0, 67.0], "{scores:?}");
+        assert!((scores.half_width_median_percent - 50.0 * 70.0 / 110.0).abs() < 1e-9, "{scores:?}");
+        assert_eq!(Scores::of(&[]), Scores::default());
+    }
+
+    #[test]
+    fn the_page_needs_nothing_else_and_says_whose_trips_it_shows() {
+        let mut judged: Vec<Asked> = (1..300).map(|i| asked(f64::from(i) * 10.0, [i * 7, i * 9, i * 12], 0)).collect();
+        judged.extend((1..300).map(|i| asked(f64::from(i) * 5.0, [i * 3, i * 5, i * 7], 50)));
+
+        let page = page("<b>Tom & \"Ann\"</b>", &judged);
+
+        assert!(page.contains("&lt;b&gt;Tom &amp; &quot;Ann&quot;&lt;/b&gt;") && !page.contains("<b>Tom"));
+        assert!(!page.contains("http") && !page.contains("<script") && !page.contains("NaN") && !page.contains("inf"));
+        assert_eq!(page.matches("<svg").count(), 6);
+        assert!(page.matches("<circle").count() > 300);
+        assert!(page.ends_with("</html>"));
+    }
+
+    #[test]
+    fn a_page_of_no_or_odd_answers_is_a_page() {
+        let odd = [asked(1.0, [0, 0, 0], 0), asked(1e7, [0, u32::MAX / 1_000, u32::MAX / 1_000], 75)];
+
+        for judged in [&[][..], &odd] {
+            let page = page("", judged);
+            assert!(page.matches("<svg").count() == 6 && !page.contains("NaN"), "{page}");
+        }
+    }
+
+    fn asked(took_s: f64, [p10_s, p50_s, p90_s]: [u32; 3], share_percent: u8) -> Asked {
+        let ms = |s: u32| s.saturating_mul(1_000);
+        Asked {
+            trip: 0,
+            share_percent,
+            at: Time(0),
+            took_s,
+            eta: Eta { p10_ms: ms(p10_s), p50_ms: ms(p50_s), p90_ms: ms(p90_s), basis: Basis::Road },
+            ahead: Ahead { seconds: took_s, length_m: 5_000.0, straight_m: 4_000.0, turns: 3, driven_m: 0.0 },
+            haversine_s: 2.0 * took_s,
+            free_s: took_s / 2.0,
+            free_factor: 1.5,
+            is_plain: true,
+        }
+    }
+}

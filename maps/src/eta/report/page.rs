@@ -54,7 +54,7 @@ fn tiles(scores: &Scores) -> String {
     let tiles = [
         ("Trips judged", format!("{}", scores.count), String::new()),
         ("Mean error", format!("{:.1} %", scores.mape_percent), "of the true time".to_owned()),
-        ("Bias", format!("{:+.1} %", scores.bias_percent), late.to_owned()),
+        ("Bias", signed(scores.bias_percent), late.to_owned()),
         (
             "80 % interval covers",
             format!("{:.1} %", scores.covered_percent),
@@ -147,7 +147,8 @@ fn by_hour(begun: &[&Asked]) -> String {
     for one in begun {
         hours.entry(one.at.0.div_euclid(3_600_000).rem_euclid(24)).or_default().push(one);
     }
-    let bins: Vec<(String, Vec<&Asked>)> = hours.into_iter().map(|(hour, asked)| (hour.to_string(), asked)).collect();
+    let bins: Vec<(String, Vec<&Asked>)> =
+        hours.into_iter().map(|(hour, asked)| (format!("{hour}:00"), asked)).collect();
     boxes("Error by hour", &bins, "hour, UTC")
 }
 
@@ -201,11 +202,11 @@ fn table(judged: &[Asked]) -> String {
         let scores = Scores::of(judged.iter().filter(|one| one.share_percent == share));
         let _ = write!(
             html,
-            "<tr><td>{share} % of the trip</td><td>{}</td><td>{:.1} %</td><td>{:.1} %</td><td>{:+.1} %</td><td>{:.1} %</td><td>{:.1} %</td></tr>",
+            "<tr><td>{share} % of the trip</td><td>{}</td><td>{:.1} %</td><td>{:.1} %</td><td>{}</td><td>{:.1} %</td><td>{:.1} %</td></tr>",
             scores.count,
             scores.mape_percent,
             scores.wape_percent,
-            scores.bias_percent,
+            signed(scores.bias_percent),
             scores.covered_percent,
             scores.half_width_median_percent
         );
@@ -223,12 +224,24 @@ fn up_to(top: f64) -> Scale {
 
 /// A round value above, with room for a label.
 fn ceiling(value: f64) -> f64 {
-    let step = if value > 100.0 { 50.0 } else { 10.0 };
-    ((value * 1.08 / step).ceil() * step).clamp(10.0, 10_000.0)
+    let above = value * 1.08;
+    let step = step(above);
+    ((above / step).ceil() * step).max(step)
 }
 
 fn ticks(top: f64) -> Vec<f64> {
-    (0..=5).map(|i| top * f64::from(i) / 5.0).collect()
+    let step = step(top);
+    (0..=(top / step).round() as u32).map(|i| step * f64::from(i)).collect()
+}
+
+/// At most six round steps.
+fn step(top: f64) -> f64 {
+    let steps = [2.0, 5.0, 10.0, 20.0, 25.0, 50.0, 100.0, 200.0, 500.0];
+    steps.into_iter().find(|step| top / step <= 6.0).unwrap_or(1_000.0 * (top / 6_000.0).ceil().max(1.0))
+}
+
+fn signed(value: f64) -> String {
+    format!("{}{:.1} %", if value < 0.0 { '\u{2212}' } else { '+' }, value.abs())
 }
 
 fn percent(value: f64) -> String {

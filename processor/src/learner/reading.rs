@@ -201,9 +201,10 @@ async fn read(
         };
         let Some(last) = entries.last() else { continue };
         next = Offset(last.offset.0 + 1);
-        let input = match topic {
-            Topic::Trail => Input::Trail { partition, entries },
-            _ => Input::Updates { partition, entries },
+        let input = if topic == Topic::Trail {
+            Input::Trail { partition, entries }
+        } else {
+            Input::Updates { partition, entries }
         };
         if inputs.send(input).await.is_err() {
             return std::future::pending().await; // the teller says why

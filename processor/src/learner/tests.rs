@@ -147,7 +147,7 @@ fn who_learns_on_from_a_state_comes_to_the_same_as_who_never_stopped() {
             let now = BEGIN + Duration::from_secs(i * 4);
             let breadcrumbs = (0..5).map(|driver| crumb(driver, street, i * 4, slow_cm(i * 4))).collect();
             learner.handle_trail(PartitionId(0), Offset(i), &BreadcrumbBatch { breadcrumbs }, now);
-            let updates = vec![begun(i as u64, 1, now), arrived(i as u64, 2, now + Duration::from_secs(700))];
+            let updates = vec![begun(i, 1, now), arrived(i, 2, now + Duration::from_secs(700))];
             learner.handle_updates(PartitionId(1), Offset(i), &UpdateBatch { updates });
             learner.handle_timeout(now);
         }

@@ -112,7 +112,7 @@ impl EtaLearner {
             set_off.map(|t| libm::log(t.took_s()) - dot(&self.table.weights, &features(&t.ahead))).collect();
         offs.sort_by(f64::total_cmp);
         let n = offs.len();
-        let median = (n > 0).then(|| (offs[(n - 1) / 2] + offs[n / 2]) / 2.0).unwrap_or(0.0);
+        let median = if n > 0 { (offs[(n - 1) / 2] + offs[n / 2]) / 2.0 } else { 0.0 };
         median.clamp(-1.0, 1.0) * n as f64 / (n + DRIFT_TRIPS) as f64
     }
 

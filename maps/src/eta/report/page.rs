@@ -98,9 +98,9 @@ fn calibration(judged: &[Asked]) -> String {
     for (class, share, aside) in [("other", 50, 0.02), ("ours", 0, -0.02)] {
         let asked: Vec<&Asked> = judged.iter().filter(|one| one.share_percent == share).collect();
         let count = asked.len().max(1) as f64;
-        let said: [(f64, fn(&Asked) -> f64); 3] = [(0.1, Asked::low_s), (0.5, Asked::said_s), (0.9, Asked::high_s)];
-        for (foretold, seconds) in said {
-            let observed = asked.iter().filter(|one| one.took_s <= seconds(one)).count() as f64 / count;
+        let seconds = |one: &Asked| [one.low_s(), one.said_s(), one.high_s()];
+        for (i, foretold) in [0.1, 0.5, 0.9].into_iter().enumerate() {
+            let observed = asked.iter().filter(|one| one.took_s <= seconds(one)[i]).count() as f64 / count;
             let chance = 1.96 * (foretold * (1.0 - foretold) / count).sqrt();
             let (low, high) = ((observed - chance).max(0.0) * 100.0, (observed + chance).min(1.0) * 100.0);
             let title = format!("foretold {:.0} %, observed {:.1} %", foretold * 100.0, observed * 100.0);

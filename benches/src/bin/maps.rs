@@ -22,7 +22,7 @@ struct Arguments {
     /// Only the other engines.
     #[arg(long)]
     peers_only: bool,
-    /// Import the extract of many cities too: minutes, with the other engines.
+    /// Let the other engines import the extract of many cities too: minutes.
     #[arg(long)]
     many: bool,
     /// Match these traces instead (the taxi CSV, GPX, or JSON lines with true routes), in `--extract`.
@@ -93,8 +93,13 @@ fn main() -> anyhow::Result<()> {
     bench.find_peers();
     let extract = bench.extract.clone();
     let map = bench.import(&extract)?;
+    bench.build_peers(&extract)?;
+    let many = bench.data.join("maps/many-cities.osm.pbf");
+    if bench.arguments.traces.is_none() {
+        bench.import(&many)?;
+    }
     if bench.arguments.many {
-        bench.import(&bench.data.join("maps/many-cities.osm.pbf"))?;
+        bench.build_peers(&many)?;
     }
     if !bench.arguments.peers_only {
         let graph = Arc::new(Graph::open(&map).context("open the map")?);
@@ -162,7 +167,7 @@ impl Bench {
         }
     }
 
-    /// Makes our map of an extract, and the peers theirs. Answers where ours is.
+    /// Makes our map of an extract. Answers where it is.
     fn import(&mut self, extract: &Path) -> anyhow::Result<PathBuf> {
         let name = name_of(extract);
         let map = self.folder.join(format!("{name}.wfm"));
@@ -183,6 +188,12 @@ impl Bench {
             let what = format!("graph and index of {name} per directed edge");
             report.row(&what, bytes, "B", "of the mapped file", Goal::AtMost(100.0));
         }
+        Ok(map)
+    }
+
+    /// Makes the peers' maps of an extract, from nothing.
+    fn build_peers(&mut self, extract: &Path) -> anyhow::Result<()> {
+        let name = name_of(extract);
         for peer in Peer::ALL {
             let work = self.work(peer, &name);
             let Some(peers) = &self.peers else { continue };
@@ -198,7 +209,7 @@ impl Bench {
                 Err(error) => println!("LEFT OUT: {error:#}"),
             }
         }
-        Ok(map)
+        Ok(())
     }
 
     fn work(&self, peer: Peer, extract: &str) -> PathBuf {

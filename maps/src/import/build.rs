@@ -83,13 +83,52 @@ pub fn tables(harvest: &Harvest, nodes: &Nodes, places: &[u32]) -> Tables {
     let mut tables = Tables { junction_of_place, nodes_missing: cut.nodes_missing, ..Tables::default() };
     let mut way_numbers = vec![NONE; harvest.ways.len()];
     let mut drafts = Vec::with_capacity(cut.roads.len() * 2);
-    for (_, _, draft) in order {
-        let road = &cut.roads[draft as usize];
-        tables.add_road(harvest, nodes, &cut, road, &mut way_numbers, &mut drafts);
+    let lines = order.par_chunks(ROADS_AT_ONCE).map(|some| lines(&cut, nodes, some)).collect::<Vec<_>>();
+    let lengths = lines.iter().flat_map(|lines| &lines.lengths_cm);
+    let mut first_point = 0;
+    for ((_, _, draft), length_cm) in order.iter().zip(lengths) {
+        let road = &cut.roads[*draft as usize];
+        tables.add_road(harvest, &cut, road, (first_point, *length_cm), &mut way_numbers, &mut drafts);
+        first_point += road.count as u32;
     }
+    tables.points = lines.iter().flat_map(|lines| &lines.points).copied().collect();
     tables.roads.push(RoadRecord { first_point: tables.points.len() as u32, way: 0, forward: NONE, backward: NONE });
     tables.number_edges(drafts, junctions);
     tables
+}
+
+/// The lines of some roads, one after the other.
+#[derive(Default)]
+struct Lines {
+    points: Vec<PointRecord>,
+    lengths_cm: Vec<u32>,
+}
+
+fn lines(cut: &Cut, nodes: &Nodes, roads: &[(u32, u32, u32)]) -> Lines {
+    let mut lines = Lines::default();
+    for (_, _, draft) in roads {
+        lines.add(cut.points(&cut.roads[*draft as usize]), nodes);
+    }
+    lines
+}
+
+impl Lines {
+    fn add(&mut self, places: &[u32], nodes: &Nodes) {
+        let mut along = 0.0;
+        let mut before: Option<Position> = None;
+        let mut last_cm = 0;
+        for (i, place) in places.iter().enumerate() {
+            let position = nodes.positions[*place as usize].unwrap_or_default(); // cut_ways kept only those there
+            along += before.map_or(0.0, |before| geo::distance_cm(before, position));
+            before = Some(position);
+            last_cm = f64::round(along) as u32;
+            if i + 1 == places.len() {
+                last_cm = last_cm.max(1); // no edge is without length
+            }
+            self.points.push(PointRecord { lat_e7: position.lat_e7, lon_e7: position.lon_e7, along_cm: last_cm });
+        }
+        self.lengths_cm.push(last_cm);
+    }
 }
 
 impl Cut {
@@ -220,9 +259,9 @@ impl Tables {
     fn add_road(
         &mut self,
         harvest: &Harvest,
-        nodes: &Nodes,
         cut: &Cut,
         road: &DraftRoad,
+        (first_point, length_cm): (u32, u32),
         way_numbers: &mut [u32],
         drafts: &mut Vec<EdgeRecord>,
     ) {
@@ -231,8 +270,6 @@ impl Tables {
             return;
         };
         let number = self.roads.len() as u32;
-        let first_point = self.points.len() as u32;
-        let length_cm = self.add_points(cut.points(road), nodes);
         self.length_cm += u64::from(length_cm);
         let way = &mut way_numbers[road.way as usize];
         if *way == NONE {
@@ -267,24 +304,6 @@ impl Tables {
     /// Whether the second edge leads back along the first.
     pub fn is_u_turn(&self, from: u32, to: u32) -> bool {
         self.edges[from as usize].road ^ BACKWARD == self.edges[to as usize].road
-    }
-
-    /// Adds a road's line and gives its length.
-    fn add_points(&mut self, places: &[u32], nodes: &Nodes) -> u32 {
-        let mut along = 0.0;
-        let mut before: Option<Position> = None;
-        let mut last_cm = 0;
-        for (i, place) in places.iter().enumerate() {
-            let position = nodes.positions[*place as usize].unwrap_or_default(); // cut_ways kept only those there
-            along += before.map_or(0.0, |before| geo::distance_cm(before, position));
-            before = Some(position);
-            last_cm = f64::round(along) as u32;
-            if i + 1 == places.len() {
-                last_cm = last_cm.max(1); // no edge is without length
-            }
-            self.points.push(PointRecord { lat_e7: position.lat_e7, lon_e7: position.lon_e7, along_cm: last_cm });
-        }
-        last_cm
     }
 
     /// Sorts edges by the junction that they leave, and links them with roads, junctions and each other.
@@ -332,4 +351,5 @@ pub fn count_up(count: usize, owners: impl Iterator<Item = u32>) -> Vec<u32> {
 
 /// The index counts a road's points in 16 bits.
 const ROAD_POINTS_MAX: usize = 60_000;
+const ROADS_AT_ONCE: usize = 8_192;
 const FERRY_CM_S_MAX: u32 = 2_000; // 72 km/h, a fast catamaran

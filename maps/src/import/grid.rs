@@ -28,8 +28,14 @@ struct DraftRun {
     sides: u32,
 }
 
+/// Who may use each road along its points (low four bits) and against them (high four).
+pub fn road_access(edges: &[EdgeRecord], roads: &[RoadRecord]) -> Vec<u8> {
+    let access_of = |edge: u32| if edge == NONE { 0 } else { edges[edge as usize].access & 0x0f };
+    roads.iter().map(|road| access_of(road.forward) | access_of(road.backward) << 4).collect()
+}
+
 /// `roads` has one more than roads.
-pub fn grid(edges: &[EdgeRecord], roads: &[RoadRecord], points: &[PointRecord]) -> Result<Grid, ImportError> {
+pub fn grid(access: &[u8], roads: &[RoadRecord], points: &[PointRecord]) -> Result<Grid, ImportError> {
     let mut drafts: Vec<DraftRun> = (0..roads.len().saturating_sub(1))
         .into_par_iter()
         .fold(Vec::new, |mut drafts, road| {
@@ -48,7 +54,7 @@ pub fn grid(edges: &[EdgeRecord], roads: &[RoadRecord], points: &[PointRecord]) 
         while grid.rows.len() < (row - row_first) as usize + 2 {
             grid.rows.push(grid.blocks.len() as u32);
         }
-        grid.add_block(column, runs, edges, roads)?;
+        grid.add_block(column, runs, access, roads)?;
     }
     grid.rows.push(grid.blocks.len() as u32);
     Ok(grid)
@@ -59,22 +65,20 @@ impl Grid {
         &mut self,
         column: u32,
         runs: &[DraftRun],
-        edges: &[EdgeRecord],
+        access: &[u8],
         roads: &[RoadRecord],
     ) -> Result<(), ImportError> {
         if runs.len() > usize::from(u16::MAX) {
             return Err(ImportError::TooLarge { what: "roads in one place", max: u64::from(u16::MAX) });
         }
-        let access_of = |edge: u32| if edge == NONE { 0 } else { edges[edge as usize].access & 0x0f };
         let mut block = BlockRecord { first_run: self.runs.len() as u32, ends: [0; 64] };
         for (end, run) in (1..).zip(runs) {
             let (number, road) = (run.road, roads[run.road as usize]);
             block.ends[usize::from(run.cell)] = end;
             let first_point = road.first_point + u32::from(run.first_segment);
-            let access = access_of(road.forward) | access_of(road.backward) << 4;
             self.runs.push(RunRecord {
                 points: first_point | u32::from(run.count - 1) << 30,
-                sides: run.sides | u32::from(access) << 24,
+                sides: run.sides | u32::from(access[number as usize]) << 24,
                 road: number,
             });
         }

@@ -207,11 +207,20 @@ fn to_map(
     if tables.edges.is_empty() {
         return Err(ImportError::NoRoads { ways: harvest.ways_read });
     }
-    let turns = turns::turns(&mut tables, &harvest, &nodes, &ids);
-    components::mark(&mut tables, &turns.records);
-    let features = features::features(&harvest, &nodes, &places, &mut tables.text);
     progress(Progress { stage: Stage::Index, done: 0, total: 1 });
-    let grid = grid::grid(&tables.edges, &tables.roads, &tables.points)?;
+    // The index needs lines and who may go along them; what is forbidden at their ends is found meanwhile.
+    let (access, roads) = (grid::road_access(&tables.edges, &tables.roads), tables.roads.clone());
+    let points = std::mem::take(&mut tables.points);
+    let (grid, (turns, features)) = rayon::join(
+        || grid::grid(&access, &roads, &points),
+        || {
+            let turns = turns::turns(&mut tables, &harvest, &nodes, &ids);
+            components::mark(&mut tables, &turns.records);
+            (turns, features::features(&harvest, &nodes, &places, &mut tables.text))
+        },
+    );
+    let grid = grid?;
+    tables.points = points;
 
     let mut imported = Imported {
         version: String::new(),

@@ -22,7 +22,7 @@ pub use dijkstra::Dijkstra;
 pub use endpoint::{Endpoint, Start};
 pub use hierarchy::Hierarchy;
 pub use routing::Routing;
-pub use weights::{NO_WAY, Weights};
+pub use weights::{NO_WAY, PRIVATE_FACTOR, Weights};
 
 /// Finds routes for one profile. Weights may change while others ask: a query sees the old ones or the new ones.
 ///

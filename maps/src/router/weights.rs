@@ -78,4 +78,4 @@ impl Weights {
 /// A day, 20,000 times below the router's infinity with the factor below.
 const DURATION_MS_MAX: u32 = 24 * 3_600_000;
 /// A private road is taken to get to its houses, not to save a minute.
-const PRIVATE_FACTOR: u32 = 5;
+pub const PRIVATE_FACTOR: u32 = 5;

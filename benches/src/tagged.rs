@@ -171,6 +171,12 @@ impl Tagged {
         wrong
     }
 
+    /// Whether a way says itself that it is gravel, sand or the like.
+    pub fn is_loose(&self, way: i64) -> bool {
+        let surface = self.ways.get(&way).and_then(|way| way.tags.get("surface"));
+        surface.is_some_and(|surface| LOOSE.contains(&surface.as_str()))
+    }
+
     /// The most telling tags of a way.
     pub fn tags_of(&self, way: i64) -> String {
         self.ways.get(&way).map_or_else(|| "not in the extract".to_owned(), |way| said(&way.tags))
@@ -340,8 +346,11 @@ fn one_way(tags: &Tags, profile: Profile) -> Option<bool> {
     }
 }
 
-/// Whether a point of a way stops a profile.
+/// Whether a point of a way stops a profile. Only a barrier does: `bicycle=no` on a crossing speaks of those who cross.
 fn stops(tags: &Tags, profile: Profile) -> bool {
+    if !tags.contains_key("barrier") {
+        return false;
+    }
     if let Some(may) = asked(tags, profile, "") {
         return !may;
     }
@@ -388,3 +397,6 @@ fn said(tags: &Tags) -> String {
     all.truncate(9);
     all.join(" ")
 }
+
+const LOOSE: &[&str] =
+    &["unpaved", "gravel", "fine_gravel", "pebblestone", "grass", "sand", "mud", "rock", "ground", "dirt", "earth"];

@@ -22,7 +22,7 @@ impl Enveloped for RecordBatch {
 
 impl Enveloped for UpdateBatch {
     const KIND: u8 = b'U';
-    const VERSION: u8 = 1;
+    const VERSION: u8 = 2;
 }
 
 impl Enveloped for BreadcrumbBatch {

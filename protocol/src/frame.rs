@@ -3,8 +3,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::delivery::{DeliveryPolicy, DeliveryState, JournalEntry, StopKind};
+use crate::delivery::{DeliveryPolicy, DeliveryState, JournalEntry, Stop, StopKind};
 use crate::id::{DeliveryId, DriverId, JournalNumber};
+use crate::record::Vehicle;
 use crate::time::Time;
 use crate::update::{DeliveryView, DriverView, Eta, EtaBasis, Leg, Progress, ShownPosition, SilentCause};
 
@@ -173,6 +174,13 @@ impl ShownPosition {
     }
 }
 
+impl From<&Stop> for StopFrame {
+    fn from(stop: &Stop) -> Self {
+        let label = stop.label.clone();
+        StopFrame { kind: stop.kind, lat: stop.position.lat(), lng: stop.position.lon(), label }
+    }
+}
+
 impl From<&Eta> for EtaFrame {
     fn from(eta: &Eta) -> Self {
         EtaFrame { arrival: eta.arrival, p10: eta.p10, p90: eta.p90, basis: eta.basis, stop: eta.stop }
@@ -190,16 +198,7 @@ impl SnapshotFrame {
             reference: delivery.reference.clone(),
             status: delivery.state,
             driver: delivery.driver,
-            stops: delivery
-                .stops
-                .iter()
-                .map(|stop| StopFrame {
-                    kind: stop.kind,
-                    lat: stop.position.lat(),
-                    lng: stop.position.lon(),
-                    label: stop.label.clone(),
-                })
-                .collect(),
+            stops: delivery.stops.iter().map(StopFrame::from).collect(),
             journal: delivery.journal.iter().map(|entry| StatusFrame { entry: entry.clone() }).collect(),
             position: shown.map(|p| p.to_frame(view.progress.as_ref(), &delivery.policy, now)),
             eta: view.eta.as_ref().map(EtaFrame::from),
@@ -224,6 +223,7 @@ pub struct DriverFrame {
     pub deliveries: Vec<DeliveryId>,
     pub freshness: Freshness,
     pub silent: Option<SilentCause>,
+    pub vehicle: Vehicle,
 }
 
 impl DriverFrame {
@@ -236,6 +236,7 @@ impl DriverFrame {
             deliveries: view.deliveries.clone(),
             freshness: Freshness::of(view.position.as_ref(), policy, now),
             silent: view.silent,
+            vehicle: view.vehicle,
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::delivery::{Delivery, JournalEntry, Milestone};
 use crate::fix::{PhoneState, RejectReason, Verdict};
 use crate::id::{AssignmentNumber, DeliveryId, DeliveryKey, DeviceKey, DriverKey, Offset, PartitionId};
 use crate::position::Position;
-use crate::record::FixRecord;
+use crate::record::{FixRecord, Vehicle};
 use crate::time::{MeasuredTime, Time};
 
 /// The place of an owner's claim. A later one is greater.
@@ -205,6 +205,7 @@ pub struct DriverView {
     pub battery_percent: Option<u8>,
     pub deliveries: Vec<DeliveryId>,
     pub silent: Option<SilentCause>,
+    pub vehicle: Vehicle,
 }
 
 /// The part of a view that an update replaces. An absent part stays as it was; what can vanish is doubly optional.

@@ -79,6 +79,8 @@ const words = (d) => `${d.reference} ${d.delivery} ${STATUS_WORDS[d.status]} ${n
 const name = (driver) => (driver == null ? "no driver" : state.names.get(driver) ?? `driver ${driver}`);
 const title = (d) => d.reference || `Delivery ${d.delivery}`;
 
+const VEHICLE_WORDS = { moped: ", by moped", bicycle: ", by bicycle", foot: ", on foot" };
+
 function row(d) {
   const driver = state.drivers.get(d.driver);
   const age = driver?.position ? serverNow() - driver.position.event_time : null;
@@ -88,7 +90,7 @@ function row(d) {
   const item = make("li", { tabIndex: 0, className: d.delivery === state.opened?.delivery ? "chosen" : "" },
     make("span", { className: "status", textContent: title(d) }),
     make("span", { className: "eta", textContent: minutes == null ? "" : minutes < 1 ? "now" : `${minutes} min` }),
-    make("span", { className: "small soft", textContent: `${STATUS_WORDS[d.status]} · ${name(d.driver)}` }),
+    make("span", { className: "small soft", textContent: `${STATUS_WORDS[d.status]} · ${name(d.driver)}${VEHICLE_WORDS[driver?.vehicle] ?? ""}` }),
     make("span", { className: "small soft age", textContent: age != null && age > 30000 && driver.freshness !== "live" ? `${ago(age)} ago` : "" }));
   item.onclick = () => open(d.delivery);
   item.onkeydown = (event) => { if (event.key === "Enter") open(d.delivery); };

@@ -159,6 +159,7 @@ pub fn driver(tenant: u32, id: u32, offset: u64) -> LiveEntry {
         battery_percent: Some(50),
         deliveries: vec![DeliveryId(7)],
         silent: None,
+        vehicle: protocol::record::Vehicle::Car,
     };
     LiveEntry::Driver(Box::new(LiveDriver {
         generation: Generation { incarnation: 1, claim: Offset(0) },

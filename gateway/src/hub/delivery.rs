@@ -251,16 +251,7 @@ pub fn map_delivery(view: &DeliveryView, now: Time) -> MapDelivery {
         reference: delivery.reference.clone(),
         status: delivery.state,
         driver: delivery.driver,
-        stops: delivery
-            .stops
-            .iter()
-            .map(|stop| StopFrame {
-                kind: stop.kind,
-                lat: stop.position.lat(),
-                lng: stop.position.lon(),
-                label: stop.label.clone(),
-            })
-            .collect(),
+        stops: delivery.stops.iter().map(StopFrame::from).collect(),
         position: view.position.map(|p| p.to_frame(view.progress.as_ref(), &delivery.policy, now)),
         eta: view.eta.as_ref().map(EtaFrame::from),
         freshness: Freshness::of(view.position.as_ref(), &delivery.policy, now),

@@ -551,6 +551,7 @@ fn driver(tenant: u32, driver: u32, offset: u64, position: Option<ShownPosition>
         battery_percent: Some(80),
         deliveries: vec![],
         silent: None,
+        vehicle: protocol::record::Vehicle::Car,
     };
     Update::Driver(DriverUpdate {
         key,

@@ -447,6 +447,7 @@ fn driver_update(key: DriverKey, offset: u64, position: Option<ShownPosition>, a
         battery_percent: None,
         deliveries: vec![],
         silent: None,
+        vehicle: protocol::record::Vehicle::Car,
     };
     Update::Driver(DriverUpdate {
         key,

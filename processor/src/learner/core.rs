@@ -8,8 +8,8 @@ use maps::eta::EtaTable;
 use maps::matcher::Scratch;
 use maps::speeds::{Hexagons, Hop, LiveFactors, Predecessors, RoadSpeed, SpeedTable, Traversal};
 use maps::{EdgeId, Graph};
-use protocol::record::{BlobHash, BodyKind};
-use protocol::update::{BreadcrumbBatch, SnappedPosition};
+use protocol::record::{BlobHash, BodyKind, Vehicle};
+use protocol::update::{BreadcrumbBatch, DriverBody, DriverUpdate, SnappedPosition};
 use protocol::{Breadcrumb, Offset, PartitionId, Position, Time, Update, UpdateBatch, Verdict};
 
 use backends::blob_store::hash_of;
@@ -203,6 +203,9 @@ impl Learner {
         if !self.drivers.is_heard(key) {
             return Err(LeftOut::NotHeard);
         }
+        if self.state.not_by_car.contains(&key) {
+            return Err(LeftOut::NotByCar);
+        }
         let ground = self.ground.as_mut().ok_or(LeftOut::NoMap)?;
         if !is_on(&ground.graph, &snapped) {
             return Err(LeftOut::OtherMap);
@@ -234,7 +237,16 @@ impl Learner {
     }
 
     pub fn handle_update(&mut self, update: &Update) {
-        let (Update::Delivery(update), Some(ground)) = (update, &self.ground) else { return };
+        let update = match update {
+            Update::Delivery(update) => update,
+            Update::Driver(update) => return self.handle_driver(update),
+            Update::Heartbeat { .. } => return,
+        };
+        let Some(ground) = &self.ground else { return };
+        if self.state.is_by_other(update) {
+            self.state.trips.forget(update.key);
+            return;
+        }
         match self.state.trips.handle_update(&ground.junctions, update) {
             Heard::Nothing => {}
             Heard::Begun => self.counts.trips_begun += 1,
@@ -244,6 +256,16 @@ impl Learner {
                 self.is_state_news = true;
             }
             Heard::NoRoom => self.counts.deliveries_refused += 1,
+        }
+    }
+
+    fn handle_driver(&mut self, update: &DriverUpdate) {
+        let DriverBody::Keyframe { view } = &update.body else { return };
+        let others = &mut self.state.not_by_car;
+        if view.vehicle == Vehicle::Car {
+            others.remove(&update.key);
+        } else if others.len() < OTHERS_MAX {
+            others.insert(update.key);
         }
     }
 
@@ -373,6 +395,8 @@ fn is_on(graph: &Graph, snapped: &SnappedPosition) -> bool {
     edge.index() < graph.edge_count() && is_near(graph.position_at(edge, snapped.along_cm), snapped.position)
 }
 
+/// Drivers by something else than a car that are remembered, 8 B each.
+const OTHERS_MAX: usize = 1_000_000;
 /// Some two metres.
 const PLACE_OFF_E7_MAX: u32 = 200;
 /// Between measured and received.

@@ -4,13 +4,14 @@
 //! The note goes to partition 0 of the snapshots topic, beside that partition's own snapshots, in an envelope of its own
 //! kind: it is kept as long as they are, and written again in good time before it goes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use maps::eta::EtaLearner;
 use maps::speeds::{Learner as SpeedLearner, LiveLearner};
 use protocol::envelope::Enveloped;
 use protocol::record::BlobHash;
-use protocol::{Offset, PartitionId, Time};
+use protocol::update::{DeliveryBody, DeliveryUpdate};
+use protocol::{DriverKey, Offset, PartitionId, Time};
 use wincode::config::Configuration;
 use wincode::{SchemaRead, SchemaWrite};
 
@@ -25,6 +26,8 @@ pub struct State {
     pub live: LiveLearner,
     pub eta: EtaLearner,
     pub trips: Trips,
+    /// Drivers who travel by something else than a car: what they need says nothing of cars.
+    pub not_by_car: BTreeSet<DriverKey>,
     pub bodies: OfferedBodies,
     /// The table of the usual week that was offered last.
     pub usual: Vec<u8>,
@@ -48,6 +51,7 @@ impl State {
             live: LiveLearner::new(now),
             eta: EtaLearner::default(),
             trips: Trips::default(),
+            not_by_car: BTreeSet::new(),
             bodies: OfferedBodies::default(),
             usual: Vec::new(),
             eta_told: None,
@@ -55,6 +59,13 @@ impl State {
             trail: BTreeMap::new(),
             updates: BTreeMap::new(),
         }
+    }
+
+    /// Whether it is of a delivery that comes by something else than a car.
+    pub fn is_by_other(&self, update: &DeliveryUpdate) -> bool {
+        let DeliveryBody::Keyframe { view } = &update.body else { return false };
+        let driver = |driver| DriverKey { tenant: update.key.tenant, driver };
+        view.delivery.driver.is_some_and(|id| self.not_by_car.contains(&driver(id)))
     }
 
     pub fn to_bytes(&self) -> Vec<u8> {
@@ -89,4 +100,4 @@ impl Enveloped for StateNote {
 }
 
 /// Changed whenever a type that is part of the state changes.
-pub const STATE_FORMAT: u16 = 1;
+pub const STATE_FORMAT: u16 = 2;

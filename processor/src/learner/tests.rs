@@ -17,14 +17,14 @@ use maps::import::{ImportOptions, import_bytes};
 use maps::speeds::{Hexagons, LiveFactors, SpeedTable};
 use maps::town::{self, TownOptions};
 use maps::{EdgeId, Graph, Profile, RoadClass};
-use protocol::record::{BlobHash, BodyKind, Door};
+use protocol::record::{BlobHash, BodyKind, Door, Vehicle};
 use protocol::update::{
-    BreadcrumbBatch, Changed, DeliveryBody, DeliveryUpdate, DeliveryView, Epoch, Eta, EtaBasis, Event, Leg, Plan,
-    Progress, ShownPosition, SnappedPosition, Source,
+    BreadcrumbBatch, Changed, DeliveryBody, DeliveryUpdate, DeliveryView, DriverBody, DriverUpdate, DriverView, Epoch,
+    Eta, EtaBasis, Event, Generation, Leg, Plan, Progress, ShownPosition, SnappedPosition, Source,
 };
 use protocol::{
     AssignmentNumber, Breadcrumb, Delivery, DeliveryId, DeliveryKey, DeliveryPolicy, DeliveryState, DeviceKey,
-    DeviceNumber, DriverId, Fix, FixNumber, FixRecord, MeasuredTime, Offset, PartitionId, Position, Record,
+    DeviceNumber, DriverId, DriverKey, Fix, FixNumber, FixRecord, MeasuredTime, Offset, PartitionId, Position, Record,
     RecordBatch, Stop, StopKind, TenantId, Time, Update, UpdateBatch, Verdict, envelope,
 };
 use tokio::sync::watch;
@@ -129,7 +129,7 @@ fn breadcrumbs_that_say_nothing_of_how_fast_one_gets_along_are_left_out_and_coun
 #[test]
 fn who_goes_where_cars_may_not_teaches_nothing_of_cars() {
     let mut world = World::new();
-    let Some(path) = graph().edges().find(|e| !graph().allows(*e, Profile::Car)) else { return };
+    let path = graph().edges().find(|e| !graph().allows(*e, Profile::Car)).expect("the town has footways");
 
     world.learner.handle_breadcrumb(&crumb(1, path, 0, 0), BEGIN);
     world.learner.handle_breadcrumb(&crumb(1, street(), 4, 0), BEGIN);
@@ -137,6 +137,26 @@ fn who_goes_where_cars_may_not_teaches_nothing_of_cars() {
 
     let counts = world.learner.take_counts();
     assert_eq!((counts.traversals, counts.left_out[LeftOut::NotByCar as usize]), (0, 3));
+}
+
+#[test]
+fn who_does_not_drive_a_car_teaches_nothing_of_cars_until_he_does() {
+    let taught = |vehicles: &[Vehicle]| {
+        let mut world = World::new();
+        vehicles.iter().for_each(|vehicle| world.learner.handle_update(&travels_by(*vehicle)));
+        for seconds in [0, 4, 8] {
+            world.learner.handle_breadcrumb(&crumb(1, street(), seconds, 750 * seconds as u32), BEGIN);
+        }
+        let end = BEGIN + Duration::from_secs(700);
+        [begun(7, 1, BEGIN), arrived(7, 2, end)].iter().for_each(|update| world.learner.handle_update(update));
+        let counts = world.learner.take_counts();
+        (counts.traversals > 0, counts.trips_finished)
+    };
+
+    assert_eq!(taught(&[]), (true, 1));
+    assert_eq!(taught(&[Vehicle::Bicycle]), (false, 0));
+    assert_eq!(taught(&[Vehicle::Moped]), (false, 0));
+    assert_eq!(taught(&[Vehicle::Foot, Vehicle::Car]), (true, 1));
 }
 
 #[test]
@@ -473,6 +493,30 @@ fn begun(id: u64, number: u64, at: Time) -> Update {
         silent: None,
     };
     update(id, number, at, Vec::new(), DeliveryBody::Keyframe { view: Box::new(view) })
+}
+
+/// The keyframe of the driver of all these.
+fn travels_by(vehicle: Vehicle) -> Update {
+    let key = DriverKey { tenant: TenantId(1), driver: DriverId(1) };
+    let view = DriverView {
+        key,
+        lead: None,
+        position: None,
+        phone_state: None,
+        battery_percent: None,
+        deliveries: Vec::new(),
+        silent: None,
+        vehicle,
+    };
+    Update::Driver(DriverUpdate {
+        key,
+        generation: Generation::default(),
+        fold_version: 1,
+        source: Source::default(),
+        at: BEGIN,
+        events: Vec::new(),
+        body: DriverBody::Keyframe { view: Box::new(view) },
+    })
 }
 
 fn arrived(id: u64, number: u64, at: Time) -> Update {

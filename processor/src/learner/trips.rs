@@ -79,6 +79,11 @@ impl Trips {
         heard
     }
 
+    /// What was told of it says nothing of cars.
+    pub fn forget(&mut self, key: DeliveryKey) {
+        self.deliveries.remove(&key);
+    }
+
     /// A live delivery has a keyframe a minute: one not heard of for long is over.
     fn sweep(&mut self, now: Time) {
         if now.millis_since(self.swept).abs() >= SWEEP_MS {

@@ -317,6 +317,7 @@ impl Tracker {
             return;
         }
         self.vehicle = vehicle;
+        self.tells.keyframe = true;
         self.snapped = None;
         self.snapping.begin_again(step);
         self.held.iter_mut().for_each(Held::forget_plan);
@@ -389,6 +390,7 @@ impl Tracker {
             battery_percent: self.battery_percent,
             deliveries: self.held.iter().map(|held| held.delivery.key.delivery).collect(),
             silent: self.silent,
+            vehicle: self.vehicle,
         }
     }
 

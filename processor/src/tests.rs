@@ -2,20 +2,23 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use backends::blob_store::embedded::FolderBlobStore;
 use backends::ledger::NewDelivery;
 use backends::ledger::embedded::EmbeddedLedger;
 use backends::live_store::embedded::MemoryLiveStore;
 use backends::log::embedded::{EmbeddedLog, EmbeddedLogConfig};
 use backends::log::{Append, ReadLimit, Topic};
+use backends::route_service::{RouteService, RouteServiceError};
 use backends::trail_store::TrailQuery;
 use backends::trail_store::embedded::EmbeddedTrailStore;
 use bytes::Bytes;
 use maps::geo;
-use protocol::record::Door;
-use protocol::update::Epoch;
+use protocol::record::{Door, PlannedPoint, Vehicle};
+use protocol::update::{Epoch, EtaBasis};
 use protocol::{
     Delivery, DeliveryKey, DeliveryPolicy, DeliveryState, DeviceKey, DeviceNumber, DriverId, DriverKey, EdgeId, Fix,
     FixNumber, FixRecord, LiveView, MeasuredTime, Offset, PartitionId, Position, Record, RecordBatch, Stop, StopKind,
@@ -166,6 +169,49 @@ async fn an_entry_that_cannot_be_read_is_passed_by() {
     assert!(drain.stop(Duration::from_secs(20)).await);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_map_an_outside_router_says_the_way_and_whatever_it_does_nobody_waits_for_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = World::open(folder.path()).await;
+    let service = Arc::new(FirstNever::default());
+    let drain = world.start_with(Some(RouteServiceConfig { service: service.clone(), asked_max: 2 })).await;
+    let delivery = world.ready_delivery().await;
+    let basis = async || world.live(delivery.key).await.and_then(|view| view.view.eta).map(|eta| eta.basis);
+
+    world.fix(0, -3_000.0).await;
+    eventually("there is an arrival time without the router", async || basis().await == Some(EtaBasis::StraightLine))
+        .await;
+    eventually("the router was asked", async || service.asked.load(Ordering::SeqCst) == 1).await;
+    // Half a minute later the way is wished for again, though the first question is still open.
+    world.fix(8, -2_900.0).await;
+
+    eventually("the router's way is the plan", async || basis().await == Some(EtaBasis::Road)).await;
+    let view = world.live(delivery.key).await.unwrap().view;
+    let plan = view.plan.expect("a plan");
+    assert_eq!((plan.points.len(), plan.length_m, plan.duration_s), (3, 3_000, 600));
+    assert!(drain.stop(Duration::from_secs(20)).await);
+    assert_eq!(drain.failure(), None);
+}
+
+/// Never answers the first question; to others the way there in three points, 5 m/s.
+#[derive(Default)]
+struct FirstNever {
+    asked: AtomicU32,
+}
+
+#[async_trait]
+impl RouteService for FirstNever {
+    async fn route(&self, from: Position, to: Position, _: Vehicle) -> Result<Vec<PlannedPoint>, RouteServiceError> {
+        if self.asked.fetch_add(1, Ordering::SeqCst) == 0 {
+            return std::future::pending().await;
+        }
+        let middle = Position { lat_e7: from.lat_e7, lon_e7: from.lon_e7.midpoint(to.lon_e7) };
+        let point =
+            |position, share: u32| PlannedPoint { position, along_cm: 150_000 * share, along_ms: 300_000 * share };
+        Ok(vec![point(from, 0), point(middle, 1), point(to, 2)])
+    }
+}
+
 /// A log, its stores, and processors that come and go.
 struct World {
     log: Arc<EmbeddedLog>,
@@ -192,6 +238,10 @@ impl World {
     }
 
     async fn start(&self) -> Drain {
+        self.start_with(None).await
+    }
+
+    async fn start_with(&self, route_service: Option<RouteServiceConfig>) -> Drain {
         let settings = ProcessorSettings { snapshot_every_s: 1, ..ProcessorSettings::default() };
         let config = settings.check(&self.folder).unwrap();
         let parts = ProcessorParts {
@@ -200,7 +250,7 @@ impl World {
             live_store: self.live_store.clone(),
             trail_store: self.trail_store.clone(),
             ledger: self.ledger.clone(),
-            route_service: None,
+            route_service,
             map: None,
         };
         let drain = Drain::default();

@@ -403,3 +403,85 @@ const TABLES_KEPT: usize = 4;
 /// The present state, and the newest two snapshots.
 const STATES_NAMED: usize = 3;
 const FILES_RECENT: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use backends::blob_store::embedded::FolderBlobStore;
+    use maps::Graph;
+    use maps::import::{ImportOptions, import_bytes};
+    use maps::town::{self, TownOptions};
+    use protocol::Time;
+
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn files_that_no_kept_state_names_go_but_for_the_last_few() {
+        let folder = tempfile::tempdir().unwrap();
+        let (shelf, blobs) = shelf(folder.path());
+        let mut hashes = Vec::new();
+        for i in 0..60_u32 {
+            let hash = blobs.put(Bytes::from(i.to_le_bytes().to_vec())).await.unwrap();
+            shelf.table(hash).await.unwrap();
+            hashes.push(hash);
+        }
+        let there = |hash: &BlobHash| folder.path().join("bodies").join(format!("{hash}.{TABLE}")).exists();
+        assert!(hashes.iter().all(there));
+
+        shelf.named(PartitionId(0), vec![hashes[3]]).await;
+
+        assert!(there(&hashes[3]) && hashes[60 - FILES_RECENT..].iter().all(there));
+        assert_eq!(hashes.iter().filter(|hash| there(hash)).count(), FILES_RECENT + 1);
+        for _ in 0..STATES_NAMED {
+            shelf.named(PartitionId(0), vec![hashes[59]]).await;
+        }
+        assert!(!there(&hashes[3]), "the states that named it are not kept any more");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_is_damaged_on_disk_is_fetched_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let (shelf, blobs) = shelf(folder.path());
+        let hash = blobs.put(Bytes::from_static(b"a table")).await.unwrap();
+        shelf.table(hash).await.unwrap();
+        std::fs::write(folder.path().join("bodies").join(format!("{hash}.{TABLE}")), b"a tab").unwrap();
+
+        assert_eq!(shelf.table(hash).await.unwrap(), b"a table".as_slice());
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn offered_tables_are_refused_where_they_are_broken_or_of_another_map() {
+        let folder = tempfile::tempdir().unwrap();
+        let (shelf, blobs) = shelf(folder.path());
+        let bytes = |seed| {
+            let options = TownOptions { seed, junctions: 60, ..TownOptions::default() };
+            import_bytes(&town::extract(&options), &ImportOptions::default()).unwrap()
+        };
+        let (here, other) = (bytes(1), Graph::from_bytes(&bytes(2)).unwrap());
+        let map = blobs.put(here.clone().into()).await.unwrap();
+        let here = Graph::from_bytes(&here).unwrap();
+        let mut partition = crate::track::Partition::new(PartitionId(0), protocol::Offset(0), Default::default());
+        let in_use = protocol::Record::InUse { kind: BodyKind::Map, hash: map };
+        let batch = protocol::RecordBatch { records: vec![in_use] };
+        let shelf_too = shelf.clone();
+        let fold = move || {
+            partition.handle_entry(protocol::Offset(0), &batch, &*shelf_too, &mut crate::track::Effects::default());
+            partition
+        };
+        let partition = tokio::task::spawn_blocking(fold).await.unwrap();
+        let factors = |graph: &Graph| Bytes::from(LiveFactors::usual(graph, Time(0)).to_bytes());
+        let check = async |body: Bytes| {
+            let hash = blobs.put(body).await.unwrap();
+            shelf.check(BodyKind::LiveSpeeds, hash, partition.regions()).await
+        };
+
+        assert!(check(factors(&here)).await.is_ok());
+        assert!(matches!(check(factors(&other)).await, Err(ShelfError::Table(TableError::OtherMap))));
+        assert!(matches!(check(Bytes::from_static(b"?")).await, Err(ShelfError::Table(TableError::Malformed))));
+    }
+
+    fn shelf(folder: &Path) -> (Arc<MapShelf>, Arc<FolderBlobStore>) {
+        let blobs = Arc::new(FolderBlobStore::open(folder.join("blobs")).unwrap());
+        let shelf = MapShelf::new(blobs.clone(), folder.join("bodies"), CancellationToken::new());
+        (Arc::new(shelf), blobs)
+    }
+}

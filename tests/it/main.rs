@@ -12,5 +12,6 @@ mod map_swap;
 mod maps;
 mod pages;
 mod policy;
+mod traffic;
 mod trips;
 mod watch;

@@ -38,11 +38,10 @@ pub fn run(options: &Options) -> Result<()> {
         true => (Teaching::Never, 0),
         false => (Teaching::AsTheyFinish, trips.len() * usize::from(options.teach) / 100),
     };
-    let said = Replay::of(&graph, &trips, teaching, |finished| {
-        if finished % PROGRESS_EVERY == 0 {
-            eprintln!("{finished} of {} trips", trips.len());
-        }
-    });
+    let bar = super::bar("{msg:24} {wide_bar} {pos}/{len}")?.with_message("trips");
+    bar.set_length(trips.len() as u64);
+    let said = Replay::of(&graph, &trips, teaching, |finished| bar.set_position(finished as u64));
+    bar.finish_and_clear();
     let judged: Vec<Asked> = said.into_iter().filter(|one| one.trip >= judge_from).collect();
     ensure!(!judged.is_empty(), "to none of the trips there was a way on this map");
     let of = options.traces.file_name().unwrap_or_default().to_string_lossy();
@@ -70,5 +69,3 @@ fn tell(output: &mut dyn Write, judged: &[Asked]) -> std::io::Result<()> {
     }
     Ok(())
 }
-
-const PROGRESS_EVERY: usize = 500;

@@ -49,14 +49,20 @@ impl Members {
         ways.iter().filter_map(|way| self.edges_of_way.get(way)).flatten().copied().collect()
     }
 
-    /// None where the members do not join, or in more than one way: which edges are meant cannot be known then.
+    /// None where the members do not join, or in more than one way: which edges are meant cannot be known then. Nor
+    /// can it be where they are so many, or so entangled, that not all ways over them can be looked at.
     pub fn chain(&self, tables: &Tables, harvest: &Harvest, draft: &DraftTurn) -> Option<Chain> {
+        let ways = draft.via_ways.iter().collect::<BTreeSet<_>>().len();
+        if ways > CHAIN_EDGES_MAX {
+            return None;
+        }
         let mut search = Search {
             tables,
             harvest,
             via: self.edges(&draft.via_ways),
             to: self.edges(&draft.to),
-            ways: draft.via_ways.iter().collect::<BTreeSet<_>>().len(),
+            ways,
+            steps_left: STEPS_MAX,
             path: Vec::new(),
             found: Vec::new(),
         };
@@ -64,6 +70,9 @@ impl Members {
             search.path.push(from);
             search.go_on(tables.edges[from as usize].to);
             search.path.pop();
+        }
+        if search.steps_left == 0 {
+            return None;
         }
         let bound = |edges: &[u32]| {
             let shared = edges.iter().fold(0x0f, |shared, edge| shared & tables.edges[*edge as usize].access);
@@ -85,15 +94,17 @@ struct Search<'a> {
     to: Vec<u32>,
     /// How many via ways there are.
     ways: usize,
+    steps_left: u32,
     path: Vec<u32>,
     found: Vec<Vec<u32>>,
 }
 
 impl Search<'_> {
     fn go_on(&mut self, junction: u32) {
-        if self.path.len() > CHAIN_EDGES_MAX || self.found.len() > 1 {
+        if self.path.len() > CHAIN_EDGES_MAX || self.found.len() > 1 || self.steps_left == 0 {
             return;
         }
+        self.steps_left -= 1;
         let tables = self.tables;
         let passed: BTreeSet<i64> = self.path[1..].iter().map(|e| osm_way(tables, self.harvest, *e)).collect();
         if passed.len() == self.ways {
@@ -248,3 +259,6 @@ impl Tables {
 
 /// Longer ones are a mistake in the drawing.
 const CHAIN_EDGES_MAX: usize = 24;
+/// Real ones need one for each edge of theirs, some dozens. Via ways that form a mesh could be passed in more orders
+/// than anyone can try.
+const STEPS_MAX: u32 = 5_000;

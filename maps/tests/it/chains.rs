@@ -173,3 +173,43 @@ fn what_holds_at_some_hours_only_is_counted() {
     assert_eq!((graph.summary().restrictions, graph.summary().restrictions_left_out), (0, 3));
     assert_eq!(ways(&graph, Profile::Car, [SOUTH, FORK], [FORK, NORTH]), [1, 2]);
 }
+
+#[test]
+fn via_ways_that_form_a_mesh_are_counted_not_tried_in_all_orders() {
+    // With 24 ways in it, as many as a restriction may have, and with more.
+    for side in [4, 6] {
+        let (mut sketch, via) = mesh(side);
+
+        let (done, finished) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let _ = done.send(sketch.restriction_over("no_u_turn", 5001, &via, 5002, &[]).graph());
+        });
+        let graph = finished.recv_timeout(std::time::Duration::from_secs(60)).expect("a map within a minute");
+
+        assert_eq!((graph.summary().restrictions, graph.summary().restrictions_left_out), (0, 1), "{side}");
+    }
+}
+
+/// Streets as on squared paper, each from one crossing to the next a way, with a way in and a way out.
+fn mesh(side: i64) -> (Sketch, Vec<i64>) {
+    let mut sketch = Sketch::default();
+    let street: Tags = &[("highway", "residential")];
+    let node = |north: i64, east: i64| 1 + north * side + east;
+    for north in 0..side {
+        for east in 0..side {
+            sketch.node(node(north, east), north, east, &[]);
+        }
+    }
+    let mut via = Vec::new();
+    for (north, east) in (0..side * side).map(|i| (i / side, i % side)) {
+        for (next_north, next_east) in [(north + 1, east), (north, east + 1)] {
+            if next_north < side && next_east < side {
+                via.push(1 + via.len() as i64);
+                sketch.way(via.len() as i64, &[node(north, east), node(next_north, next_east)], street);
+            }
+        }
+    }
+    sketch.node(9001, -1, 0, &[]).node(9002, side, side - 1, &[]);
+    sketch.way(5001, &[9001, node(0, 0)], street).way(5002, &[node(side - 1, side - 1), 9002], street);
+    (sketch, via)
+}

@@ -45,7 +45,7 @@ impl RoadsDiff {
     pub fn of(old: &Graph, new: &Graph) -> RoadsDiff {
         let (old_segments, new_segments) = (Segments::of(old), Segments::of(new));
         let mut diff = RoadsDiff::default();
-        for edge in old.edges() {
+        for edge in drawn_edges(old) {
             let (shares, length_cm) = (new_segments.shares(old, edge), f64::from(old.length_cm(edge)));
             diff.note(old.class(edge), |change| {
                 change.edges_old += 1;
@@ -54,7 +54,7 @@ impl RoadsDiff {
                 change.edges_removed += u64::from(shares.is_all_missing());
             });
         }
-        for edge in new.edges() {
+        for edge in drawn_edges(new) {
             let (shares, length_cm) = (old_segments.shares(new, edge), f64::from(new.length_cm(edge)));
             let is_changed = !shares.is_all_missing() && shares.missing_cm + shares.other_cm > 0.0;
             diff.note(new.class(edge), |change| {
@@ -73,6 +73,11 @@ impl RoadsDiff {
         add(&mut self.total);
         add(self.by_class.entry(class.as_str()).or_default());
     }
+}
+
+/// Those that are somewhere, without the copies that restrictions over ways need.
+fn drawn_edges(graph: &Graph) -> impl Iterator<Item = EdgeId> + '_ {
+    graph.edges().filter(|edge| !graph.is_copy(*edge))
 }
 
 /// From where to where, in 10⁻⁷ degree.
@@ -98,7 +103,7 @@ impl Shares {
 impl Segments {
     fn of(graph: &Graph) -> Segments {
         let with_look = |edge: EdgeId| segments(graph.geometry(edge)).map(move |one| (one, look(graph, edge)));
-        let mut all: Vec<_> = graph.edges().filter(|edge| access(graph, *edge) != 0).flat_map(with_look).collect();
+        let mut all: Vec<_> = drawn_edges(graph).filter(|edge| access(graph, *edge) != 0).flat_map(with_look).collect();
         all.par_sort_unstable();
         Segments(all)
     }
@@ -268,26 +273,78 @@ fn differing_cm(route: &[Vec<Position>], other: &[Vec<Position>]) -> f64 {
     let mut there: Vec<Segment> = other.iter().flat_map(|part| segments(part.iter().copied())).collect();
     there.sort_unstable();
     let own = route.iter().flat_map(|part| segments(part.iter().copied()));
-    own.filter(|segment| there.binary_search(segment).is_err()).map(|segment| apart_cm(segment, &there)).sum()
+    let mut apart = own.filter(|segment| there.binary_search(segment).is_err()).peekable();
+    if apart.peek().is_none() {
+        return 0.0;
+    }
+    let near = Near::of(&there);
+    apart.map(|segment| near.apart_cm(segment)).sum()
 }
 
-/// Looked at every few metres: routes begin and end between points.
-fn apart_cm(segment: Segment, others: &[Segment]) -> f64 {
+/// Segments by the cells of a grid that something within 3 m of them may lie in, sorted: a place is held only against
+/// those of its own cell, however long the routes are.
+struct Near(Vec<((i32, i32), Segment)>);
+
+impl Near {
+    fn of(segments: &[Segment]) -> Near {
+        let mut cells = Vec::new();
+        for segment in segments {
+            let margin = margin_e7(*segment);
+            // Piece by piece, so that a long slanting segment is not in all the cells of its box.
+            let [lat, lon] = [[segment[0], segment[2]], [segment[1], segment[3]]].map(|ends| ends.map(f64::from));
+            let longest = (lat[1] - lat[0]).abs().max((lon[1] - lon[0]).abs());
+            let pieces = (longest / f64::from(CELL_E7)).ceil().max(1.0);
+            for piece in 0..pieces as u32 {
+                let shares = [f64::from(piece), f64::from(piece + 1)].map(|at| at / pieces);
+                let [lats, lons] =
+                    [(lat, margin[0]), (lon, margin[1])].map(|(ends, margin)| cells_of(ends, shares, margin));
+                cells.extend(lats.flat_map(|row| lons.clone().map(move |column| ((row, column), *segment))));
+            }
+        }
+        cells.sort_unstable();
+        cells.dedup();
+        Near(cells)
+    }
+
+    fn around(&self, position: Position) -> impl Iterator<Item = &Segment> {
+        let cell = (position.lat_e7.div_euclid(CELL_E7), position.lon_e7.div_euclid(CELL_E7));
+        let first = self.0.partition_point(|(one, _)| *one < cell);
+        self.0[first..].iter().take_while(move |(one, _)| *one == cell).map(|(_, segment)| segment)
+    }
+
+    /// How much of a segment has none of them near. Looked at every few metres: routes begin and end between points.
+    fn apart_cm(&self, segment: Segment) -> f64 {
+        let plane = Plane::at(Position { lat_e7: segment[0], lon_e7: segment[1] });
+        let at = |lat_e7, lon_e7| plane.to_cm(Position { lat_e7, lon_e7 });
+        let (east, north) = at(segment[2], segment[3]);
+        let length = length_cm(segment);
+        let steps = (length / STEP_CM).ceil().max(1.0) as u32;
+        let is_followed = |step: &u32| {
+            let share = (f64::from(*step) + 0.5) / f64::from(steps);
+            let place = (east * share, north * share);
+            self.around(plane.to_position(place)).any(|other| {
+                let (a, b) = (at(other[0], other[1]), at(other[2], other[3]));
+                let (dx, dy) = (b.0 - a.0, b.1 - a.1);
+                dx * east + dy * north > 0.0 && off_squared(place, a, (dx, dy)) < NEAR_CM * NEAR_CM
+            })
+        };
+        let apart = (0..steps).filter(|step| !is_followed(step)).count();
+        length * apart as f64 / f64::from(steps)
+    }
+}
+
+/// What is near in 10⁻⁷ degree, north and east, and a little more.
+fn margin_e7(segment: Segment) -> [f64; 2] {
     let plane = Plane::at(Position { lat_e7: segment[0], lon_e7: segment[1] });
-    let at = |lat_e7, lon_e7| plane.to_cm(Position { lat_e7, lon_e7 });
-    let (east, north) = at(segment[2], segment[3]);
-    let length = length_cm(segment);
-    let steps = (length / STEP_CM).ceil().max(1.0) as u32;
-    let near: Vec<_> = others.iter().map(|o| (at(o[0], o[1]), at(o[2], o[3]))).collect();
-    let is_followed = |step: &u32| {
-        let share = (f64::from(*step) + 0.5) / f64::from(steps);
-        near.iter().any(|(a, b)| {
-            let (dx, dy) = (b.0 - a.0, b.1 - a.1);
-            dx * east + dy * north > 0.0 && off_squared((east * share, north * share), *a, (dx, dy)) < NEAR_CM * NEAR_CM
-        })
-    };
-    let apart = (0..steps).filter(|step| !is_followed(step)).count();
-    length * apart as f64 / f64::from(steps)
+    let (_, cm_per_e7) = plane.to_cm(Position { lat_e7: segment[0] + 1, lon_e7: segment[1] });
+    [cm_per_e7, plane.east_cm_per_e7().max(0.01)].map(|cm_per_e7| NEAR_CM * 1.1 / cm_per_e7)
+}
+
+/// The rows or columns that a piece between two shares of the way from one end to the other may touch.
+fn cells_of(ends: [f64; 2], shares: [f64; 2], margin: f64) -> std::ops::RangeInclusive<i32> {
+    let [a, b] = shares.map(|share| ends[0] + (ends[1] - ends[0]) * share);
+    let cell = |e7: f64| (e7 / f64::from(CELL_E7)).floor() as i32;
+    cell(a.min(b) - margin)..=cell(a.max(b) + margin)
 }
 
 /// Squared distance of a point from the segment that begins at `a` and goes by `d`.
@@ -301,3 +358,78 @@ fn off_squared(p: (f64, f64), a: (f64, f64), d: (f64, f64)) -> f64 {
 
 const STEP_CM: f64 = 500.0;
 const NEAR_CM: f64 = 300.0;
+/// Some 100 m.
+const CELL_E7: i32 = 10_000;
+
+#[cfg(test)]
+mod tests {
+    use rand::rngs::SmallRng;
+    use rand::{Rng, SeedableRng};
+
+    use super::*;
+
+    #[test]
+    fn what_is_near_is_found_by_its_cell_as_by_looking_at_everything() {
+        let mut parts = [0, 0];
+        for seed in 0..20 {
+            let mut random = SmallRng::seed_from_u64(seed);
+            let lat = [0, 411_500_000, -600_000_000, 780_000_000][seed as usize % 4];
+            let other: Vec<Segment> = wander(&mut random, lat, 300);
+            let route: Vec<Segment> =
+                other.iter().map(|segment| segment.map(|e7| e7 + random.random_range(-400..=400))).collect();
+            let near = Near::of(&other);
+
+            for segment in route {
+                let (fast, slow) = (near.apart_cm(segment), apart_cm_of_all(segment, &other));
+                assert!((fast - slow).abs() < 1e-6, "seed {seed}: {segment:?} {fast} {slow}");
+                parts[usize::from(slow > 0.0)] += 1;
+            }
+        }
+        assert!(parts.iter().all(|count| *count > 500), "{parts:?}");
+    }
+
+    #[test]
+    fn long_routes_that_differ_everywhere_are_compared_at_once() {
+        let mut random = SmallRng::seed_from_u64(7);
+        let line = |random: &mut SmallRng, lat: i32| -> Vec<Vec<Position>> {
+            let place = |[lat_e7, lon_e7, ..]: Segment| Position { lat_e7, lon_e7 };
+            vec![wander(random, lat, 40_000).into_iter().map(place).collect()]
+        };
+        let (one, other) = (line(&mut random, 411_500_000), line(&mut random, 411_500_000));
+
+        let begin = std::time::Instant::now();
+        let differing = differing_cm(&one, &other);
+
+        assert!(differing > 0.0);
+        assert!(begin.elapsed() < std::time::Duration::from_secs(20), "{:?}", begin.elapsed());
+    }
+
+    /// Segments that follow on each other, of up to some hundred metres.
+    fn wander(random: &mut SmallRng, lat_e7: i32, count: usize) -> Vec<Segment> {
+        let mut at = [lat_e7, -86_000_000];
+        let mut segment = || {
+            let from = at;
+            at = at.map(|e7| e7 + random.random_range(-30_000..=30_000));
+            [from[0], from[1], at[0], at[1]]
+        };
+        (0..count).map(|_| segment()).collect()
+    }
+
+    fn apart_cm_of_all(segment: Segment, others: &[Segment]) -> f64 {
+        let plane = Plane::at(Position { lat_e7: segment[0], lon_e7: segment[1] });
+        let at = |lat_e7, lon_e7| plane.to_cm(Position { lat_e7, lon_e7 });
+        let (east, north) = at(segment[2], segment[3]);
+        let length = length_cm(segment);
+        let steps = (length / STEP_CM).ceil().max(1.0) as u32;
+        let is_followed = |step: &u32| {
+            let share = (f64::from(*step) + 0.5) / f64::from(steps);
+            others.iter().any(|o| {
+                let (a, b) = (at(o[0], o[1]), at(o[2], o[3]));
+                let (dx, dy) = (b.0 - a.0, b.1 - a.1);
+                let off = off_squared((east * share, north * share), a, (dx, dy));
+                dx * east + dy * north > 0.0 && off < NEAR_CM * NEAR_CM
+            })
+        };
+        length * (0..steps).filter(|step| !is_followed(step)).count() as f64 / f64::from(steps)
+    }
+}

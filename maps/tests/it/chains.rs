@@ -11,6 +11,7 @@
 
 use std::sync::Arc;
 
+use maps::diff::RoadsDiff;
 use maps::router::{Dijkstra, Endpoint, Hierarchy, Route, Router, Weights};
 use maps::{EdgeId, Graph, Profile};
 use protocol::Position;
@@ -172,6 +173,23 @@ fn what_holds_at_some_hours_only_is_counted() {
 
     assert_eq!((graph.summary().restrictions, graph.summary().restrictions_left_out), (0, 3));
     assert_eq!(ways(&graph, Profile::Car, [SOUTH, FORK], [FORK, NORTH]), [1, 2]);
+}
+
+#[test]
+fn copies_of_edges_are_no_roads_that_came_or_changed() {
+    let (plain, signed) = (
+        carriageways().graph(),
+        carriageways().restriction_over("no_u_turn", 1, &[5, 6], 4, &[("except", "bicycle")]).graph(),
+    );
+    assert!(signed.edge_count() > plain.edge_count());
+
+    for (old, new) in [(&plain, &signed), (&signed, &plain)] {
+        let total = RoadsDiff::of(old, new).total;
+
+        assert_eq!((total.edges_added, total.edges_removed, total.edges_changed), (0, 0, 0), "{total:?}");
+        assert_eq!(total.edges_old, total.edges_new);
+        assert!((total.km_old - total.km_new).abs() < 1e-9, "{total:?}");
+    }
 }
 
 #[test]

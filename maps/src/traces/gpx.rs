@@ -67,6 +67,9 @@ struct Point {
 impl Document {
     fn begin(&mut self, name: String, attributes: &[OwnedAttribute], line: usize) -> Result<(), TraceError> {
         self.text.clear();
+        if self.open.len() >= DEPTH_MAX {
+            return Err(TraceError::Gpx(format!("line {line}: elements lie in each other more than {DEPTH_MAX} deep")));
+        }
         match name.as_str() {
             other if self.open.is_empty() && other != "gpx" => {
                 return Err(TraceError::Gpx(format!("not GPX: it begins with <{other}>")));
@@ -198,6 +201,8 @@ fn timed(points: Vec<Point>) -> Vec<Fix> {
 
 /// 36 km/h.
 const GUESSED_CM_S: f64 = 1_000.0;
+/// Recorders' extensions go some eight deep. The XML reader takes longer for each element the more are open.
+const DEPTH_MAX: usize = 64;
 
 #[cfg(test)]
 mod tests {
@@ -308,6 +313,17 @@ mod tests {
 
         for (text, expected) in cases {
             assert!(error(&text).contains(expected), "{text}: {}", error(&text));
+        }
+    }
+
+    #[test]
+    fn elements_nested_without_end_are_refused_at_once() {
+        let point = "<trk><trkseg><trkpt lat='1' lon='2'/></trkseg></trk>";
+        let deep = |levels: usize| format!("<gpx>{point}\n{}{}</gpx>", "<a>".repeat(levels), "</a>".repeat(levels));
+
+        assert_eq!(read_text(&deep(DEPTH_MAX - 1)).unwrap().len(), 1);
+        for levels in [DEPTH_MAX, 1_000_000] {
+            assert_eq!(error(&deep(levels)), "line 2: elements lie in each other more than 64 deep");
         }
     }
 

@@ -59,9 +59,12 @@ impl TraceKind {
 }
 
 impl Trace {
-    /// Only a fix every so many seconds: the first, and each that is so much later than the last one kept.
+    /// Only a fix every so many seconds: the first, and each that is so much later than the last one kept. All at 0.
     pub fn keep_every(&mut self, seconds: f64) {
         let apart_ds = (seconds * 10.0).round() as i64;
+        if apart_ds <= 0 {
+            return;
+        }
         let mut next = i64::MIN;
         self.fixes.retain(|fix| {
             let is_kept = fix.measured.0 >= next;
@@ -80,6 +83,18 @@ impl Trace {
         if self.fixes.last() != last.as_ref() {
             self.fixes.extend(last);
         }
+    }
+}
+
+impl Trace {
+    /// How many fixes were measured before one that comes earlier in the file: the matcher cannot use them.
+    pub fn fixes_back_in_time(&self) -> usize {
+        let mut newest = i64::MIN;
+        let is_back = |fix: &&Fix| {
+            newest = newest.max(fix.measured.0);
+            fix.measured.0 < newest
+        };
+        self.fixes.iter().filter(is_back).count()
     }
 }
 
@@ -283,5 +298,17 @@ mod tests {
 
         let kept: Vec<i64> = trace.fixes.iter().map(|f| f.measured.0).collect();
         assert_eq!(kept, [0, 40, 80]);
+    }
+
+    #[test]
+    fn a_fix_measured_before_an_earlier_one_is_kept_and_counted() {
+        let fix = |t| Fix::at(MeasuredTime(t), Position::default());
+        let times = [10, 50, 20, 50, 40, 60];
+        let mut trace = Trace { id: String::new(), fixes: times.map(fix).to_vec(), truth: Vec::new() };
+
+        trace.thin(0.0);
+
+        assert_eq!(trace.fixes, times.map(fix));
+        assert_eq!(trace.fixes_back_in_time(), 2);
     }
 }

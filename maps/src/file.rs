@@ -9,6 +9,7 @@
 //! ```
 //! All integers are little-endian.
 
+use std::cmp::Ordering;
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -28,6 +29,8 @@ pub enum MapError {
     Format { found: u32 },
     #[error("cut short: {found} bytes of {expected}")]
     CutShort { found: u64, expected: u64 },
+    #[error("damaged: {found} bytes of {expected}, there is something behind its end")]
+    TooLong { found: u64, expected: u64 },
     #[error("damaged: the checksum of {part} does not fit")]
     Damaged { part: &'static str },
     #[error("damaged: {part} {what}")]
@@ -121,8 +124,11 @@ impl Sections {
         if crc32fast::hash(&bytes[..56]) != u32_at(bytes, 56) {
             return Err(MapError::Damaged { part: "the header" });
         }
-        if bytes.len() as u64 != u64_at(bytes, 16) {
-            return Err(cut_short(u64_at(bytes, 16)));
+        let (found, expected) = (bytes.len() as u64, u64_at(bytes, 16));
+        match found.cmp(&expected) {
+            Ordering::Less => return Err(cut_short(expected)),
+            Ordering::Greater => return Err(MapError::TooLong { found, expected }),
+            Ordering::Equal => {}
         }
         let count = u32_at(bytes, 12) as usize;
         let table_end = HEADER_LEN + count.min(SECTIONS_MAX) * ENTRY_LEN;

@@ -18,7 +18,11 @@ impl Mapping {
     /// Maps a whole file.
     pub fn open(path: &Path) -> io::Result<Mapping> {
         let file = File::open(path)?;
-        if file.metadata()?.len() == 0 {
+        let metadata = file.metadata()?;
+        if metadata.is_dir() {
+            return Err(io::ErrorKind::IsADirectory.into()); // the kernel would say that there is no such device
+        }
+        if metadata.len() == 0 {
             return Ok(Mapping::of_bytes(&[])); // an empty file cannot be mapped
         }
         map(&file).map(Mapping::File)

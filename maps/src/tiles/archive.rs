@@ -49,6 +49,8 @@ pub struct Archived {
 pub enum ArchiveError {
     #[error("zoom {} to {}: an archive has zooms {} to {}", .0.start(), .0.end(), ARCHIVE_ZOOMS.start(), ARCHIVE_ZOOMS.end())]
     Zooms(RangeInclusive<u8>),
+    #[error("zoom {} to {}: the first must not be above the last", .0.start(), .0.end())]
+    ZoomsReversed(RangeInclusive<u8>),
     #[error("the map holds nothing to draw")]
     Empty,
     #[error("{path}: cannot be written")]
@@ -65,7 +67,10 @@ pub fn write(
     progress: &dyn Fn(u64, u64),
 ) -> Result<Archived, ArchiveError> {
     let zooms = &options.zooms;
-    if zooms.is_empty() || !ARCHIVE_ZOOMS.contains(zooms.start()) || !ARCHIVE_ZOOMS.contains(zooms.end()) {
+    if zooms.is_empty() {
+        return Err(ArchiveError::ZoomsReversed(zooms.clone()));
+    }
+    if !ARCHIVE_ZOOMS.contains(zooms.start()) || !ARCHIVE_ZOOMS.contains(zooms.end()) {
         return Err(ArchiveError::Zooms(zooms.clone()));
     }
     let tiles = tiles_of(graph, zooms);

@@ -22,7 +22,7 @@ fn a_map_cut_short_anywhere_is_refused() {
         assert!(matches!(error, Some(MapError::CutShort { .. } | MapError::NotAMap)), "{len}: {error:?}");
     }
     let longer = [&map[..], &[0; 64]].concat();
-    assert!(Graph::from_bytes(&longer).is_err());
+    assert!(matches!(Graph::from_bytes(&longer).err(), Some(MapError::TooLong { .. })));
 }
 
 #[test]
@@ -115,6 +115,11 @@ fn what_is_no_map_is_said_to_be_none() {
     assert!(matches!(Graph::open(&path).err(), Some(MapError::NotAMap)));
     std::fs::write(&path, cities::town_extract()).unwrap();
     assert!(matches!(Graph::open(&path).err(), Some(MapError::NotAMap)));
+    let folder = Graph::open(folder.path()).err();
+    assert!(
+        matches!(&folder, Some(MapError::Io { source, .. }) if source.to_string() == "is a directory"),
+        "{folder:?}"
+    );
     let mut other = cities::town_map().to_vec();
     other[8] = 200;
     assert!(matches!(Graph::from_bytes(&other).err(), Some(MapError::Format { found: 200 })));

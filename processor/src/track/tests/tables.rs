@@ -24,7 +24,7 @@ fn live_factors_raise_the_eta_with_the_next_fix_and_plans_time_their_way_by_them
 
     let after = eta_s(&world);
     assert!(after > before * 2, "{before} s became {after} s");
-    assert!(world.events().iter().any(|event| *event == Event::EtaChanged));
+    assert!(world.events().contains(&Event::EtaChanged));
 }
 
 #[test]

@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use protocol::Time;
 use protocol::record::{BlobHash, BodyKind};
 use wincode::{SchemaRead, SchemaWrite};
 
@@ -154,6 +155,23 @@ impl Named {
         }
     }
 
+    /// Lets go of live tables that nobody has renewed: of how the traffic was then, nothing is left, and a jam of last
+    /// night must not turn drivers off their way this morning.
+    pub fn end_live(&mut self, roads: &mut Roads, now: Time, bodies: &dyn Bodies) {
+        for region in &mut self.regions {
+            let Some(opened) = roads.regions.iter_mut().find(|opened| opened.number == region.number) else { continue };
+            let is_over = |at: Time| now.millis_since(at).abs() > LIVE_MS_MAX;
+            let (Some(hash), true) = (region.tables.live, opened.traffic.live_at().is_some_and(is_over)) else {
+                continue;
+            };
+            // Else it would be taken again for one that was offered and is not in use yet.
+            self.offered.retain(|offered| *offered != (BodyKind::LiveSpeeds, hash));
+            self.count += 1;
+            (region.tables.live, region.tables_number) = (None, self.count);
+            *opened = region.opened(bodies.traffic(&opened.traffic.map, region.tables));
+        }
+    }
+
     /// Lets go the maps that were replaced and that nobody stands on.
     pub fn let_go(&mut self, roads: &mut Roads, is_needed: impl Fn(u32) -> bool) {
         self.retired.retain(|(number, _)| is_needed(*number));
@@ -174,5 +192,8 @@ impl NamedRegion {
 
 /// More regions than one process should fold.
 const REGIONS_MAX: usize = 16;
+/// Three half-lives of the factors: with every minute of traffic the learner tells newer ones, so it is away or nobody
+/// drives.
+const LIVE_MS_MAX: i64 = 3_600_000;
 /// Trackers move off a replaced map within minutes; maps do not come so often.
 const RETIRED_MAX: usize = 4;

@@ -172,7 +172,7 @@ impl Partition {
             }
             Record::Tick { owner, at } => {
                 if self.state.clock.handle_tick(*owner, *at) {
-                    self.handle_tick(offset, index, effects);
+                    self.handle_tick(offset, index, bodies, effects);
                 } else {
                     effects.counts.ticks_ignored += 1;
                 }
@@ -193,8 +193,9 @@ impl Partition {
         }
     }
 
-    fn handle_tick(&mut self, offset: Offset, index: u32, effects: &mut Effects) {
+    fn handle_tick(&mut self, offset: Offset, index: u32, bodies: &dyn Bodies, effects: &mut Effects) {
         let now = self.state.clock.now();
+        self.state.bodies.end_live(&mut self.roads, now, bodies);
         let keys: Vec<TrackerKey> = self.trackers.keys().copied().collect();
         self.moves_left = MOVES_PER_TICK;
         for key in keys {

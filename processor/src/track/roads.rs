@@ -15,8 +15,8 @@ use maps::eta::{EtaTable, Speeds};
 use maps::router::{Router, Routing, Weights};
 use maps::speeds::{LiveFactors, SpeedTable};
 use maps::{Bbox, Graph, MapError, Profile};
-use protocol::Position;
 use protocol::record::{BlobHash, Vehicle};
+use protocol::{Position, Time};
 use wincode::{SchemaRead, SchemaWrite};
 
 /// Where the fold finds the bodies that records name.
@@ -108,6 +108,11 @@ impl Traffic {
 
     pub fn has_live(&self) -> bool {
         self.live.is_some()
+    }
+
+    /// When the traffic was as the live table says.
+    pub fn live_at(&self) -> Option<Time> {
+        self.live.as_ref().map(|factors| factors.at)
     }
 
     pub fn graph(&self) -> &Graph {

@@ -65,22 +65,54 @@ fn a_new_plan_goes_round_what_is_slow_now_and_only_where_that_is_in_use() {
     let mut changed = 0;
     for trip in &trips {
         let plan = plan_of(&begun(trip));
-        let on_plan = |graph: &Graph, edge: EdgeId| {
-            let middle = graph.position_at(edge, graph.length_cm(edge) / 2);
-            plan.points.windows(2).any(|pair| off_m(middle, pair[0], pair[1]) < 3.0)
-        };
         let mut slow = World::on(town());
-        let now = slow.now();
-        slow.take(
-            BodyKind::LiveSpeeds,
-            live(&town().graph, now, |edge| if on_plan(&town().graph, edge) { 9.0 } else { 1.0 }),
-        );
+        let factors = jam(&plan, slow.now());
+        slow.take(BodyKind::LiveSpeeds, factors);
         begin(&mut slow, trip);
         changed += usize::from(plan_of(&slow) != plan);
 
         assert_eq!(plan_of(&begun(trip)), plan, "the same map without the table plans as before");
     }
     assert!(changed >= 5, "{changed} of {} plans changed", trips.len());
+}
+
+#[test]
+fn a_jam_that_nobody_has_told_of_for_an_hour_diverts_no_plan_any_more() {
+    let trips: Vec<Trip> = (2..12).map(|seed| trip(town(), seed)).collect();
+    let mut diverted = 0;
+    for trip in &trips {
+        let plan = plan_of(&begun(trip));
+        let mut jammed = World::on(town());
+        let factors = jam(&plan, jammed.now());
+        jammed.take(BodyKind::LiveSpeeds, factors);
+        begin(&mut jammed, trip);
+        diverted += usize::from(plan_of(&jammed) != plan);
+
+        let mut later = World::on(town());
+        let factors = jam(&plan, later.now());
+        let hash = BlobHash(SpeedTable::hash(&factors));
+        later.push(Record::Offered { kind: BodyKind::LiveSpeeds, hash, size: factors.len() as u64 });
+        later.take(BodyKind::LiveSpeeds, factors);
+        later.pass(3_600);
+        assert!(later.partition.is_in_use(BodyKind::LiveSpeeds, hash));
+        let bodies = later.bodies.clone();
+        let kept = later.partition.snapshot().unwrap();
+        later.pass(1);
+        later.partition =
+            Partition::restore(&later.partition.snapshot().unwrap(), Generation::default(), &bodies).unwrap();
+        assert!(!later.partition.is_in_use(BodyKind::LiveSpeeds, hash));
+        assert_eq!(later.partition.offered(BodyKind::LiveSpeeds), None, "it is not to be taken into use again");
+        begin(&mut later, trip);
+        assert_eq!(plan_of(&later), plan);
+
+        let mut again = Partition::restore(&kept, Generation::default(), &bodies).unwrap();
+        let mut effects = Effects::default();
+        for (i, batch) in later.log.iter().enumerate() {
+            again.handle_entry(Offset(i as u64), batch, &bodies, &mut effects);
+        }
+        assert!(again.snapshot().unwrap() == later.partition.snapshot().unwrap(), "restored before it ended");
+    }
+    assert!(diverted >= 5, "{diverted} of {} plans were diverted", trips.len());
 }
 
 #[test]
@@ -371,6 +403,16 @@ fn live(graph: &Graph, now: Time, factor: impl Fn(EdgeId) -> f64) -> Vec<u8> {
         }
     }
     learner.factors(graph, now).to_bytes()
+}
+
+/// Factors after everybody has crept along this plan.
+fn jam(plan: &Plan, now: Time) -> Vec<u8> {
+    let graph = &town().graph;
+    let is_on_plan = |edge: EdgeId| {
+        let middle = graph.position_at(edge, graph.length_cm(edge) / 2);
+        plan.points.windows(2).any(|pair| off_m(middle, pair[0], pair[1]) < 3.0)
+    };
+    live(graph, now, |edge| if is_on_plan(edge) { 9.0 } else { 1.0 })
 }
 
 /// The same town with some streets closed.

@@ -41,6 +41,7 @@ pub struct Held {
     /// When a way was planned or looked for last, and on how new a map.
     made: Time,
     made_on: u32,
+    made_from: Position,
     /// Not to be looked for again before.
     plan_after: Time,
     progress: Option<Progress>,
@@ -102,6 +103,7 @@ impl Held {
             driven_m: 0,
             made: Time::default(),
             made_on: 0,
+            made_from: Position::default(),
             plan_after: Time::default(),
             progress: None,
             shown: ShownEta::default(),
@@ -192,7 +194,7 @@ impl Held {
             return false;
         }
         let Some(way) = Way::from_outside(way) else { return false };
-        self.plan = Some(Plan::outside(way, stop, made).after(self.plan.as_ref()));
+        self.plan = Some(Plan::outside(way, stop, made, self.made_from).after(self.plan.as_ref()));
         self.tells.keyframe = true; // a plan travels in keyframes only
         true
     }
@@ -399,9 +401,14 @@ impl Held {
         }
     }
 
+    /// Never long in coming, also where the clock was set back.
+    fn is_plan_due(&self, now: Time) -> bool {
+        now >= self.plan_after || self.plan_after.millis_since(now) > PLAN_AGAIN_MS
+    }
+
     /// A way from here; none where no map has one. Somebody else may know a better one.
     fn make_plan(&mut self, stop: u8, target: Position, here: &Here<'_>, now: Time, step: &mut Step<'_>) {
-        if now < self.plan_after && self.plan_after.millis_since(now) <= PLAN_AGAIN_MS {
+        if !self.is_plan_due(now) {
             return;
         }
         let from = here.shown.position;
@@ -414,7 +421,7 @@ impl Held {
                 heading_cdeg: here.shown.heading_255.filter(|_| here.shown.snapped).map(cdeg_of),
             };
             let way = region.traffic.way(start, target, here.profile(), now)?;
-            Some(Plan::on(region, way, stop, now))
+            Some(Plan::on(region, way, stop, now, from))
         });
         // Where only outsiders have maps, their way serves until they answer again, unless he is far from it.
         let is_kept = region.is_none() && self.plan.as_ref().is_some_and(|plan| plan.is_outside() && !plan.is_off);
@@ -424,7 +431,7 @@ impl Held {
             self.tells.keyframe |= made.is_some() || self.plan.is_some(); // a plan travels in keyframes only
             self.plan = made.map(|plan| plan.after(self.plan.as_ref()));
         }
-        (self.made, self.made_on) = (now, step.roads.newest());
+        (self.made, self.made_on, self.made_from) = (now, step.roads.newest(), from);
         self.plan_after = Time(now.0.saturating_add(PLAN_AGAIN_MS));
         step.effects.routes_wanted.push(RouteWanted {
             to: step.key,
@@ -447,6 +454,7 @@ impl Held {
         now: Time,
         step: &mut Step<'_>,
     ) -> (Option<OnWay>, bool) {
+        let is_due = self.is_plan_due(now);
         let Some(plan) = &mut self.plan else { return (None, false) };
         let (on_way, stand) = plan.locate(here.shown);
         match stand {
@@ -457,8 +465,7 @@ impl Held {
             }
             Stand::On | Stand::Beside | Stand::Away | Stand::Far => {}
         }
-        let is_detour_old = now.millis_since(self.made).abs() >= PLAN_AGAIN_MS;
-        if stand == Stand::Far || (stand == Stand::Away && is_detour_old) {
+        if plan.is_to_be_made_anew(stand, is_due) {
             self.plan_after = Time::default();
             self.make_plan(stop, target, here, now, step);
             let on_way = self.plan.as_mut().map(|plan| plan.begin(here.shown));
@@ -548,7 +555,8 @@ fn cdeg_of(heading_255: u8) -> u16 {
     (u32::from(heading_255) * 36_000 / 255) as u16
 }
 
-/// No more often than this is a way looked for again where there was none, or made anew for a small detour.
+/// No more often than this is a way looked for again where there was none, or made anew for a small detour or for who
+/// is far from every road.
 const PLAN_AGAIN_MS: i64 = 30_000;
 /// How old an estimate grows while nothing new is heard.
 const ESTIMATE_MS: i64 = 15_000;

@@ -1,9 +1,9 @@
 //! The plan of one delivery: the way to the stop ahead, where its driver is on it, and whether he has left it.
 
-use maps::Profile;
 use maps::eta::Ahead;
-use protocol::Time;
+use maps::{Profile, geo};
 use protocol::update::ShownPosition;
+use protocol::{Position, Time};
 use wincode::{SchemaRead, SchemaWrite};
 
 use super::roads::{Region, Roads};
@@ -19,6 +19,8 @@ pub struct Plan {
     off_fixes: u8,
     /// Of the fix that was counted last: a look without a new fix counts none.
     off_at: Time,
+    /// It begins where he was when it was made, or near enough: who is in a field has only ways that begin far from him.
+    is_from_him: bool,
     /// It was told that he is off the route.
     pub is_off: bool,
     /// None: it came from outside, and its times stand.
@@ -46,20 +48,32 @@ pub enum Stand {
 }
 
 impl Plan {
-    /// On a map, timed at `made`.
-    pub fn on(region: &Region, way: Way, stop: u8, made: Time) -> Plan {
+    /// On a map, timed at `made`, for who was there then.
+    pub fn on(region: &Region, way: Way, stop: u8, made: Time, from: Position) -> Plan {
         let timed = Timed { map: region.number, tables: region.tables, at: made };
-        Plan { timed: Some(timed), ..Plan::outside(way, stop, made) }
+        Plan { timed: Some(timed), ..Plan::outside(way, stop, made, from) }
     }
 
     /// From an outside router.
-    pub fn outside(way: Way, stop: u8, made: Time) -> Plan {
-        Plan { way, stop, made, along_cm: 0, off_fixes: 0, off_at: Time::default(), is_off: false, timed: None }
+    pub fn outside(way: Way, stop: u8, made: Time, from: Position) -> Plan {
+        let is_from_him = geo::distance_cm(from, way.begin()) <= f64::from(OFF_ROUTE_CM);
+        let off_at = Time::default();
+        Plan { way, stop, made, along_cm: 0, off_fixes: 0, off_at, is_from_him, is_off: false, timed: None }
     }
 
     /// In the place of another: who is off his route still is.
     pub fn after(self, before: Option<&Plan>) -> Plan {
         Plan { is_off: before.is_some_and(|before| before.is_off), ..self }
+    }
+
+    /// Whether another way should be looked for. Where ways begin far from him anyway, a new one would be left with the
+    /// second fix again: then, as for a small detour, not more often than is due.
+    pub fn is_to_be_made_anew(&self, stand: Stand, is_due: bool) -> bool {
+        match stand {
+            Stand::On | Stand::Beside => false,
+            Stand::Away => is_due,
+            Stand::Far => is_due || self.is_from_him,
+        }
     }
 
     pub fn is_outside(&self) -> bool {

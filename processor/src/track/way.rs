@@ -87,6 +87,10 @@ impl Way {
             && ends.0 == ends.1
     }
 
+    pub fn begin(&self) -> Position {
+        self.points[0].position
+    }
+
     fn end(&self) -> WayPoint {
         *self.points.last().expect("a way has at least two points")
     }

@@ -257,6 +257,36 @@ fn a_fresh_route_and_its_eta_are_told_within_5_s_of_the_second_fix_far_off_the_p
 }
 
 #[test]
+fn who_is_far_from_every_road_gets_a_plan_every_30_s_at_most() {
+    let trip = trip(town(), 2);
+    let graph = &town().graph;
+    let (low, high) = (graph.bbox().south_west, graph.bbox().north_east);
+    let mut corners = [low, high].map(|lat| [low, high].map(|lon| (lat, lon))).into_iter().flatten();
+    let mut found = Vec::new();
+    let field = corners.find_map(|(lat, lon)| {
+        let corner = Position { lat_e7: lat.lat_e7, lon_e7: lon.lon_e7 };
+        graph.candidates(corner, 560.0, maps::Profile::Car, &mut found);
+        found.is_empty().then_some(corner)
+    });
+    let field = field.expect("the town is round, so no road is near some corner");
+    let mut world = begun(&trip);
+    world.pass(600);
+    let (plans, keyframes) = (world.wanted.len(), keyframes(&world));
+
+    for _ in 0..60 {
+        world.pass(4);
+        world.drive_at(field);
+    }
+
+    let view = world.view().view;
+    assert!(view.plan.is_some() && view.progress.unwrap().off_route_m > 500, "{:?}", view.progress);
+    let plans = world.wanted.len() - plans;
+    assert!((2..=240 / 30 + 1).contains(&plans), "{plans} plans in 240 s");
+    let keyframes = self::keyframes(&world) - keyframes;
+    assert!(keyframes <= plans + 240 / 55 + 1, "{keyframes} keyframes in 240 s");
+}
+
+#[test]
 fn an_outside_way_takes_the_place_of_the_plan_that_it_was_asked_for_and_of_no_other() {
     let mut world = World::new();
     world.push(assign(DRIVER, TO_READY));
@@ -385,6 +415,10 @@ fn stand(world: &mut World, seconds: i64) {
 fn eta_s(world: &World) -> u64 {
     let arrival = world.view().view.eta.expect("he is on his way").arrival;
     arrival.millis_since(world.now()).max(0) as u64 / 1000
+}
+
+fn keyframes(world: &World) -> usize {
+    world.deliveries().filter(|update| matches!(update.body, DeliveryBody::Keyframe { .. })).count()
 }
 
 fn plan_of(world: &World) -> Plan {

@@ -36,12 +36,15 @@ pub struct Held {
     /// Stops where nothing is left to do, as bits.
     done: u32,
     plan: Option<Plan>,
-    /// Along the plans before this one, to the same stop.
+    /// Along the plans before this one, and to which stop.
     driven_m: u32,
+    driven_to: u8,
     /// When a way was planned or looked for last, and on how new a map.
     made: Time,
     made_on: u32,
     made_from: Position,
+    /// How far he had come then.
+    made_driven_m: u32,
     /// Not to be looked for again before.
     plan_after: Time,
     progress: Option<Progress>,
@@ -101,9 +104,11 @@ impl Held {
             done: 0,
             plan: None,
             driven_m: 0,
+            driven_to: 0,
             made: Time::default(),
             made_on: 0,
             made_from: Position::default(),
+            made_driven_m: 0,
             plan_after: Time::default(),
             progress: None,
             shown: ShownEta::default(),
@@ -182,8 +187,14 @@ impl Held {
 
     /// The way is not for him any more.
     pub fn forget_plan(&mut self) {
+        self.driven_m = self.come_m();
         self.plan = None;
         self.plan_after = Time::default();
+    }
+
+    /// How far he has come on his way to this stop, as of when he was on a plan last.
+    fn come_m(&self) -> u32 {
+        self.driven_m.saturating_add(self.plan.as_ref().map_or(0, Plan::along_m))
     }
 
     /// A way from outside, for the plan made then; false if that is no more, or if it is no way.
@@ -194,6 +205,7 @@ impl Held {
             return false;
         }
         let Some(way) = Way::from_outside(way) else { return false };
+        self.driven_m = self.made_driven_m; // it begins where he was when it was asked for
         self.plan = Some(Plan::outside(way, stop, made, self.made_from).after(self.plan.as_ref()));
         self.tells.keyframe = true; // a plan travels in keyframes only
         true
@@ -214,9 +226,9 @@ impl Held {
             self.smooth = None;
             return self.set_eta(None);
         };
-        if self.plan.as_ref().is_some_and(|plan| plan.stop != stop) {
+        if self.driven_to != stop {
             self.plan = None;
-            self.driven_m = 0;
+            (self.driven_to, self.driven_m, self.made_driven_m) = (stop, 0, 0);
         }
         let is_stranded = self.plan.as_ref().is_some_and(|plan| plan.is_stranded(step.roads));
         if is_stranded || (self.plan.is_none() && self.made_on != step.roads.newest()) {
@@ -425,9 +437,9 @@ impl Held {
         });
         // Where only outsiders have maps, their way serves until they answer again, unless he is far from it.
         let is_kept = region.is_none() && self.plan.as_ref().is_some_and(|plan| plan.is_outside() && !plan.is_off);
+        self.made_driven_m = self.come_m();
         if !is_kept {
-            let driven_m = self.plan.as_ref().map_or(0, Plan::along_m);
-            self.driven_m = self.driven_m.saturating_add(driven_m);
+            self.driven_m = self.made_driven_m;
             self.tells.keyframe |= made.is_some() || self.plan.is_some(); // a plan travels in keyframes only
             self.plan = made.map(|plan| plan.after(self.plan.as_ref()));
         }
@@ -485,12 +497,12 @@ impl Held {
     ) -> (Prediction, u32, u32, u32) {
         let straight_m = geo::distance_cm(here.measured, target) / 100.0;
         if let (Some(on_way), Some(plan)) = (on_way, &self.plan) {
-            let along_m = self.driven_m.saturating_add(on_way.along_cm / 100);
+            let along_m = self.come_m();
             let ahead = plan.ahead(&on_way, straight_m, along_m);
             let prediction = roads.eta(here.profile()).predict(&ahead);
             return (prediction, along_m, ahead.length_m as u32, on_way.off_cm / 100);
         }
-        (maps::eta::straight_line(here.measured, target), 0, straight_m as u32, 0)
+        (maps::eta::straight_line(here.measured, target), self.come_m(), straight_m as u32, 0)
     }
 
     fn leg(&self, stop: u8, remaining_m: u32) -> Leg {

@@ -188,6 +188,7 @@ impl Held {
     /// The way is not for him any more.
     pub fn forget_plan(&mut self) {
         self.driven_m = self.come_m();
+        self.tells.keyframe |= self.plan.is_some(); // a plan travels in keyframes only
         self.plan = None;
         self.plan_after = Time::default();
     }

@@ -39,7 +39,8 @@ pub struct Held {
     /// Along the plans before this one, and to which stop.
     driven_m: u32,
     driven_to: u8,
-    /// When a way was planned or looked for last, and on how new a map.
+    /// When a way was planned or looked for last, and on how new a map. Names what an outsider was asked, so no two are
+    /// the same: of two at the same time the second is a millisecond later.
     made: Time,
     made_on: u32,
     made_from: Position,
@@ -425,6 +426,7 @@ impl Held {
             return;
         }
         let from = here.shown.position;
+        let made_at = now.max(Time(self.made.0.saturating_add(1)));
         let region = step.roads.between(from, target);
         let made = region.and_then(|region| {
             let placed = here.placed.filter(|placed| placed.on == region.number);
@@ -434,7 +436,7 @@ impl Held {
                 heading_cdeg: here.shown.heading_255.filter(|_| here.shown.snapped).map(cdeg_of),
             };
             let way = region.traffic.way(start, target, here.profile(), now)?;
-            Some(Plan::on(region, way, stop, now, from))
+            Some(Plan::on(region, way, stop, made_at, from))
         });
         // Where only outsiders have maps, their way serves until they answer again, unless he is far from it.
         let is_kept = region.is_none() && self.plan.as_ref().is_some_and(|plan| plan.is_outside() && !plan.is_off);
@@ -444,14 +446,14 @@ impl Held {
             self.tells.keyframe |= made.is_some() || self.plan.is_some(); // a plan travels in keyframes only
             self.plan = made.map(|plan| plan.after(self.plan.as_ref()));
         }
-        (self.made, self.made_on, self.made_from) = (now, step.roads.newest(), from);
+        (self.made, self.made_on, self.made_from) = (made_at, step.roads.newest(), from);
         self.plan_after = Time(now.0.saturating_add(PLAN_AGAIN_MS));
         step.effects.routes_wanted.push(RouteWanted {
             to: step.key,
             delivery: self.delivery.key,
             epoch: self.epoch,
             stop,
-            made: now,
+            made: made_at,
             from,
             destination: target,
             vehicle: here.vehicle,

@@ -358,6 +358,22 @@ fn how_far_he_has_come_does_not_jump_back_with_another_plan_or_vehicle() {
 }
 
 #[test]
+fn a_way_asked_for_by_car_is_not_taken_by_who_took_the_bicycle_meanwhile() {
+    let mut world = World::new();
+    world.push(assign(DRIVER, TO_READY));
+    world.drive(-2_000.0);
+    let by_car = *world.wanted.last().unwrap();
+    world.push(Record::Vehicle { driver: DRIVER, vehicle: Vehicle::Bicycle });
+    let by_bicycle = *world.wanted.last().unwrap();
+    assert_eq!((by_car.vehicle, by_bicycle.vehicle), (Vehicle::Car, Vehicle::Bicycle));
+
+    world.push(planned(by_car, vec![by_car.from, by_car.destination]));
+    assert_eq!((world.counts.planned_late, world.view().view.plan), (1, None));
+    world.push(planned(by_bicycle, vec![by_bicycle.from, by_bicycle.destination]));
+    assert!(world.view().view.plan.is_some());
+}
+
+#[test]
 fn who_travels_by_bicycle_is_expected_later_and_stays_a_cyclist_through_everything() {
     let trip = trip(town(), 4);
     let by_car = eta_s(&begun(&trip));

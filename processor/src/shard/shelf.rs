@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::cache::Cache;
-use crate::track::{Bodies, NamedRegion, RoadMap, Tables, Traffic, profile_of};
+use crate::track::{Bodies, NamedRegion, RoadMap, Tables, Traffic};
 
 pub struct MapShelf {
     blobs: Arc<dyn BlobStore>,
@@ -175,7 +175,7 @@ impl MapShelf {
     fn note(&self, vehicles: &BTreeSet<Vehicle>) -> bool {
         let mut profiles = self.profiles.lock().unwrap_or_else(PoisonError::into_inner);
         let before = profiles.len();
-        profiles.extend(vehicles.iter().map(|vehicle| profile_of(*vehicle)));
+        profiles.extend(vehicles.iter().map(|vehicle| Profile::from(*vehicle)));
         profiles.len() > before
     }
 

@@ -21,7 +21,7 @@ use super::eta;
 use super::fence::{Passage, Presence, side_of_disc};
 use super::plan::{Plan, Stand};
 use super::planning::Start;
-use super::roads::{Roads, profile_of};
+use super::roads::Roads;
 use super::snapping::Placed;
 use super::way::{OnWay, Way};
 
@@ -91,7 +91,7 @@ pub struct Here<'a> {
 
 impl Here<'_> {
     fn profile(&self) -> Profile {
-        profile_of(self.vehicle)
+        self.vehicle.into()
     }
 }
 

@@ -40,7 +40,7 @@ pub use clock::FoldClock;
 pub use effects::{Counts, Effects, RouteWanted};
 pub use in_use::NamedRegion;
 pub use partition::Partition;
-pub use roads::{Bodies, NoBodies, RoadMap, Tables, Traffic, profile_of};
+pub use roads::{Bodies, NoBodies, RoadMap, Tables, Traffic};
 pub use snapshot::{SNAPSHOT_FORMAT, SnapshotError};
 
 /// Of all that decides what an update says: code, rules, formats, those of the matcher and the router included. A

@@ -15,7 +15,7 @@ use maps::eta::{EtaTable, Speeds};
 use maps::router::{Router, Routing, Weights};
 use maps::speeds::{LiveFactors, SpeedTable};
 use maps::{Bbox, Graph, MapError, Profile};
-use protocol::record::{BlobHash, Vehicle};
+use protocol::record::BlobHash;
 use protocol::{Position, Time};
 use wincode::{SchemaRead, SchemaWrite};
 
@@ -196,15 +196,6 @@ impl Roads {
             Profile::Car | Profile::Moped => &self.eta,
             Profile::Bicycle | Profile::Foot => &self.plain_eta,
         }
-    }
-}
-
-pub fn profile_of(vehicle: Vehicle) -> Profile {
-    match vehicle {
-        Vehicle::Car => Profile::Car,
-        Vehicle::Moped => Profile::Moped,
-        Vehicle::Bicycle => Profile::Bicycle,
-        Vehicle::Foot => Profile::Foot,
     }
 }
 

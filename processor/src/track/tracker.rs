@@ -18,7 +18,6 @@ use super::held::{Held, Here};
 use super::judge::Neighbour;
 use super::motion::Motion;
 use super::phone_clock::Mapped;
-use super::roads::profile_of;
 use super::snapping::{Placed, Snapping};
 
 #[derive(Clone, PartialEq, Debug, SchemaWrite, SchemaRead)]
@@ -152,7 +151,7 @@ impl Tracker {
             (true, true, true) => {
                 counts.fixes_late += 1;
                 let delivery = self.delivery_under_way();
-                return self.snapping.handle_late(record, mapped.at, delivery, profile_of(self.vehicle), step);
+                return self.snapping.handle_late(record, mapped.at, delivery, self.vehicle.into(), step);
             }
             (true, false, _) => counts.fixes_aside += 1,
             (false, _, _) => {}
@@ -163,7 +162,7 @@ impl Tracker {
     /// The fix that is where the driver is.
     fn handle_newest(&mut self, record: &FixRecord, mapped: Mapped, step: &mut Step<'_>) {
         let delivery = self.delivery_under_way();
-        self.snapped = self.snapping.handle_newest(record, mapped.at, delivery, profile_of(self.vehicle), step);
+        self.snapped = self.snapping.handle_newest(record, mapped.at, delivery, self.vehicle.into(), step);
         let fix = &record.fix;
         let snapped = self.snapped.map(|placed| placed.snapped);
         self.measured = Some(fix.position);

@@ -13,8 +13,9 @@ use protocol::{
     Breadcrumb, EdgeId, Offset, PartitionId, Record, RecordBatch, Time, TrackerKey, Update, UpdateBatch, partition_of,
 };
 use tokio::sync::mpsc;
-use tracing::error;
+use tracing::{error, info};
 
+use super::bodies::ReignBodies;
 use super::shelf::MapShelf;
 use crate::metrics::ProcessorMetrics;
 use crate::track::{Effects, NamedRegion, Partition, RouteWanted};
@@ -67,6 +68,7 @@ pub struct Folder {
     pub own: Generation,
     pub owner: OwnerId,
     pub shelf: Arc<MapShelf>,
+    pub bodies: ReignBodies,
     pub metrics: ProcessorMetrics,
     pub updates_partitions: u32,
     /// Of each kind, what was reported as offered last, and on which maps it would be used.
@@ -108,7 +110,11 @@ impl Folder {
                         break;
                     }
                     self.skew.handle_entry(&batch, entry.appended, self.owner);
-                    self.partition.handle_entry(entry.offset, &batch, &*self.shelf, &mut effects);
+                    self.partition.handle_entry(entry.offset, &batch, &self.bodies, &mut effects);
+                    if self.bodies.has_given_up() {
+                        info!(partition = self.id.0, offset = entry.offset.0, "a fold ends: a body is away");
+                        return false;
+                    }
                 }
                 Err(error) => {
                     error!(%error, partition = self.id.0, offset = entry.offset.0, "an entry cannot be read");
@@ -292,7 +298,87 @@ const TICKS_OLD_MS: i64 = 5_000;
 
 #[cfg(test)]
 mod tests {
+    use async_trait::async_trait;
+    use backends::blob_store::{BlobStore, BlobStoreError};
+    use daemon::Meter;
+    use tokio_util::sync::CancellationToken;
+
     use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_fold_stopped_while_a_body_is_away_tells_and_keeps_nothing_of_it() {
+        let stop = CancellationToken::new();
+        let folder = folder(stop.clone());
+        let (inputs, waiting) = mpsc::channel(4);
+        let (outputs, mut told) = mpsc::channel(4);
+        let map = Record::InUse { kind: BodyKind::Map, hash: BlobHash([1; 32]) };
+        let entries = vec![entry(0, vec![claim()]), entry(1, vec![map])];
+        inputs.send(Input::Entries { entries, read: Time(0) }).await.unwrap_or_else(|_| panic!("it listens"));
+        let folding = tokio::task::spawn_blocking(move || folder.run(waiting, &outputs));
+        assert!(!folding.is_finished());
+
+        stop.cancel();
+
+        let ended = tokio::time::timeout(std::time::Duration::from_secs(20), folding).await;
+        ended.expect("it does not wait for the blob store").unwrap();
+        assert!(told.recv().await.is_none(), "something was told");
+    }
+
+    /// A blob store that cannot be reached.
+    struct Away;
+
+    #[async_trait]
+    impl BlobStore for Away {
+        async fn put(&self, _: Bytes) -> Result<BlobHash, BlobStoreError> {
+            Err(away())
+        }
+
+        async fn get(&self, _: BlobHash) -> Result<Bytes, BlobStoreError> {
+            Err(away())
+        }
+
+        async fn contains(&self, _: BlobHash) -> Result<bool, BlobStoreError> {
+            Err(away())
+        }
+
+        async fn remove(&self, _: BlobHash) -> Result<(), BlobStoreError> {
+            Err(away())
+        }
+    }
+
+    fn away() -> BlobStoreError {
+        BlobStoreError::Unavailable { reason: "it is away".to_string() }
+    }
+
+    fn claim() -> Record {
+        Record::Claim { owner: OwnerId(1), at: Time(0), incarnation: 1 }
+    }
+
+    fn entry(offset: u64, records: Vec<Record>) -> StoredEntry {
+        let value = envelope::encode(&RecordBatch { records }).into();
+        StoredEntry { offset: Offset(offset), appended: Time(0), key: Bytes::new(), value }
+    }
+
+    /// Of an owner whose claim is the first record.
+    fn folder(stop: CancellationToken) -> Folder {
+        let nowhere = std::env::temp_dir().join("wayfix-no-such-folder");
+        let shelf = Arc::new(MapShelf::new(Arc::new(Away), nowhere, CancellationToken::new()));
+        let own = Generation { incarnation: 1, claim: Offset(0) };
+        Folder {
+            id: PartitionId(0),
+            partition: Partition::new(PartitionId(0), Offset(0), own),
+            own,
+            owner: OwnerId(1),
+            bodies: ReignBodies::new(shelf.clone(), stop),
+            shelf,
+            metrics: ProcessorMetrics::new(&Meter::discard()),
+            updates_partitions: 1,
+            reported: [const { None }; KINDS.len()],
+            wants_routes: true,
+            is_live: false,
+            skew: Skew::default(),
+        }
+    }
 
     #[test]
     fn a_clock_is_compared_with_the_median_of_the_edges_and_lag_is_not_skew() {

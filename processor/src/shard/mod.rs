@@ -5,6 +5,7 @@
 //! ```
 //! Where the log is slow, the teller waits, then the fold, then the reader: nothing grows.
 
+mod bodies;
 mod cache;
 mod fold;
 mod notice;
@@ -33,6 +34,7 @@ use tracing::warn;
 use crate::config::ProcessorConfig;
 use crate::metrics::ProcessorMetrics;
 use crate::track::Partition;
+use bodies::ReignBodies;
 use fold::{Folder, Input, Skew};
 pub use notice::SnapshotNotice;
 pub use outside::{OutsidePlanner, RouteServiceConfig};
@@ -273,6 +275,7 @@ impl Shard {
             own,
             owner,
             shelf: shards.shelf.clone(),
+            bodies: ReignBodies::new(shards.shelf.clone(), self.stop.clone()),
             metrics: shards.metrics.clone(),
             updates_partitions: shards.log.partition_count(Topic::Updates),
             reported: [const { None }; fold::KINDS.len()],
@@ -289,6 +292,7 @@ impl Shard {
             partition,
             own,
             drain: beside.clone(),
+            stop: self.stop.clone(),
             give_up: give_up.clone(),
             superseded: superseded.clone(),
             keeping: Arc::default(),

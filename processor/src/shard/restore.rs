@@ -14,8 +14,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::Shards;
+use super::bodies::ReignBodies;
 use super::notice::SnapshotNotice;
-use crate::track::{Partition, SNAPSHOT_FORMAT, SnapshotError};
+use crate::track::{Partition, SNAPSHOT_FORMAT};
 
 /// The partition as it was, and whether its state was found (else it begins anew).
 pub async fn restore(
@@ -61,12 +62,18 @@ async fn open(
         Err(error) => return Err(error).context("fetch a snapshot"),
     };
     let shelf = shards.shelf.clone();
+    let bodies = ReignBodies::new(shelf.clone(), stop.clone());
     let opening = tokio::task::spawn_blocking(move || {
-        let restored = Partition::restore(&body, own, &*shelf)?;
-        shelf.want_now(&restored.vehicles(), &restored.traffic());
-        Ok::<_, SnapshotError>(restored)
+        let restored = Partition::restore(&body, own, &bodies);
+        let is_whole = !bodies.has_given_up();
+        if let (Ok(restored), true) = (&restored, is_whole) {
+            shelf.want_now(&restored.vehicles(), &restored.traffic());
+        }
+        (restored, is_whole)
     });
-    match opening.await.context("restore a snapshot")? {
+    let (restored, is_whole) = opening.await.context("restore a snapshot")?;
+    anyhow::ensure!(is_whole, "the bodies that a snapshot names were not waited for");
+    match restored {
         Ok(partition) => Ok(Some(partition)),
         Err(error) => {
             warn!(%error, partition = notice.partition.0, "snapshot passed by");

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::cache::Cache;
-use crate::track::{Bodies, NamedRegion, RoadMap, Tables, Traffic};
+use crate::track::{NamedRegion, RoadMap, Tables, Traffic};
 
 pub struct MapShelf {
     blobs: Arc<dyn BlobStore>,
@@ -66,6 +66,19 @@ pub enum ShelfError {
     Table(#[from] TableError),
     #[error("read an ETA model")]
     EtaModel,
+    #[error("a body was not waited for")]
+    GivenUp,
+}
+
+impl ShelfError {
+    /// We were told to stop before it was known whether the body can be had.
+    pub fn is_given_up(&self) -> bool {
+        match self {
+            ShelfError::GivenUp => true,
+            ShelfError::Blob(error) => error.is_transient(), // these are tried again until the stop
+            ShelfError::Disk(_) | ShelfError::Map(_) | ShelfError::Table(_) | ShelfError::EtaModel => false,
+        }
+    }
 }
 
 impl MapShelf {
@@ -95,7 +108,7 @@ impl MapShelf {
         self.in_use.subscribe()
     }
 
-    fn note_in_use(&self, map: BlobHash) {
+    pub fn note_in_use(&self, map: BlobHash) {
         let published = *self.published.lock().unwrap_or_else(PoisonError::into_inner);
         if published.is_none_or(|ours| ours == map) {
             self.in_use.send_if_modified(|in_use| in_use.replace(map) != Some(map));
@@ -121,31 +134,44 @@ impl MapShelf {
     }
 
     /// Fetches and checks an offered body, and makes ready what is dear about it, for these regions. An error says why
-    /// it is not to be taken into use.
-    pub async fn check(&self, kind: BodyKind, hash: BlobHash, regions: &[NamedRegion]) -> Result<(), ShelfError> {
+    /// it is not to be taken into use. Waits for it until the stop.
+    pub async fn check(
+        &self,
+        (kind, hash): (BodyKind, BlobHash),
+        regions: &[NamedRegion],
+        stop: &CancellationToken,
+    ) -> Result<(), ShelfError> {
         match kind {
-            BodyKind::Map => self.prepare(vec![Arc::new(Traffic::usual(self.load(hash).await?))]).await,
-            BodyKind::EtaModel => self.load_eta(hash).await.map(drop),
-            BodyKind::Speeds | BodyKind::LiveSpeeds => self.check_table(kind, hash, regions).await,
+            BodyKind::Map => {
+                let map = self.load_until(hash, stop).await?;
+                self.prepare(vec![Arc::new(Traffic::usual(map))]).await
+            }
+            BodyKind::EtaModel => self.load_eta(hash, stop).await.map(drop),
+            BodyKind::Speeds | BodyKind::LiveSpeeds => self.check_table((kind, hash), regions, stop).await,
         }
     }
 
-    async fn check_table(&self, kind: BodyKind, hash: BlobHash, regions: &[NamedRegion]) -> Result<(), ShelfError> {
+    async fn check_table(
+        &self,
+        (kind, hash): (BodyKind, BlobHash),
+        regions: &[NamedRegion],
+        stop: &CancellationToken,
+    ) -> Result<(), ShelfError> {
         let mut outcome = Err(TableError::OtherMap.into());
         for region in regions.iter().rev() {
-            let map = self.load(region.map).await?;
+            let map = self.load_until(region.map, stop).await?;
             let (loaded, tables) = match kind {
                 BodyKind::LiveSpeeds => {
-                    let loaded = self.load_live(&map, hash).await.map(drop);
+                    let loaded = self.load_live(&map, hash, stop).await.map(drop);
                     (loaded, Tables { live: Some(hash), ..region.tables })
                 }
                 BodyKind::Speeds | BodyKind::Map | BodyKind::EtaModel => {
-                    let loaded = self.load_speeds(&map, hash).await.map(drop);
+                    let loaded = self.load_speeds(&map, hash, stop).await.map(drop);
                     (loaded, Tables { speeds: Some(hash), ..region.tables })
                 }
             };
             match loaded {
-                Ok(()) => return self.prepare(vec![self.load_traffic(&map, tables).await]).await,
+                Ok(()) => return self.prepare(vec![self.load_traffic(&map, tables, stop).await?]).await,
                 Err(error) => outcome = Err(error),
             }
         }
@@ -189,10 +215,19 @@ impl MapShelf {
 
     /// The map, opened; fetched first if need be.
     pub async fn load(&self, hash: BlobHash) -> Result<Arc<RoadMap>, ShelfError> {
+        self.load_until(hash, &self.stop).await
+    }
+
+    /// The same; whoever waits for it gives up at this stop.
+    pub async fn load_until(&self, hash: BlobHash, stop: &CancellationToken) -> Result<Arc<RoadMap>, ShelfError> {
         if let Some(map) = self.maps.find(&hash) {
             return Ok(map);
         }
-        let _one_at_a_time = self.fetching.lock().await;
+        let _one_at_a_time = tokio::select! {
+            biased;
+            turn = self.fetching.lock() => turn,
+            () = stop.cancelled() => return Err(ShelfError::GivenUp),
+        };
         if let Some(map) = self.maps.find(&hash) {
             return Ok(map);
         }
@@ -201,7 +236,7 @@ impl MapShelf {
         let map = match open(path.clone(), hash).await {
             Ok(map) => map,
             Err(_) => {
-                let body = self.fetch(hash).await?;
+                let body = self.fetch(hash, stop).await?;
                 self.keep(path.clone(), body).await?;
                 open(path, hash).await?
             }
@@ -210,51 +245,66 @@ impl MapShelf {
         Ok(self.maps.put(hash, map))
     }
 
-    async fn load_speeds(&self, map: &RoadMap, hash: BlobHash) -> Result<Arc<SpeedTable>, ShelfError> {
+    async fn load_speeds(
+        &self,
+        map: &RoadMap,
+        hash: BlobHash,
+        stop: &CancellationToken,
+    ) -> Result<Arc<SpeedTable>, ShelfError> {
         let key = (map.hash, hash);
         if let Some(table) = self.speeds.find(&key) {
             return Ok(table);
         }
-        let table = SpeedTable::from_bytes(&self.table(hash).await?, &map.graph)?;
+        let table = SpeedTable::from_bytes(&self.table(hash, stop).await?, &map.graph)?;
         Ok(self.speeds.put(key, table))
     }
 
-    async fn load_live(&self, map: &RoadMap, hash: BlobHash) -> Result<Arc<LiveFactors>, ShelfError> {
+    async fn load_live(
+        &self,
+        map: &RoadMap,
+        hash: BlobHash,
+        stop: &CancellationToken,
+    ) -> Result<Arc<LiveFactors>, ShelfError> {
         let key = (map.hash, hash);
         if let Some(factors) = self.live.find(&key) {
             return Ok(factors);
         }
-        let factors = LiveFactors::from_bytes(&self.table(hash).await?, &map.graph)?;
+        let factors = LiveFactors::from_bytes(&self.table(hash, stop).await?, &map.graph)?;
         Ok(self.live.put(key, factors))
     }
 
-    async fn load_eta(&self, hash: BlobHash) -> Result<Arc<EtaTable>, ShelfError> {
+    pub async fn load_eta(&self, hash: BlobHash, stop: &CancellationToken) -> Result<Arc<EtaTable>, ShelfError> {
         if let Some(table) = self.etas.find(&hash) {
             return Ok(table);
         }
-        let table = EtaTable::from_bytes(&self.table(hash).await?).ok_or(ShelfError::EtaModel)?;
+        let table = EtaTable::from_bytes(&self.table(hash, stop).await?).ok_or(ShelfError::EtaModel)?;
         Ok(self.etas.put(hash, table))
     }
 
     /// A table that cannot be used is left out.
-    async fn load_traffic(&self, map: &Arc<RoadMap>, tables: Tables) -> Arc<Traffic> {
+    pub async fn load_traffic(
+        &self,
+        map: &Arc<RoadMap>,
+        tables: Tables,
+        stop: &CancellationToken,
+    ) -> Result<Arc<Traffic>, ShelfError> {
         let key = (map.hash, tables);
         if let Some(traffic) = self.traffic.find(&key) {
-            return traffic;
+            return Ok(traffic);
         }
         let mut speeds = None;
         if let Some(hash) = tables.speeds {
-            speeds = self.load_speeds(map, hash).await.map_err(|error| not_used(hash, error)).ok();
+            speeds = unless_unusable(hash, self.load_speeds(map, hash, stop).await)?;
         }
         let mut live = None;
         if let Some(hash) = tables.live {
-            live = self.load_live(map, hash).await.map_err(|error| not_used(hash, error)).ok();
+            live = unless_unusable(hash, self.load_live(map, hash, stop).await)?;
         }
-        self.traffic.put(key, Traffic::of(map.clone(), speeds, live))
+        Ok(self.traffic.put(key, Traffic::of(map.clone(), speeds, live)))
     }
 
     /// The bytes of a table, from the local folder if they are there and whole.
-    async fn table(&self, hash: BlobHash) -> Result<Bytes, ShelfError> {
+    async fn table(&self, hash: BlobHash, stop: &CancellationToken) -> Result<Bytes, ShelfError> {
         let path = self.folder.join(format!("{hash}.{TABLE}"));
         self.used(hash);
         let reading = {
@@ -266,19 +316,25 @@ impl MapShelf {
         {
             return Ok(body.into());
         }
-        let body = self.fetch(hash).await?;
-        self.keep(path, body.clone()).await?;
+        let body = self.fetch(hash, stop).await?;
+        if let Err(error) = self.keep(path, body.clone()).await {
+            warn!(error = format!("{:#}", anyhow::Error::from(error)), body = %hash, "a table is not kept on disk");
+        }
         Ok(body)
     }
 
-    async fn fetch(&self, hash: BlobHash) -> Result<Bytes, BlobStoreError> {
+    async fn fetch(&self, hash: BlobHash, stop: &CancellationToken) -> Result<Bytes, BlobStoreError> {
         let fetch = || self.blobs.get(hash);
-        retry("fetch a body", Backoff::default(), &self.stop, BlobStoreError::is_transient, fetch).await
+        retry("fetch a body", Backoff::default(), stop, BlobStoreError::is_transient, fetch).await
     }
 
     /// Where a map that was loaded lies on this machine: a file that never changes.
     pub fn path_of(&self, hash: BlobHash) -> PathBuf {
         self.folder.join(format!("{hash}.{MAP}"))
+    }
+
+    pub fn runtime(&self) -> &Handle {
+        &self.runtime
     }
 
     /// Cancelled when nothing is to be waited for any more.
@@ -361,33 +417,20 @@ fn sweep(folder: &Path, needed: &BTreeSet<BlobHash>) -> std::io::Result<()> {
     Ok(())
 }
 
-/// For the threads that fold: they wait.
-impl Bodies for MapShelf {
-    fn map(&self, hash: BlobHash) -> Option<Arc<RoadMap>> {
-        if let Some(map) = self.maps.find(&hash) {
-            return Some(map);
+/// None for what no waiting would have helped.
+fn unless_unusable<T>(body: BlobHash, loaded: Result<T, ShelfError>) -> Result<Option<T>, ShelfError> {
+    match loaded {
+        Ok(loaded) => Ok(Some(loaded)),
+        Err(error) if error.is_given_up() => Err(error),
+        Err(error) => {
+            not_used(body, error);
+            Ok(None)
         }
-        self.runtime.block_on(self.load(hash)).map_err(|error| not_used(hash, error)).ok()
-    }
-
-    fn traffic(&self, map: &Arc<RoadMap>, tables: Tables) -> Arc<Traffic> {
-        self.note_in_use(map.hash);
-        if let Some(traffic) = self.traffic.find(&(map.hash, tables)) {
-            return traffic;
-        }
-        self.runtime.block_on(self.load_traffic(map, tables))
-    }
-
-    fn eta(&self, hash: BlobHash) -> Option<Arc<EtaTable>> {
-        if let Some(table) = self.etas.find(&hash) {
-            return Some(table);
-        }
-        self.runtime.block_on(self.load_eta(hash)).map_err(|error| not_used(hash, error)).ok()
     }
 }
 
 /// Records say it is in use, and it is not: what is folded here may differ from what others fold.
-fn not_used(body: BlobHash, error: ShelfError) {
+pub fn not_used(body: BlobHash, error: ShelfError) {
     if matches!(error, ShelfError::Table(TableError::OtherMap)) {
         return; // it was made for a map that is gone or in another region: no effect, everywhere alike
     }
@@ -413,6 +456,17 @@ mod tests {
     use protocol::Time;
 
     use super::*;
+    use crate::shard::bodies::ReignBodies;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_table_that_cannot_be_kept_on_disk_is_used_all_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let (shelf, blobs) = shelf(folder.path());
+        std::fs::write(folder.path().join("bodies"), b"no folder can be made here").unwrap();
+        let hash = blobs.put(Bytes::from_static(b"a table")).await.unwrap();
+
+        assert_eq!(shelf.table(hash, shelf.stop()).await.unwrap(), b"a table".as_slice());
+    }
 
     #[tokio::test(flavor = "multi_thread")]
     async fn files_that_no_kept_state_names_go_but_for_the_last_few() {
@@ -421,7 +475,7 @@ mod tests {
         let mut hashes = Vec::new();
         for i in 0..60_u32 {
             let hash = blobs.put(Bytes::from(i.to_le_bytes().to_vec())).await.unwrap();
-            shelf.table(hash).await.unwrap();
+            shelf.table(hash, shelf.stop()).await.unwrap();
             hashes.push(hash);
         }
         let there = |hash: &BlobHash| folder.path().join("bodies").join(format!("{hash}.{TABLE}")).exists();
@@ -442,10 +496,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (shelf, blobs) = shelf(folder.path());
         let hash = blobs.put(Bytes::from_static(b"a table")).await.unwrap();
-        shelf.table(hash).await.unwrap();
+        shelf.table(hash, shelf.stop()).await.unwrap();
         std::fs::write(folder.path().join("bodies").join(format!("{hash}.{TABLE}")), b"a tab").unwrap();
 
-        assert_eq!(shelf.table(hash).await.unwrap(), b"a table".as_slice());
+        assert_eq!(shelf.table(hash, shelf.stop()).await.unwrap(), b"a table".as_slice());
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -462,16 +516,16 @@ mod tests {
         let mut partition = crate::track::Partition::new(PartitionId(0), protocol::Offset(0), Default::default());
         let in_use = protocol::Record::InUse { kind: BodyKind::Map, hash: map };
         let batch = protocol::RecordBatch { records: vec![in_use] };
-        let shelf_too = shelf.clone();
+        let bodies = ReignBodies::new(shelf.clone(), CancellationToken::new());
         let fold = move || {
-            partition.handle_entry(protocol::Offset(0), &batch, &*shelf_too, &mut crate::track::Effects::default());
+            partition.handle_entry(protocol::Offset(0), &batch, &bodies, &mut crate::track::Effects::default());
             partition
         };
         let partition = tokio::task::spawn_blocking(fold).await.unwrap();
         let factors = |graph: &Graph| Bytes::from(LiveFactors::usual(graph, Time(0)).to_bytes());
         let check = async |body: Bytes| {
             let hash = blobs.put(body).await.unwrap();
-            shelf.check(BodyKind::LiveSpeeds, hash, partition.regions()).await
+            shelf.check((BodyKind::LiveSpeeds, hash), partition.regions(), shelf.stop()).await
         };
 
         assert!(check(factors(&here)).await.is_ok());

@@ -27,6 +27,8 @@ pub struct Teller {
     pub own: Generation,
     /// For what may take long: it must not hold up the dot.
     pub drain: Drain,
+    /// Cancelled when the partition is not ours any more.
+    pub stop: CancellationToken,
     /// Cancelled when the log is not to be waited for any more.
     pub give_up: CancellationToken,
     /// Cancelled when a later owner has claimed the partition.
@@ -135,13 +137,16 @@ impl Teller {
         let offered = self.offered.clone();
         offered.lock().unwrap_or_else(PoisonError::into_inner)[place] = Some(hash);
         let (shards, partition, give_up) = (self.shards.clone(), self.partition, self.give_up.clone());
-        let using = self.using.clone();
+        let (using, stop) = (self.using.clone(), self.stop.clone());
         self.drain.spawn("take a body into use", async move {
             let _turn = using.lock().await;
             if offered.lock().unwrap_or_else(PoisonError::into_inner)[place] != Some(hash) {
                 return Ok(());
             }
-            if let Err(error) = shards.shelf.check(kind, hash, &regions).await {
+            if let Err(error) = shards.shelf.check((kind, hash), &regions, &stop).await {
+                if error.is_given_up() {
+                    return Ok(()); // whoever owns the partition next looks for it again
+                }
                 let error = format!("{:#}", anyhow::Error::from(error));
                 warn!(error, ?kind, body = %hash, partition = partition.0, "an offered body cannot be used");
                 shards.metrics.bodies_refused.increment(1);

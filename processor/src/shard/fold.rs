@@ -154,7 +154,8 @@ impl Folder {
             self.is_live = true;
             let offered = self.partition.offered(BodyKind::Map);
             reports.push(Output::Live { maps: maps.iter().copied().chain(offered).collect() });
-        } else if self.is_live && self.wants_routes && !wanted.is_empty() {
+        }
+        if self.is_live && self.wants_routes && !wanted.is_empty() {
             reports.push(Output::RoutesWanted(wanted));
         }
         if self.is_live {
@@ -301,6 +302,11 @@ mod tests {
     use async_trait::async_trait;
     use backends::blob_store::{BlobStore, BlobStoreError};
     use daemon::Meter;
+    use protocol::record::Door;
+    use protocol::{
+        AssignmentNumber, Delivery, DeliveryId, DeliveryKey, DeliveryPolicy, DeliveryState, DeviceKey, DeviceNumber,
+        DriverId, DriverKey, Fix, FixNumber, FixRecord, MeasuredTime, Position, Stop, StopKind, TenantId, Verdict,
+    };
     use tokio_util::sync::CancellationToken;
 
     use super::*;
@@ -322,6 +328,56 @@ mod tests {
         let ended = tokio::time::timeout(std::time::Duration::from_secs(20), folding).await;
         ended.expect("it does not wait for the blob store").unwrap();
         assert!(told.recv().await.is_none(), "something was told");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn ways_wished_for_with_the_claim_are_asked_for_too() {
+        let mut folder = folder(CancellationToken::new());
+        let (outputs, mut told) = mpsc::channel(8);
+        let entries = vec![entry(0, vec![claim()]), entry(1, on_the_way())];
+
+        let folding = tokio::task::spawn_blocking(move || folder.handle_entries(&entries, Time(0), &outputs));
+
+        assert!(folding.await.unwrap());
+        let (mut is_live, mut wishes) = (false, 0);
+        while let Some(output) = told.recv().await {
+            match output {
+                Output::Live { .. } => is_live = true,
+                Output::RoutesWanted(wanted) => wishes += wanted.len(),
+                Output::Told(_) | Output::Snapshot { .. } | Output::Offered { .. } | Output::Superseded => {}
+            }
+        }
+        assert!(is_live && wishes == 1, "{is_live} {wishes}");
+    }
+
+    /// A delivery to be fetched, and where its driver is.
+    fn on_the_way() -> Vec<Record> {
+        let driver = DriverKey { tenant: TenantId(1), driver: DriverId(1) };
+        let at = |lat_e7| Position { lat_e7, lon_e7: 0 };
+        let stop = |kind, lat_e7| Stop { kind, position: at(lat_e7), radius_m: 60, label: String::new() };
+        let delivery = Delivery {
+            key: DeliveryKey { tenant: TenantId(1), delivery: DeliveryId(1) },
+            state: DeliveryState::Ready,
+            assignment: AssignmentNumber(1),
+            driver: Some(driver.driver),
+            stops: vec![stop(StopKind::Pickup, 100_000), stop(StopKind::DropOff, 200_000)],
+            policy: DeliveryPolicy::default(),
+            journal: Vec::new(),
+            reference: String::new(),
+            created: Time(0),
+        };
+        let fix = FixRecord {
+            device: DeviceKey { tenant: driver.tenant, driver: driver.driver, device: DeviceNumber(1) },
+            session_start: 1,
+            number: Some(FixNumber(1)),
+            lowest_held: FixNumber(0),
+            edge: EdgeId(1),
+            door: Door::Udp,
+            received: Time(1_000),
+            fix: Fix { accuracy_m: Some(5), ..Fix::at(MeasuredTime::from_time(Time(1_000)), at(0)) },
+            verdict: Verdict::Accepted,
+        };
+        vec![Record::Assign { to: driver.into(), delivery: Box::new(delivery) }, Record::Fix(fix)]
     }
 
     /// A blob store that cannot be reached.

@@ -124,4 +124,4 @@ const RELEASED_PER_PART: usize = 10_000;
 const MAGIC: &[u8; 2] = b"WS";
 const HEADER_BYTES: usize = 8;
 /// Of the bytes: changed whenever a type that is part of a tracker's state changes.
-pub const SNAPSHOT_FORMAT: u16 = 2;
+pub const SNAPSHOT_FORMAT: u16 = 3;

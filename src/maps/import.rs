@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use indicatif::ProgressBar;
-use maps::import::{ImportOptions, Imported, Progress, Stage};
+use maps::import::{CountryLimits, ImportOptions, Imported, Progress, Stage};
 
 #[derive(clap::Args)]
 pub struct Options {
@@ -18,7 +18,7 @@ pub struct Options {
     #[arg(short, long, value_name = "CITY.wfm")]
     output: PathBuf,
     /// Whose speed limits hold where none is signed: ISO 3166-1, as in PT.
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", value_parser = parse_country)]
     country: String,
     /// Leaves buildings out of the tiles.
     #[arg(long)]
@@ -30,7 +30,7 @@ pub struct Options {
 
 pub fn run(options: &Options) -> Result<()> {
     let import_options = ImportOptions {
-        country: options.country.to_uppercase(),
+        country: options.country.clone(),
         buildings: !options.no_buildings,
         order_time_max: Duration::from_secs(options.order_time_max),
     };
@@ -43,6 +43,21 @@ pub fn run(options: &Options) -> Result<()> {
     println!("{imported}");
     println!("took       {:.2} s", begin.elapsed().as_secs_f64());
     Ok(())
+}
+
+fn parse_country(text: &str) -> Result<String, String> {
+    let code = text.to_uppercase();
+    if code.is_empty() || knows_country(&code) {
+        return Ok(code);
+    }
+    let known: Vec<_> = CountryLimits::codes().collect();
+    let known = known.join(", ");
+    Err(format!("its limits are not known, only those of {known}; left out, the world's usual ones hold"))
+}
+
+/// Whether a country's own limits are known, by its code in capitals.
+pub fn knows_country(code: &str) -> bool {
+    CountryLimits::codes().any(|known| known == code)
 }
 
 /// What a file is that is no extract, by how it begins: those that people mix up.

@@ -235,3 +235,20 @@ fn all_tiles_of_a_map_go_into_one_archive() {
     assert_eq!(too_close.status.code(), Some(2));
     assert_eq!(upside_down.status.code(), Some(1), "{}", said(&upside_down));
 }
+
+#[test]
+fn countries_whose_limits_are_not_known_are_refused() {
+    let cases = [
+        ["import", "a", "-o", "b", "--country=PRT"],
+        ["import", "a", "-o", "b", "--country=XX"],
+    ];
+
+    for arguments in cases {
+        let output = wayfix(&[&["maps"], &arguments[..]].concat());
+
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", said(&output));
+        assert!(said(&output).contains("invalid value"), "{arguments:?}: {}", said(&output));
+    }
+    let lower_case = wayfix(&["maps", "import", "nowhere.osm.pbf", "-o", "nowhere.wfm", "--country", "pt"]);
+    assert!(said(&lower_case).contains("No such file"), "{}", said(&lower_case));
+}

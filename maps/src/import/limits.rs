@@ -19,6 +19,11 @@ impl CountryLimits {
         COUNTRIES.iter().find(|c| c.code.eq_ignore_ascii_case(code)).unwrap_or(&WORLD)
     }
 
+    /// The codes of all countries that are listed.
+    pub fn codes() -> impl Iterator<Item = &'static str> {
+        COUNTRIES.iter().map(|country| country.code)
+    }
+
     /// What a way without a sign allows; None where the kind of road decides alone.
     pub fn default_km_h(&self, class: RoadClass) -> Option<u8> {
         match class {

@@ -34,6 +34,7 @@ use harvest::{Harvest, WayKind};
 use ids::Ids;
 
 pub use build::hilbert;
+pub use limits::CountryLimits;
 
 /// What the import may be told.
 #[derive(Clone, Debug)]

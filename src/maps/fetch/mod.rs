@@ -14,6 +14,7 @@ use anyhow::Result;
 use indicatif::ProgressBar;
 use reqwest::{Client, StatusCode, Url};
 
+use super::import;
 use crate::settings::{Settings, SettingsError};
 use crate::up;
 use checksum::Checksum;
@@ -228,6 +229,7 @@ fn is_up_to_date(output: &Path, published: Option<&Checksum>) -> bool {
 fn next(extract: &Path, country: Option<&str>) -> String {
     let name = extract.to_string_lossy();
     let stem = name.strip_suffix(".osm.pbf").or_else(|| name.strip_suffix(".pbf")).unwrap_or(&name);
+    let country = country.filter(|country| import::knows_country(country));
     let country = country.map(|country| format!(" --country {country}")).unwrap_or_default();
     format!("wayfix maps import {name} -o {stem}.wfm{country}")
 }
@@ -238,3 +240,18 @@ const SILENCE_MAX: Duration = Duration::from_secs(60);
 const WAIT_FIRST: Duration = Duration::from_secs(1);
 /// Whoever gets on by so much has not failed.
 const PROGRESS_BYTES_MIN: u64 = 1 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_that_comes_next_names_a_country_only_where_import_knows_it() {
+        let extract = Path::new("fixland-latest.osm.pbf");
+
+        let next = [Some("PT"), Some("FX"), None].map(|country| next(extract, country));
+
+        let plain = "wayfix maps import fixland-latest.osm.pbf -o fixland-latest.wfm";
+        assert_eq!(next, [format!("{plain} --country PT"), plain.to_owned(), plain.to_owned()]);
+    }
+}

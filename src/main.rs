@@ -4,6 +4,7 @@ mod compose;
 mod demo;
 mod map_watch;
 mod maps;
+mod output;
 mod pages;
 mod settings;
 mod sim;

@@ -1,6 +1,7 @@
 //! The configuration of the whole: a TOML file and `WAYFIX__…` variables, every key with a default that works with no
 //! file and no service. Unknown keys are errors.
 
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -10,6 +11,8 @@ use daemon::Clock;
 use daemon::clock::Scale;
 use daemon::logging::LogFormat;
 use serde::{Deserialize, Serialize};
+
+use crate::output::Standard;
 
 /// As written.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -211,8 +214,10 @@ pub fn run(command: &Command) -> anyhow::Result<()> {
     let settings = Settings::load(config.as_deref())?;
     settings.check()?;
     match command {
-        Command::Show { .. } => print!("{}", toml::to_string_pretty(&settings).context("write the configuration")?),
-        Command::Check { .. } => println!("the configuration can be used"),
+        Command::Show { .. } => {
+            write!(Standard, "{}", toml::to_string_pretty(&settings).context("write the configuration")?)?;
+        }
+        Command::Check { .. } => writeln!(Standard, "the configuration can be used")?,
     }
-    Ok(())
+    Ok(Standard.flush()?)
 }

@@ -1,5 +1,6 @@
 //! `wayfix sim` and `wayfix replay`: drivers against a running server, over real sockets.
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use fleet::{Conditions, FleetOptions, Report, TenantKey};
 use protocol::Time;
 use protocol::record::Vehicle;
 
+use crate::output::Standard;
 use crate::up;
 
 /// What both kinds of fleet are told.
@@ -122,8 +124,7 @@ async fn told_to_stop() {
 }
 
 fn print(report: &Report) -> Result<()> {
-    println!("{}", serde_json::to_string_pretty(report)?);
-    Ok(())
+    Ok(writeln!(Standard, "{}", serde_json::to_string_pretty(report)?)?)
 }
 
 impl FleetArguments {

@@ -91,10 +91,7 @@ fn drawn_trip(graph: &Graph, profile: Profile, trip: &MatchedTrip, corner: Posit
     let parts: Vec<Vec<i64>> = trip.parts.iter().map(|part| flat(part.iter().copied(), corner)).collect();
     let mut found = Vec::new();
     let places: Vec<Value> = trip
-        .trace
-        .fixes
-        .iter()
-        .zip(&trip.matched)
+        .fixes()
         .map(|(fix, one)| {
             graph.candidates(fix.position, CANDIDATES_WITHIN_M, profile, &mut found);
             let candidates = flat(found.iter().take(CANDIDATES_MAX).map(|candidate| candidate.position), corner);

@@ -1,7 +1,7 @@
 //! `wayfix maps import`: with a progress bar and a summary.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use indicatif::ProgressBar;
 use maps::import::{CountryLimits, ImportOptions, Imported, Progress, Stage};
+
+use crate::output::{self, Kind, Standard};
 
 #[derive(clap::Args)]
 pub struct Options {
@@ -38,10 +40,10 @@ pub fn run(options: &Options) -> Result<()> {
     if options.extract.is_dir() {
         bail!("{} is a folder, not an extract", options.extract.display());
     }
+    output::check(&options.output, Kind::Map, &[&options.extract])?;
     let imported = import(&options.extract, &options.output, &import_options)
         .with_context(|| format!("import {}{}", options.extract.display(), hint(&options.extract)))?;
-    println!("{imported}");
-    println!("took       {:.2} s", begin.elapsed().as_secs_f64());
+    writeln!(Standard, "{imported}\ntook       {:.2} s", begin.elapsed().as_secs_f64())?;
     Ok(())
 }
 

@@ -1,18 +1,19 @@
 //! `wayfix maps match`: recorded traces through the online matcher, as live.
 
 use std::fs::File;
-use std::io::{BufWriter, ErrorKind, Write, stdout};
-use std::path::PathBuf;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use maps::matcher::trip::{match_trip, route_parts};
 use maps::matcher::{Matched, Scratch};
-use maps::traces::{self, RouteLine, Trace};
+use maps::traces::{RouteLine, Trace};
 use maps::{Graph, Profile};
-use protocol::Position;
+use protocol::{Fix, Position};
 use serde_json::json;
 
 use super::draw;
+use crate::output::{self, Kind, Standard};
 
 #[derive(clap::Args)]
 pub struct Options {
@@ -22,7 +23,7 @@ pub struct Options {
     #[arg(long, value_name = "CITY.wfm")]
     map: PathBuf,
     /// Keeps a fix every so many seconds, and the trip's last.
-    #[arg(long, default_value_t = 0.0, value_name = "SECONDS")]
+    #[arg(long, default_value_t = 0.0, value_name = "SECONDS", value_parser = super::parse_amount)]
     every: f64,
     /// Whose ways count.
     #[arg(long, default_value = "car", value_parser = parse_profile)]
@@ -52,41 +53,43 @@ pub struct MatchedTrip {
     pub parts: Vec<Vec<Position>>,
 }
 
-pub fn run(options: &Options) -> Result<()> {
-    let graph = super::open(&options.map)?;
-    let mut all = Vec::new();
-    for path in &options.traces {
-        all.extend(traces::read_file(path)?);
+impl MatchedTrip {
+    /// The fixes that the matcher took, with what became of each.
+    pub fn fixes(&self) -> impl Iterator<Item = (&Fix, &Matched)> {
+        self.matched.iter().filter_map(|one| Some((self.trace.fixes.get(one.tag as usize)?, one)))
     }
-    let trips = match_all(&graph, all, options);
+}
+
+pub fn run(options: &Options) -> Result<()> {
+    let inputs: Vec<&Path> = options.traces.iter().chain([&options.map]).map(PathBuf::as_path).collect();
+    for (file, kind) in [(&options.output, Kind::Routes), (&options.html, Kind::Page)] {
+        file.iter().try_for_each(|file| output::check(file, kind, &inputs))?;
+    }
+    let graph = super::open(&options.map)?;
+    let trips = match_all(&graph, super::read_traces(&options.traces, options.every)?, options.profile);
     let mut output: Box<dyn Write> = match &options.output {
         Some(path) => Box::new(BufWriter::new(File::create(path).with_context(|| format!("make {}", path.display()))?)),
-        None => Box::new(BufWriter::new(stdout().lock())),
+        None => Box::new(BufWriter::new(Standard)),
     };
     let written = match options.to {
         Form::Routes => write_routes(&mut output, &trips),
         Form::Geojson => write_geojson(&mut output, &trips),
     };
-    match written.and_then(|()| output.flush()) {
-        // Whoever reads has seen enough, as `head` does.
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(()),
-        written => written.context("write the matched trips")?,
-    }
+    written.and_then(|()| output.flush()).context("write the matched trips")?;
     if let Some(page) = &options.html {
         draw::write_page(page, &graph, options.profile, &trips)?;
     }
     let placed = trips.iter().flat_map(|trip| &trip.matched).filter(|one| one.snapped.is_some()).count();
-    let fixes: usize = trips.iter().map(|trip| trip.matched.len()).sum();
+    let fixes: usize = trips.iter().map(|trip| trip.trace.fixes.len()).sum();
     eprintln!("{} trips, {fixes} fixes, {placed} placed on roads", trips.len());
     Ok(())
 }
 
-fn match_all(graph: &Graph, all: Vec<Trace>, options: &Options) -> Vec<MatchedTrip> {
+fn match_all(graph: &Graph, all: Vec<Trace>, profile: Profile) -> Vec<MatchedTrip> {
     let mut scratch = Scratch::new();
     all.into_iter()
-        .map(|mut trace| {
-            trace.thin(options.every);
-            let matched = match_trip(graph, &mut scratch, options.profile, &trace.fixes);
+        .map(|trace| {
+            let matched = match_trip(graph, &mut scratch, profile, &trace.fixes);
             let parts = route_parts(graph, &matched);
             MatchedTrip { trace, matched, parts }
         })
@@ -111,7 +114,7 @@ fn write_geojson(output: &mut dyn Write, trips: &[MatchedTrip]) -> std::io::Resu
             "geometry": {"type": "MultiLineString", "coordinates": lines},
             "properties": {"trip": trip.trace.id},
         }));
-        for (fix, one) in trip.trace.fixes.iter().zip(&trip.matched) {
+        for (fix, one) in trip.fixes() {
             features.push(json!({
                 "type": "Feature",
                 "geometry": {"type": "Point", "coordinates": point(&fix.position)},

@@ -10,13 +10,17 @@ mod routing;
 mod speeds;
 mod tiles;
 
-use std::path::PathBuf;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::Subcommand;
 use indicatif::{ProgressBar, ProgressStyle};
 use maps::Graph;
 use maps::town::TownOptions;
+use maps::traces::{self, Trace};
+
+use crate::output::{self, Kind, Standard};
 
 #[derive(Subcommand)]
 pub enum Command {
@@ -72,7 +76,7 @@ fn bar(template: &str) -> Result<ProgressBar> {
     Ok(ProgressBar::new(0).with_style(ProgressStyle::with_template(template)?))
 }
 
-fn open(map: &std::path::Path) -> Result<Graph> {
+fn open(map: &Path) -> Result<Graph> {
     let opened = Graph::open(map);
     let hint = match &opened {
         Err(maps::MapError::NotAMap) => " (`wayfix maps import` makes one of an extract)",
@@ -81,20 +85,45 @@ fn open(map: &std::path::Path) -> Result<Graph> {
     opened.with_context(|| format!("open the map {}{hint}", map.display()))
 }
 
-fn info(map: &std::path::Path, json: bool) -> Result<()> {
+/// The trips of some files, with a fix every so many seconds, or all at 0. Says on standard error which are left out.
+fn read_traces(files: &[PathBuf], every_s: f64) -> Result<Vec<Trace>> {
+    let mut all = Vec::new();
+    for file in files {
+        all.extend(traces::read_file(file)?);
+    }
+    let count = |all: &[Trace]| all.iter().map(|trace| trace.fixes.len()).sum::<usize>();
+    let (there, back) = (count(&all), all.iter().map(Trace::fixes_back_in_time).sum::<usize>());
+    if back > 0 {
+        eprintln!("{back} of {there} fixes are left out: their time is before that of one earlier in their trip");
+    }
+    all.iter_mut().for_each(|trace| trace.thin(every_s));
+    let kept = count(&all);
+    if kept < there {
+        eprintln!("{kept} of {there} fixes are kept, one every {every_s} s and each trip's last");
+    }
+    Ok(all)
+}
+
+/// A number from 0 on, of seconds or percent.
+fn parse_amount(text: &str) -> Result<f64, String> {
+    let amount = text.parse().ok().filter(|amount: &f64| amount.is_finite() && *amount >= 0.0);
+    amount.ok_or_else(|| String::from("a number from 0 on is needed"))
+}
+
+fn info(map: &Path, json: bool) -> Result<()> {
     let graph = open(map)?;
     let info = maps::info::Info::of(&graph);
     if json {
-        println!("{}", serde_json::to_string_pretty(&info)?);
+        writeln!(Standard, "{}", serde_json::to_string_pretty(&info)?)?;
     } else {
-        println!("{info}");
+        writeln!(Standard, "{info}")?;
     }
     Ok(())
 }
 
-fn town(output: &std::path::Path, seed: u64) -> Result<()> {
+fn town(output: &Path, seed: u64) -> Result<()> {
     let options = TownOptions { seed, ..TownOptions::default() };
+    output::check(output, Kind::Extract, &[])?;
     maps::town::write(output, &options).with_context(|| format!("write {}", output.display()))?;
-    println!("a town is drawn in {}", output.display());
-    Ok(())
+    Ok(writeln!(Standard, "a town is drawn in {}", output.display())?)
 }

@@ -1,5 +1,6 @@
 //! `wayfix maps route`: the way from one place to another, and others that are nearly as good.
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,6 +12,7 @@ use protocol::Position;
 use serde_json::{Value, json};
 
 use super::matching::parse_profile;
+use crate::output::Standard;
 
 #[derive(clap::Args)]
 pub struct Options {
@@ -53,18 +55,18 @@ pub fn run(options: &Options) -> Result<()> {
     if options.geojson {
         let features: Vec<Value> = routes.iter().map(|route| feature(&graph, options.profile, route)).collect();
         match (options.alternatives, &features[..]) {
-            (0, [only]) => println!("{only}"),
-            _ => println!("{}", json!({"type": "FeatureCollection", "features": features})),
+            (0, [only]) => writeln!(Standard, "{only}")?,
+            _ => writeln!(Standard, "{}", json!({"type": "FeatureCollection", "features": features}))?,
         }
         return Ok(());
     }
-    tell(&graph, best, Some(took));
+    tell(&graph, best, Some(took))?;
     for (number, route) in routes.iter().enumerate().skip(1) {
-        println!("\nother way {number}:");
-        tell(&graph, route, None);
+        writeln!(Standard, "\nother way {number}:")?;
+        tell(&graph, route, None)?;
     }
     if options.alternatives > 0 && routes.len() == 1 {
-        println!("there is no other way that takes at most half as long again");
+        writeln!(Standard, "there is no other way that takes at most half as long again")?;
     }
     Ok(())
 }
@@ -84,7 +86,7 @@ fn avoided(graph: &Graph, options: &Options) -> Result<Vec<EdgeId>> {
     Ok(edges)
 }
 
-fn tell(graph: &Graph, route: &Route, took: Option<Duration>) {
+fn tell(graph: &Graph, route: &Route, took: Option<Duration>) -> Result<()> {
     let mut name = None;
     let mut metres = 0;
     let mut lines: Vec<(String, u32)> = Vec::new();
@@ -97,11 +99,12 @@ fn tell(graph: &Graph, route: &Route, took: Option<Duration>) {
         metres += graph.length_cm(*edge) / 100;
     }
     for (name, from_m) in lines {
-        println!("{:>8.2} km  {name}", f64::from(from_m) / 1e3);
+        writeln!(Standard, "{:>8.2} km  {name}", f64::from(from_m) / 1e3)?;
     }
     let (km, minutes) = (f64::from(route.length_cm) / 1e5, f64::from(route.duration_ms) / 6e4);
     let took = took.map(|took| format!(", found in {:.0} µs", took.as_secs_f64() * 1e6)).unwrap_or_default();
-    println!("{km:.2} km, {minutes:.1} min, {} edges{took}", route.edges.len());
+    writeln!(Standard, "{km:.2} km, {minutes:.1} min, {} edges{took}", route.edges.len())?;
+    Ok(())
 }
 
 fn feature(graph: &Graph, profile: Profile, route: &Route) -> Value {

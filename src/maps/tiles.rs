@@ -1,11 +1,14 @@
 //! `wayfix maps tiles`: all tiles of a map in one file, for static servers and other programs.
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::Result;
 use maps::tiles::archive::{self, ARCHIVE_ZOOMS, ArchiveOptions};
 use maps::tiles::{ZOOM_MAX, ZOOM_MIN};
+
+use crate::output::{self, Kind, Standard};
 
 #[derive(clap::Args)]
 pub struct Options {
@@ -28,6 +31,7 @@ pub struct Options {
 pub fn run(options: &Options) -> Result<()> {
     let graph = super::open(&options.map)?;
     let output = options.output.clone().unwrap_or_else(|| options.map.with_extension("pmtiles"));
+    output::check(&output, Kind::Archive, &[&options.map])?;
     let map_name = || options.map.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let archive_options = ArchiveOptions {
         name: options.name.clone().unwrap_or_else(map_name),
@@ -43,10 +47,14 @@ pub fn run(options: &Options) -> Result<()> {
     bar.finish_and_clear();
     let archived = archived?;
     let (tiles, contents) = (archived.tiles, archived.contents);
-    println!("wrote      {}", output.display());
-    println!("tiles      {tiles} of zoom {} to {}, {contents} different", options.zoom_min, options.zoom_max);
-    println!("file       {:.1} MB", archived.file_bytes as f64 / 1e6);
-    println!("took       {:.2} s", begin.elapsed().as_secs_f64());
+    writeln!(Standard, "wrote      {}", output.display())?;
+    writeln!(
+        Standard,
+        "tiles      {tiles} of zoom {} to {}, {contents} different",
+        options.zoom_min, options.zoom_max
+    )?;
+    writeln!(Standard, "file       {:.1} MB", archived.file_bytes as f64 / 1e6)?;
+    writeln!(Standard, "took       {:.2} s", begin.elapsed().as_secs_f64())?;
     Ok(())
 }
 

@@ -234,11 +234,119 @@ fn all_tiles_of_a_map_go_into_one_archive() {
     assert!(std::fs::read(archive).unwrap().starts_with(b"PMTiles\x03"));
     assert_eq!(too_close.status.code(), Some(2));
     assert_eq!(upside_down.status.code(), Some(1), "{}", said(&upside_down));
+    assert!(said(&upside_down).contains("must not be above the last"), "{}", said(&upside_down));
 }
 
 #[test]
-fn countries_whose_limits_are_not_known_are_refused() {
+fn nothing_is_written_over_what_is_read_or_is_something_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let (extract, map) = town(folder.path());
+    let path = |name: &str| folder.path().join(name);
+    std::fs::write(path("trips.jsonl"), drive(&map)).unwrap();
+    std::fs::write(path("notes.txt"), "to do: buy milk").unwrap();
+    std::os::unix::fs::symlink(&extract, path("link.osm.pbf")).unwrap();
+    std::fs::hard_link(&map, path("other.wfm")).unwrap();
+    let [extract, map] = [&extract, &map].map(|file| file.to_str().unwrap().to_owned());
+    let [trips, notes, link, other] =
+        ["trips.jsonl", "notes.txt", "link.osm.pbf", "other.wfm"].map(|name| path(name).to_str().unwrap().to_owned());
+    let cases: [(&[&str], &str); 13] = [
+        (&["import", &extract, "-o", &extract], "is what is read, too"),
+        (&["import", &extract, "-o", &link], "is what is read, too"),
+        (&["import", &extract, "-o", &notes], "is not a map"),
+        (&["import", &extract, "-o", "/dev/null"], "is no file"),
+        (&["tiles", &map, "-o", &map], "is what is read, too"),
+        (&["tiles", &map, "-o", &other], "is what is read, too"),
+        (&["tiles", &map, "-o", &extract], "is not a PMTiles archive"),
+        (&["town", "-o", &map], "is not an extract"),
+        (&["match", &trips, "--map", &map, "-o", &trips], "is what is read, too"),
+        (&["match", &trips, "--map", &map, "-o", &notes], "is not JSON"),
+        (&["match", &trips, "--map", &map, "--html", &trips], "is what is read, too"),
+        (&["speeds", &map, "-o", &map], "is what is read, too"),
+        (&["speeds", &map, "--html", &notes], "is not a page"),
+    ];
+    let contents = || [&extract, &map, &trips, &notes].map(|file| std::fs::read(file).unwrap());
+    let before = contents();
+
+    for (arguments, expected) in cases {
+        let output = wayfix(&[&["maps"], arguments].concat());
+
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        assert!(said(&output).contains(expected), "{arguments:?}: {}", said(&output));
+        assert!(contents() == before, "{arguments:?}");
+    }
+}
+
+#[test]
+fn what_a_command_has_written_it_may_write_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let (extract, map) = town(folder.path());
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    std::fs::write(path("trips.jsonl"), drive(&map)).unwrap();
+    std::fs::write(path("empty.pmtiles"), "").unwrap();
+    let [extract, map] = [extract, map].map(|file| file.to_str().unwrap().to_owned());
+    let [trips, routes, page, table, speeds] =
+        ["trips.jsonl", "routes.jsonl", "page.html", "table", "speeds.html"].map(path);
+    let cases: [&[&str]; 5] = [
+        &["town", "-o", &extract],
+        &["import", &extract, "-o", &map],
+        &["tiles", &map, "--zoom-max", "8", "-o", &path("empty.pmtiles")],
+        &["match", &trips, "--map", &map, "-o", &routes, "--html", &page],
+        &["speeds", &map, "-o", &table, "--html", &speeds],
+    ];
+
+    for arguments in cases.into_iter().flat_map(|arguments| [arguments; 2]) {
+        let output = wayfix(&[&["maps"], arguments].concat());
+
+        assert!(output.status.success(), "{arguments:?}: {}", said(&output));
+    }
+}
+
+#[test]
+fn a_reader_that_stops_ends_nothing_and_a_full_disk_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_, map) = town(folder.path());
+    let trips = folder.path().join("trips.jsonl");
+    std::fs::write(&trips, drive(&map)).unwrap();
+    let trip: serde_json::Value = serde_json::from_str(&drive(&map)).unwrap();
+    let fixes = trip["fixes"].as_array().unwrap();
+    let [from, to] = [&fixes[0], &fixes[fixes.len() - 1]].map(|fix| format!("{},{}", fix[2], fix[1]));
+    let page = folder.path().join("page.html");
+    let [map, trips, page] = [&map, &trips, &page].map(|file| file.to_str().unwrap());
+    let cases: [&[&str]; 8] = [
+        &["maps", "match", trips, "--map", map, "--html", page],
+        &["maps", "info", map],
+        &["maps", "info", map, "--json"],
+        &["maps", "route", &from, &to, "--map", map],
+        &["maps", "route", &from, &to, "--map", map, "--geojson"],
+        &["maps", "speeds", map],
+        &["maps", "diff", map, map, "--trace", trips],
+        &["config", "show"],
+    ];
+
+    for arguments in cases {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let unread = Command::new(WAYFIX).args(arguments).stdout(writer).output().unwrap();
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let full = Command::new(WAYFIX).args(arguments).stdout(full).output().unwrap();
+
+        assert!(unread.status.success() && !said(&unread).contains("panicked"), "{arguments:?}: {}", said(&unread));
+        assert_eq!(full.status.code(), Some(1), "{arguments:?}: {}", said(&full));
+        assert!(said(&full).contains("No space left") && !said(&full).contains("panicked"), "{}", said(&full));
+        if arguments.contains(&"--html") {
+            assert!(
+                std::fs::read_to_string(page).unwrap().trim_end().ends_with("</html>"),
+                "the page is written all the same"
+            );
+        }
+    }
+}
+
+#[test]
+fn amounts_and_countries_that_cannot_be_are_refused() {
     let cases = [
+        ["match", "a", "b", "--map=c", "--every=nan"],
+        ["match", "a", "b", "--map=c", "--every=-4"],
         ["import", "a", "-o", "b", "--country=PRT"],
         ["import", "a", "-o", "b", "--country=XX"],
     ];
@@ -251,4 +359,33 @@ fn countries_whose_limits_are_not_known_are_refused() {
     }
     let lower_case = wayfix(&["maps", "import", "nowhere.osm.pbf", "-o", "nowhere.wfm", "--country", "pt"]);
     assert!(said(&lower_case).contains("No such file"), "{}", said(&lower_case));
+}
+
+#[test]
+fn fixes_whose_time_goes_back_are_counted_and_the_others_keep_their_places() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_, map) = town(folder.path());
+    let mut trip: serde_json::Value = serde_json::from_str(&drive(&map)).unwrap();
+    let count = trip["fixes"].as_array().unwrap().len();
+    trip["fixes"][1][0] = (-5.0).into();
+    let trips = folder.path().join("trips.jsonl");
+    std::fs::write(&trips, trip.to_string()).unwrap();
+    let [map, trips] = [&map, &trips].map(|file| file.to_str().unwrap());
+
+    let matched = wayfix(&["maps", "match", trips, "--map", map, "--to", "geojson"]);
+
+    let said = said(&matched);
+    assert!(said.contains(&format!("1 of {count} fixes are left out: their time is before")), "{said}");
+    assert!(said.contains(&format!("1 trips, {count} fixes, ")), "{said}");
+    let features: serde_json::Value = serde_json::from_slice(&matched.stdout).unwrap();
+    let features = features["features"].as_array().unwrap();
+    let points: Vec<_> = features.iter().filter(|one| one["geometry"]["type"] == "Point").collect();
+    assert_eq!(points.len(), count - 1);
+    for point in points {
+        for axis in [0, 1] {
+            let [at, snapped] = [&point["geometry"]["coordinates"], &point["properties"]["snapped"]];
+            let apart = snapped[axis].as_f64().map(|snapped| snapped - at[axis].as_f64().unwrap());
+            assert!(apart.unwrap_or(0.0).abs() < 0.0003, "{point}");
+        }
+    }
 }

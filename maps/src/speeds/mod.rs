@@ -94,6 +94,11 @@ impl SpeedTable {
         is_sound.then_some(table).ok_or(TableError::Malformed)
     }
 
+    /// Whether bytes are a table, of whatever map.
+    pub fn is_one(bytes: &[u8]) -> bool {
+        wincode::deserialize_exact::<SpeedTable>(bytes).is_ok()
+    }
+
     /// The name that a record calls stored bytes by.
     pub fn hash(bytes: &[u8]) -> [u8; 32] {
         Sha256::digest(bytes).into()

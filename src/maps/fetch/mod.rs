@@ -6,7 +6,7 @@ mod mirror;
 mod part;
 
 use std::fs::File;
-use std::io::{Seek, SeekFrom};
+use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use indicatif::ProgressBar;
 use reqwest::{Client, StatusCode, Url};
 
 use super::import;
+use crate::output::Standard;
 use crate::settings::{Settings, SettingsError};
 use crate::up;
 use checksum::Checksum;
@@ -123,7 +124,7 @@ async fn fetch(options: &Options, mirror: &Mirror) -> Result<()> {
     let last = extract.region.rsplit('/').next().unwrap_or_default();
     let output = options.output.clone().unwrap_or_else(|| PathBuf::from(format!("{last}.osm.pbf")));
     if is_up_to_date(&output, published.as_ref()) {
-        println!("unchanged  {} is what the mirror has", output.display());
+        writeln!(Standard, "unchanged  {} is what the mirror has", output.display())?;
         return Ok(());
     }
     let mut part = Part::open(&output)?;
@@ -148,9 +149,9 @@ async fn fetch(options: &Options, mirror: &Mirror) -> Result<()> {
         None => String::from("not checked: the mirror publishes no checksum"),
     };
     part.finish(&output)?;
-    println!("wrote      {}, {:.1} MB, from {}", output.display(), length as f64 / 1e6, extract.url);
-    println!("checksum   {checksum}");
-    println!("next       {}", next(&output, extract.country.as_deref()));
+    writeln!(Standard, "wrote      {}, {:.1} MB, from {}", output.display(), length as f64 / 1e6, extract.url)?;
+    writeln!(Standard, "checksum   {checksum}")?;
+    writeln!(Standard, "next       {}", next(&output, extract.country.as_deref()))?;
     Ok(())
 }
 

@@ -4,15 +4,17 @@
 mod page;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use maps::matcher::Scratch;
 use maps::matcher::trip::match_trip;
 use maps::speeds::{CLASS_GROUPS, GROUP_NAMES, HOURS, Learner, SpeedTable, Traversals, class_group};
-use maps::{EdgeId, Graph, Profile, traces};
+use maps::{EdgeId, Graph, Profile};
 
 use super::bar;
+use crate::output::{self, Kind, Standard};
 
 #[derive(clap::Args)]
 pub struct Options {
@@ -39,6 +41,11 @@ pub struct Options {
 }
 
 pub fn run(options: &Options) -> Result<()> {
+    let inputs = options.table.iter().chain(&options.traces).chain([&options.map]);
+    let inputs: Vec<&Path> = inputs.map(PathBuf::as_path).collect();
+    for (file, kind) in [(&options.output, Kind::Table), (&options.html, Kind::Page)] {
+        file.iter().try_for_each(|file| output::check(file, kind, &inputs))?;
+    }
     let graph = super::open(&options.map)?;
     let (table, learned) = match &options.table {
         Some(file) => {
@@ -53,9 +60,9 @@ pub fn run(options: &Options) -> Result<()> {
         }
     };
     let hour = usize::from(options.hour);
-    println!("{}, hour {hour} of the week\n", hour_name(hour));
-    print_classes(&graph, &table, hour);
-    print_roads(&graph, &table, learned.as_ref(), hour, options.roads);
+    writeln!(Standard, "{}, hour {hour} of the week\n", hour_name(hour))?;
+    print_classes(&mut Standard, &graph, &table, hour)?;
+    print_roads(&mut Standard, (&graph, &table), learned.as_ref(), hour, options.roads)?;
     if let Some(file) = &options.output {
         std::fs::write(file, table.to_bytes()).with_context(|| format!("write {}", file.display()))?;
     }
@@ -68,29 +75,26 @@ pub fn run(options: &Options) -> Result<()> {
 /// Through the matcher, fix by fix as live.
 fn learn(graph: &Graph, files: &[PathBuf]) -> Result<Learner> {
     let (mut learner, mut scratch) = (Learner::default(), Scratch::new());
-    let (mut trips, mut taught, mut traversals) = (0, 0, Vec::new());
-    for file in files {
-        let all = traces::read_file(file)?;
-        let bar = bar("{msg:24} {wide_bar} {pos}/{len}")?;
-        bar.set_length(all.len() as u64);
-        bar.set_message("learning");
-        for trace in &all {
-            let mut of_trip = Traversals::default();
-            for matched in match_trip(graph, &mut scratch, Profile::Car, &trace.fixes) {
-                of_trip.handle_matched(graph, &matched, &mut traversals);
-            }
-            traversals.iter().for_each(|traversal| learner.handle_traversal(graph, traversal));
-            taught += traversals.len();
-            traversals.clear();
-            bar.inc(1);
+    let (mut taught, mut traversals) = (0, Vec::new());
+    let all = super::read_traces(files, 0.0)?;
+    let bar = bar("{msg:24} {wide_bar} {pos}/{len}")?.with_message("learning");
+    bar.set_length(all.len() as u64);
+    for trace in &all {
+        let mut of_trip = Traversals::default();
+        for matched in match_trip(graph, &mut scratch, Profile::Car, &trace.fixes) {
+            of_trip.handle_matched(graph, &matched, &mut traversals);
         }
-        trips += all.len();
-        bar.finish_and_clear();
+        traversals.iter().for_each(|traversal| learner.handle_traversal(graph, traversal));
+        taught += traversals.len();
+        traversals.clear();
+        bar.inc(1);
     }
+    bar.finish_and_clear();
+    let trips = all.len();
     if taught == 0 {
         bail!("none of {trips} trips can be placed on this map");
     }
-    println!("learned from {trips} trips: {} edges driven, {taught} times in all", learner.edges_len());
+    writeln!(Standard, "learned from {trips} trips: {} edges driven, {taught} times in all", learner.edges_len())?;
     Ok(learner)
 }
 
@@ -127,21 +131,28 @@ fn roads_for_cars(graph: &Graph) -> impl Iterator<Item = EdgeId> + '_ {
     graph.edges().filter(|edge| graph.allows(*edge, Profile::Car))
 }
 
-fn print_classes(graph: &Graph, table: &SpeedTable, hour: usize) {
+fn print_classes(out: &mut dyn Write, graph: &Graph, table: &SpeedTable, hour: usize) -> io::Result<()> {
     let mut groups = [Sum::default(); CLASS_GROUPS];
     for edge in roads_for_cars(graph) {
         groups[class_group(graph.class(edge))].add(graph, table, edge, hour);
     }
-    println!("{:14} {:>8} {:>12} {:>12} {:>8}", "roads", "km", "empty km/h", "usual km/h", "of empty");
+    writeln!(out, "{:14} {:>8} {:>12} {:>12} {:>8}", "roads", "km", "empty km/h", "usual km/h", "of empty")?;
     for (name, sum) in GROUP_NAMES.iter().zip(&groups).filter(|(_, sum)| sum.length_cm > 0.0) {
         let km = sum.length_cm / 1e5;
         let share = sum.ratio() * 100.0;
-        println!("{name:14} {km:8.1} {:12.1} {:12.1} {share:7.0} %", sum.empty_km_h(), sum.usual_km_h());
+        writeln!(out, "{name:14} {km:8.1} {:12.1} {:12.1} {share:7.0} %", sum.empty_km_h(), sum.usual_km_h())?;
     }
+    Ok(())
 }
 
 /// By name, where enough of a road is known to say something of it: driven, if it was learned here.
-fn print_roads(graph: &Graph, table: &SpeedTable, learned: Option<&Learner>, hour: usize, count: usize) {
+fn print_roads(
+    out: &mut dyn Write,
+    (graph, table): (&Graph, &SpeedTable),
+    learned: Option<&Learner>,
+    hour: usize,
+    count: usize,
+) -> io::Result<()> {
     let mut by_name: BTreeMap<&str, Sum> = BTreeMap::new();
     let is_known = |edge: &EdgeId| learned.is_none_or(|learner| learner.is_driven(*edge));
     for edge in roads_for_cars(graph).filter(is_known).filter(|edge| !graph.name(*edge).is_empty()) {
@@ -149,17 +160,19 @@ fn print_roads(graph: &Graph, table: &SpeedTable, learned: Option<&Learner>, hou
     }
     let mut roads: Vec<(&str, Sum)> = by_name.into_iter().filter(|(_, sum)| sum.length_cm >= ROAD_CM_MIN).collect();
     roads.sort_by(|(a, x), (b, y)| x.ratio().total_cmp(&y.ratio()).then(a.cmp(b)));
-    let print = |title: &str, roads: &mut dyn Iterator<Item = &(&str, Sum)>| {
-        println!("\n{title}");
+    let mut print = |title: &str, roads: &mut dyn Iterator<Item = &(&str, Sum)>| -> io::Result<()> {
+        writeln!(out, "\n{title}")?;
         for (name, sum) in roads.take(count) {
             let share = sum.ratio() * 100.0;
-            println!("{share:5.0} % {:6.1} of {:5.1} km/h  {name}", sum.usual_km_h(), sum.empty_km_h());
+            writeln!(out, "{share:5.0} % {:6.1} of {:5.1} km/h  {name}", sum.usual_km_h(), sum.empty_km_h())?;
         }
+        Ok(())
     };
-    if !roads.is_empty() && count > 0 {
-        print("slowest beside the empty road", &mut roads.iter());
-        print("fastest beside the empty road", &mut roads.iter().rev());
+    if roads.is_empty() || count == 0 {
+        return Ok(());
     }
+    print("slowest beside the empty road", &mut roads.iter())?;
+    print("fastest beside the empty road", &mut roads.iter().rev())
 }
 
 fn hour_name(hour: usize) -> String {

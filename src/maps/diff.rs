@@ -1,15 +1,16 @@
 //! `wayfix maps diff`: what a new version of a map would do to the trips that are driven on it.
 
 use std::fmt::Write as _;
+use std::io::Write as _;
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use maps::diff::{Outcome, RoadsChange, RoadsDiff, TripsDiff};
-use maps::traces;
 use maps::{Profile, RoadClass};
 use serde::Serialize;
 
 use super::matching::parse_profile;
+use crate::output::Standard;
 
 #[derive(clap::Args)]
 pub struct Options {
@@ -23,7 +24,7 @@ pub struct Options {
     #[arg(long, num_args = 1.., value_name = "TRACES")]
     trace: Vec<PathBuf>,
     /// Keeps a fix every so many seconds, and the trip's last.
-    #[arg(long, default_value_t = 0.0, value_name = "SECONDS")]
+    #[arg(long, default_value_t = 0.0, value_name = "SECONDS", value_parser = super::parse_amount)]
     every: f64,
     /// Whose ways count.
     #[arg(long, default_value = "car", value_parser = parse_profile)]
@@ -34,8 +35,9 @@ pub struct Options {
     /// As JSON.
     #[arg(long)]
     json: bool,
-    /// Ends with exit code 1 if the share of fixes placed on roads falls by more percentage points than this.
-    #[arg(long, value_name = "PERCENT", requires = "trace")]
+    /// Ends with exit code 1 if the share of fixes placed on roads falls by more percentage points than this, or if no
+    /// fix is on a road of the old map.
+    #[arg(long, value_name = "PERCENT", requires = "trace", value_parser = super::parse_amount)]
     fail_if_worse: Option<f64>,
 }
 
@@ -49,11 +51,7 @@ struct Report {
 
 pub fn run(options: &Options) -> Result<()> {
     let (old, new) = (super::open(&options.old)?, super::open(&options.new)?);
-    let mut all = Vec::new();
-    for path in &options.trace {
-        all.extend(traces::read_file(path)?);
-    }
-    all.iter_mut().for_each(|trace| trace.thin(options.every));
+    let all = super::read_traces(&options.trace, options.every)?;
     let bar = super::bar("{msg:24} {wide_bar} {pos}/{len}")?.with_message("trips on both maps");
     bar.set_length(all.len() as u64);
     let matched = || {
@@ -67,17 +65,23 @@ pub fn run(options: &Options) -> Result<()> {
     let (old, new) = ((old.version().to_string(), RoadsDiff::of(&old, &new)), new.version().to_string());
     let report = Report { old: old.0, new, roads: old.1, trips };
     if options.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
+        writeln!(Standard, "{}", serde_json::to_string_pretty(&report)?)?;
     } else {
-        print!("{}", table(&report)?);
+        write!(Standard, "{}", table(&report)?)?;
     }
-    let worse = report.trips.as_ref().map_or(0.0, TripsDiff::worse_by_percent);
-    match options.fail_if_worse {
-        Some(most) if worse > most => {
-            bail!("{worse:.2} points fewer fixes are placed on roads: more than the {most} allowed")
-        }
-        _ => Ok(()),
+    options.fail_if_worse.map_or(Ok(()), |most| judge(report.trips.as_ref(), most))
+}
+
+/// Without a fix that the old map places, nothing shows that the new one is as good.
+fn judge(trips: Option<&TripsDiff>, most: f64) -> Result<()> {
+    let Some(trips) = trips.filter(|trips| trips.old.placed > 0) else {
+        bail!("none of the traces has a fix on a road of the old map: nothing was compared");
+    };
+    let worse = trips.worse_by_percent();
+    if worse > most {
+        bail!("{worse:.2} points fewer fixes are placed on roads: more than the {most} allowed");
     }
+    Ok(())
 }
 
 fn table(report: &Report) -> Result<String> {

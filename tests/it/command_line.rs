@@ -343,8 +343,29 @@ fn a_reader_that_stops_ends_nothing_and_a_full_disk_is_an_error() {
 }
 
 #[test]
+fn no_limit_is_kept_without_a_fix_that_was_compared() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_, map) = town(folder.path());
+    let map = map.to_str().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    std::fs::write(path("header.csv"), "TRIP_ID,TIMESTAMP,POLYLINE\n").unwrap();
+    std::fs::write(path("no_fix.jsonl"), r#"{"id":1,"fixes":[]}"#).unwrap();
+    std::fs::write(path("elsewhere.jsonl"), r#"{"id":1,"fixes":[[0,100,10],[5,100,10.0001]]}"#).unwrap();
+
+    for trips in ["header.csv", "no_fix.jsonl", "elsewhere.jsonl"].map(path) {
+        let output = wayfix(&["maps", "diff", map, map, "--trace", &trips, "--fail-if-worse", "100"]);
+
+        assert_eq!(output.status.code(), Some(1), "{trips}");
+        assert!(said(&output).contains("nothing was compared"), "{}", said(&output));
+    }
+}
+
+#[test]
 fn amounts_and_countries_that_cannot_be_are_refused() {
     let cases = [
+        ["diff", "a", "b", "--trace=c", "--fail-if-worse=nan"],
+        ["diff", "a", "b", "--trace=c", "--fail-if-worse=-1"],
+        ["diff", "a", "b", "--trace=c", "--every=inf"],
         ["match", "a", "b", "--map=c", "--every=nan"],
         ["match", "a", "b", "--map=c", "--every=-4"],
         ["import", "a", "-o", "b", "--country=PRT"],

@@ -1,18 +1,20 @@
 //! `wayfix maps eta-report`: how good arrivals would have been on somebody's own recorded trips, as a page.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use maps::eta::replay::{Asked, Replay, SHARES_PERCENT, Stands, Teaching, Trip};
 use maps::eta::report::{Scores, mape_percent, page};
-use maps::traces;
+
+use crate::output::{self, Kind, Standard};
 
 #[derive(clap::Args)]
 pub struct Options {
     /// GPX, the taxi CSV, or JSON lines of trips with truth.
-    traces: PathBuf,
+    #[arg(required = true)]
+    traces: Vec<PathBuf>,
     #[arg(long, value_name = "CITY.wfm")]
     map: PathBuf,
     /// Where to write the page.
@@ -30,9 +32,11 @@ pub struct Options {
 }
 
 pub fn run(options: &Options) -> Result<()> {
+    let inputs: Vec<&Path> = options.traces.iter().chain([&options.map]).map(PathBuf::as_path).collect();
+    output::check(&options.html, Kind::Page, &inputs)?;
     let graph = Arc::new(super::open(&options.map)?);
     let stands = if options.moving { Stands::BothEnds } else { Stands::Tail };
-    let trips = Trip::all(traces::read_file(&options.traces)?, stands);
+    let trips = Trip::all(super::read_traces(&options.traces, 0.0)?, stands);
     ensure!(!trips.is_empty(), "none of the traces is a trip of three minutes to an hour");
     let (teaching, judge_from) = match options.untaught {
         true => (Teaching::Never, 0),
@@ -44,10 +48,11 @@ pub fn run(options: &Options) -> Result<()> {
     bar.finish_and_clear();
     let judged: Vec<Asked> = said.into_iter().filter(|one| one.trip >= judge_from).collect();
     ensure!(!judged.is_empty(), "to none of the trips there was a way on this map");
-    let of = options.traces.file_name().unwrap_or_default().to_string_lossy();
+    let name_of = |file: &PathBuf| file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let of = options.traces.iter().map(name_of).collect::<Vec<_>>().join(", ");
     let name = format!("{of}, {} of {} trips", trips.len() - judge_from, trips.len());
     std::fs::write(&options.html, page(&name, &judged)).with_context(|| format!("write {}", options.html.display()))?;
-    tell(&mut std::io::stdout().lock(), &judged).context("print the figures")?;
+    tell(&mut Standard, &judged)?;
     eprintln!("page: {}", options.html.display());
     Ok(())
 }

@@ -410,3 +410,26 @@ fn fixes_whose_time_goes_back_are_counted_and_the_others_keep_their_places() {
         }
     }
 }
+
+#[test]
+fn arrivals_are_reported_on_the_trips_of_several_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_, map) = town(folder.path());
+    let mut trip: serde_json::Value = serde_json::from_str(&drive(&map)).unwrap();
+    let fixes = trip["fixes"].as_array_mut().unwrap();
+    let apart_s = 300.0 / (fixes.len() - 1) as f64;
+    fixes.iter_mut().enumerate().for_each(|(i, fix)| fix[0] = (i as f64 * apart_s).into());
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let [one, other, page] = ["one.jsonl", "other.jsonl", "report.html"].map(path);
+    [&one, &other].into_iter().for_each(|file| std::fs::write(file, trip.to_string()).unwrap());
+    let map = map.to_str().unwrap();
+
+    let report = wayfix(&["maps", "eta-report", &one, &other, "--map", map, "--html", &page, "--untaught"]);
+    let over_input = wayfix(&["maps", "eta-report", &one, &other, "--map", map, "--html", &other]);
+
+    assert!(report.status.success(), "{}", said(&report));
+    let page = std::fs::read_to_string(page).unwrap();
+    assert!(page.contains("one.jsonl, other.jsonl, 2 of 2 trips"));
+    assert_eq!(over_input.status.code(), Some(1));
+    assert!(said(&over_input).contains("is what is read, too"), "{}", said(&over_input));
+}

@@ -37,7 +37,11 @@ pub struct EtaLearner {
     told: u32,
     finished: VecDeque<FinishedTrip>,
     since_fit: u32,
+    /// With the drift in it.
     table: EtaTable,
+    /// What of the first weight is the drift, and when that was last looked at.
+    drift: f64,
+    drifted: Time,
 }
 
 impl EtaLearner {
@@ -51,7 +55,8 @@ impl EtaLearner {
         }
     }
 
-    /// The table as of a time: made from what finished before it.
+    /// The table as of a time: made from what finished before it. It changes with the time alone too: what the fleet met
+    /// an hour ago says little of now.
     pub fn table(&mut self, now: Time) -> &EtaTable {
         while let Some(entry) = self.coming.first_entry().filter(|e| e.key().0 < now) {
             self.finished.push_back(entry.remove());
@@ -62,7 +67,9 @@ impl EtaLearner {
         }
         if self.since_fit >= FIT_EVERY {
             self.since_fit = 0;
-            self.fit();
+            self.fit(now);
+        } else if drift_looked_at(now) != self.drifted {
+            self.refit_drift(now);
         }
         &self.table
     }
@@ -71,7 +78,7 @@ impl EtaLearner {
         self.table(now).predict(ahead)
     }
 
-    fn fit(&mut self) {
+    fn fit(&mut self, now: Time) {
         let newest = self.finished.back().map_or(Time(0), |t| t.finished);
         // What is asked on the way tells less of its own: its errors are those of the trip.
         let trust = |t: &FinishedTrip| {
@@ -80,7 +87,8 @@ impl EtaLearner {
         };
         let trusts: Vec<f64> = self.finished.iter().map(trust).collect();
         self.table.weights = self.fit_weights(&trusts);
-        self.table.weights[0] += self.drift();
+        self.drift = 0.0;
+        self.refit_drift(now);
         self.table.widths = self.fit_widths(&trusts);
         self.table.spreads = self.fit_spreads();
     }
@@ -104,16 +112,27 @@ impl EtaLearner {
         weights
     }
 
-    /// By how much those who set off last took longer than the weights say: what the whole fleet meets just now. Believed
-    /// by half from so many trips.
-    fn drift(&self) -> f64 {
+    fn refit_drift(&mut self, now: Time) {
+        self.drifted = drift_looked_at(now);
+        self.table.weights[0] -= self.drift;
+        self.drift = self.drift_at(self.drifted);
+        self.table.weights[0] += self.drift;
+    }
+
+    /// By how much those who set off last took longer than the weights say: what the whole fleet meets just now. The
+    /// longer ago, the less each counts; believed by half from so many fresh trips.
+    fn drift_at(&self, now: Time) -> f64 {
         let set_off = self.finished.iter().rev().filter(|t| stage(&t.ahead) == 0).take(DRIFT_TRIPS);
-        let mut offs: Vec<f64> =
-            set_off.map(|t| libm::log(t.took_s()) - dot(&self.table.weights, &features(&t.ahead))).collect();
-        offs.sort_by(f64::total_cmp);
-        let n = offs.len();
-        let median = if n > 0 { (offs[(n - 1) / 2] + offs[n / 2]) / 2.0 } else { 0.0 };
-        median.clamp(-1.0, 1.0) * n as f64 / (n + DRIFT_TRIPS) as f64
+        let off = |t: &FinishedTrip| {
+            let age_ms = now.millis_since(t.finished).max(0) as f64;
+            let off = libm::log(t.took_s()) - dot(&self.table.weights, &features(&t.ahead));
+            (off, libm::exp2(-age_ms / AGE_HALF_MS))
+        };
+        let mut offs: Vec<(f64, f64)> = set_off.map(off).collect();
+        offs.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let total: f64 = offs.iter().map(|(_, weight)| weight).sum();
+        let drift = middle(&offs, total).clamp(-1.0, 1.0) * total / (total + DRIFT_PRIOR);
+        if drift.abs() < DRIFT_MIN { 0.0 } else { drift }
     }
 
     /// How wide errors are by what is known beforehand: the most likely widths if errors fall off as Laplace's, found by
@@ -155,6 +174,27 @@ impl EtaLearner {
 fn off(trip: &FinishedTrip) -> f64 {
     let predicted_s = (f64::from(trip.predicted_ms) / 1000.0).max(1.0);
     libm::log(trip.took_s() / predicted_s).clamp(-2.0, 2.0)
+}
+
+/// The same for all who ask within five minutes.
+fn drift_looked_at(now: Time) -> Time {
+    Time(now.0.div_euclid(DRIFT_EVERY_MS) * DRIFT_EVERY_MS)
+}
+
+/// The weighted median of rising values; between two that share the middle, halfway.
+fn middle(values: &[(f64, f64)], total: f64) -> f64 {
+    let half = total / 2.0;
+    let mut below = 0.0;
+    for (i, (value, weight)) in values.iter().enumerate() {
+        below += weight;
+        if below > half {
+            return *value;
+        }
+        if below == half {
+            return values.get(i + 1).map_or(*value, |(next, _)| (value + next) / 2.0);
+        }
+    }
+    values.last().map_or(0.0, |(value, _)| *value)
 }
 
 /// Quantiles at 10 and 90 %, as far as there are samples.
@@ -242,4 +282,10 @@ const WIDTH_RIDGE: f64 = 5.0;
 const OFF_MIN: f64 = 0.05;
 const RATIO_MAX: f64 = 20.0;
 const DRIFT_TRIPS: usize = 30;
+/// What they come to if they finished within three quarters of an hour.
+const DRIFT_PRIOR: f64 = 27.0;
+/// So often it is looked at again while few trips finish.
+const DRIFT_EVERY_MS: i64 = 300_000;
+/// Half a percent is as good as none: so a table comes to rest.
+const DRIFT_MIN: f64 = 0.005;
 const SPREAD_TRIPS: f64 = 40.0;

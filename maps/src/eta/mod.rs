@@ -198,6 +198,34 @@ mod tests {
     }
 
     #[test]
+    fn a_bad_night_says_nothing_of_the_morning_after_though_nobody_finished_since() {
+        let mut learner = EtaLearner::default();
+        let ahead = Ahead { seconds: 600.0, length_m: 4_800.0, straight_m: 3_600.0, turns: 9, driven_m: 0.0 };
+        let mut finish = |begin_s: i64, trips: i64, took_s: i64| {
+            for i in 0..trips {
+                let asked = Time::from_secs(begin_s + i * 60);
+                let predicted_ms = learner.predict(&ahead, asked).p50_ms;
+                let finished = Time(asked.0 + took_s * 1000);
+                learner.handle_finished(FinishedTrip { ahead, asked, finished, predicted_ms });
+            }
+        };
+        finish(0, 600, 720);
+        // Snow falls, and for half an hour everybody takes twice as long.
+        finish(36_000, 30, 1_440);
+        let night = 36_000 + 29 * 60 + 1_440 + 1;
+
+        let in_snow = learner.predict(&ahead, Time::from_secs(night)).p50_ms;
+        let mut tables: Vec<EtaTable> =
+            (0..24 * 12).map(|i| learner.table(Time::from_secs(night + i * 300)).clone()).collect();
+        let morning = learner.predict(&ahead, Time::from_secs(night + 8 * 3_600)).p50_ms;
+
+        assert!(in_snow > 900_000, "{in_snow}");
+        assert!(morning < in_snow - 100_000, "{in_snow}, then {morning}");
+        tables.dedup();
+        assert!((10..200).contains(&tables.len()), "it changes for a while and comes to rest: {}", tables.len());
+    }
+
+    #[test]
     fn the_interval_covers_what_it_promises_once_it_has_learned() {
         let mut learner = EtaLearner::default();
         let mut state = 1u64;

@@ -100,4 +100,4 @@ impl Enveloped for StateNote {
 }
 
 /// Changed whenever a type that is part of the state changes.
-pub const STATE_FORMAT: u16 = 2;
+pub const STATE_FORMAT: u16 = 3;

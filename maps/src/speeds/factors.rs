@@ -87,6 +87,11 @@ impl LiveFactors {
         libm::exp2(f64::from(steps) / STEPS_PER_DOUBLING) - 1.0
     }
 
+    /// Whether today is like every week.
+    pub fn is_usual(&self) -> bool {
+        self.codes.iter().all(|code| *code == CODE_ONE)
+    }
+
     pub fn to_bytes(&self) -> Vec<u8> {
         wincode::serialize(&self.stored).unwrap_or_default() // memory is all that it writes to
     }

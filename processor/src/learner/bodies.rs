@@ -28,6 +28,11 @@ impl OfferedBodies {
         self.offered.push_back(Offered { kind, hash, at });
     }
 
+    /// Whether one of this kind was ever offered: the newest stay.
+    pub fn has(&self, kind: BodyKind) -> bool {
+        self.offered.iter().any(|offered| offered.kind == kind)
+    }
+
     pub fn len(&self) -> usize {
         self.offered.len()
     }
@@ -66,8 +71,8 @@ const CLEAR_EVERY_MS: i64 = 600_000;
 /// The log lets go of entries a while after their time is over.
 const MARGIN: Duration = Duration::from_secs(2 * 3600);
 const NEWEST_KEPT: usize = 8;
-/// More than every ten seconds of the time that records are kept.
-const OFFERED_MAX: usize = 1 << 15;
+/// As many as the settings allow in the time that records are kept: two kinds every ten seconds, one every minute.
+const OFFERED_MAX: usize = 1 << 16;
 
 #[cfg(test)]
 mod tests {

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use maps::eta::EtaTable;
 use maps::matcher::Scratch;
-use maps::speeds::{Hexagons, Hop, LiveFactors, Predecessors, RoadSpeed, SpeedTable, Traversal};
+use maps::speeds::{Hexagons, Hop, Learner as SpeedLearner, LiveFactors, LiveLearner, Predecessors, RoadSpeed};
+use maps::speeds::{SpeedTable, Traversal};
 use maps::{EdgeId, Graph};
 use protocol::record::{BlobHash, BodyKind, Vehicle};
 use protocol::update::{BreadcrumbBatch, DriverBody, DriverUpdate, SnappedPosition};
@@ -113,18 +114,23 @@ impl Learner {
             return;
         }
         let (before, state) = (self.ground.take(), &mut self.state);
-        let known = match before {
-            _ if state.map == Some(hash) => SpeedTable::from_bytes(&state.usual, graph).ok(),
+        let usual = match before {
+            _ if state.map == Some(hash) => usual_of(state, graph, now),
             Some(before) => {
+                // From here on the usual week is all that was learned: today must not say it again.
+                let learned = state.speeds.table(&before.graph);
+                state.live.handle_usual(&before.graph, &before.usual, &learned, now);
                 let predecessors = Predecessors::of(&before.graph, graph);
                 state.speeds.carry_over(&predecessors, &before.graph, graph);
                 state.live.carry_over(&predecessors, &before.graph, graph);
-                None
+                state.usual.clear();
+                state.speeds.table(graph)
             }
             // Nobody has the map that these edges were of.
             None => {
-                (state.speeds, state.live) = (Default::default(), maps::speeds::LiveLearner::new(now));
-                None
+                (state.speeds, state.live) = (Default::default(), LiveLearner::new(now));
+                state.usual.clear();
+                state.speeds.table(graph)
             }
         };
         state.map = Some(hash);
@@ -134,13 +140,17 @@ impl Learner {
             hexagons: Hexagons::of(graph),
             junctions: Junctions::of(graph),
             scratch: Scratch::new(),
-            usual: known.unwrap_or_else(|| state.speeds.table(graph)),
+            usual,
             told: LiveFactors::usual(graph, now),
             graph: graph.clone(),
         });
         // Tables of the map before are of no use on this one.
         (self.due.speeds, self.due.live, self.due.cells) = (now, now, now);
-        self.is_live_news = state.live.edges_len() > 0;
+        // What was told last may differ from the usual, even where nothing is left to say so.
+        self.is_live_news = state.live.edges_len() > 0 || state.bodies.has(BodyKind::LiveSpeeds);
+        if self.is_live_news {
+            self.due.live_told = now - self.config.live_every * LIVE_QUIET_TIMES;
+        }
     }
 
     /// Takes an entry of the trail once; those below what was read before are passed by.
@@ -342,7 +352,9 @@ impl Learner {
     fn tell_live(&mut self, now: Time) {
         let Some(ground) = &mut self.ground else { return };
         let since = now.since(self.due.live_told);
-        if !self.is_live_news || since < self.config.live_every {
+        // What was told fades with its evidence: that is told too, until all is as usual.
+        let has_more = self.is_live_news || !ground.told.is_usual();
+        if !has_more || since < self.config.live_every {
             return;
         }
         let factors = self.state.live.factors(&ground.graph, now);
@@ -384,6 +396,18 @@ impl Learner {
         self.state.bodies.push(kind, hash, now);
         self.is_state_news = true;
     }
+}
+
+/// The usual week that the evidence of today was held against before a restart. Before the first table was told that
+/// was the empty road; where it cannot be known, neither can today.
+fn usual_of(state: &mut State, graph: &Graph, now: Time) -> SpeedTable {
+    if state.usual.is_empty() {
+        return SpeedLearner::default().table(graph);
+    }
+    SpeedTable::from_bytes(&state.usual, graph).unwrap_or_else(|_| {
+        state.live = LiveLearner::new(now);
+        state.speeds.table(graph)
+    })
 }
 
 /// Whether the place lies on this map where the breadcrumb says.

@@ -90,6 +90,77 @@ fn what_hardly_moves_is_told_once_a_minute_and_nothing_where_nobody_drives() {
 }
 
 #[test]
+fn factors_are_told_as_they_fade_until_all_is_as_usual_and_then_nothing() {
+    let mut world = World::new();
+    let street = street();
+    for seconds in 0..120 {
+        let now = BEGIN + Duration::from_secs(seconds);
+        if seconds % 4 == 0 {
+            world.drive(street, seconds, 222);
+        }
+        world.until(now);
+    }
+    let factors = |world: &World| {
+        let table = world.tables(BodyKind::LiveSpeeds).pop().expect("live factors are told");
+        LiveFactors::from_bytes(&table, graph()).expect("of this map")
+    };
+    let slow = factors(&world).factor(graph(), street, factors(&world).at);
+
+    // Whoever learns on has to tell of it no less.
+    let state = State::from_bytes(&world.learner.state().to_bytes()).unwrap();
+    world.learner = Learner::new(config(), state, world.now);
+    world.learner.handle_map(MAP, graph(), world.now);
+    world.until(BEGIN + Duration::from_secs(3_600));
+    let (faded, in_an_hour) = (factors(&world), world.tables(BodyKind::LiveSpeeds).len());
+    world.until(BEGIN + Duration::from_secs(8 * 3_600));
+    let (over, in_all) = (factors(&world), world.tables(BodyKind::LiveSpeeds).len());
+    world.until(BEGIN + Duration::from_secs(24 * 3_600));
+
+    let after_an_hour = faded.factor(graph(), street, faded.at);
+    assert!(slow > 1.5 && after_an_hour < 1.0 + (slow - 1.0) / 2.0, "{slow}, then {after_an_hour}");
+    assert!(in_an_hour > 20, "{in_an_hour} tables in an hour");
+    assert!(over.is_usual());
+    assert_eq!(world.tables(BodyKind::LiveSpeeds).len(), in_all, "there is nothing left to say");
+}
+
+#[test]
+fn another_map_or_a_restart_before_the_first_week_is_told_makes_nobody_slow_twice() {
+    type Then = fn(Learner, Time) -> Learner;
+    let swap: Then = |mut learner, now| {
+        learner.handle_map(BlobHash([2; 32]), graph(), now);
+        learner
+    };
+    let restart: Then = |learner, now| {
+        let state = State::from_bytes(&learner.state().to_bytes()).unwrap();
+        let mut learner = Learner::new(config(), state, now);
+        learner.handle_map(MAP, graph(), now);
+        learner
+    };
+    let street = street();
+    // At six tenths of what the empty road allows.
+    let cm_s = graph().free_flow_cm_s(street) * 6 / 10;
+    for then in [swap, restart] {
+        let mut world = World::new();
+        for seconds in 0..600 {
+            if seconds % 4 == 0 {
+                world.drive(street, seconds, cm_s);
+            }
+            world.until(BEGIN + Duration::from_secs(seconds));
+        }
+        assert_eq!(world.tables(BodyKind::Speeds).len(), 0, "the usual week is not told yet");
+
+        let learner = std::mem::replace(&mut world.learner, World::new().learner);
+        world.learner = then(learner, world.now);
+        world.until(BEGIN + Duration::from_secs(615));
+
+        let speeds = SpeedTable::from_bytes(&world.tables(BodyKind::Speeds)[0], graph()).unwrap();
+        let live = LiveFactors::from_bytes(&world.tables(BodyKind::LiveSpeeds).pop().unwrap(), graph()).unwrap();
+        let share = f64::from(speeds.ratio(street, 12)) / live.factor(graph(), street, live.at);
+        assert!((0.5..0.7).contains(&share), "{share} of free flow");
+    }
+}
+
+#[test]
 fn breadcrumbs_that_say_nothing_of_how_fast_one_gets_along_are_left_out_and_counted() {
     let mut world = World::new();
     let street = street();
@@ -322,6 +393,15 @@ impl World {
         let mut learner = Learner::new(config(), State::new(BEGIN), BEGIN);
         learner.handle_map(MAP, graph(), BEGIN);
         World { learner, told: Vec::new(), now: BEGIN }
+    }
+
+    /// Twenty drivers side by side, and twenty others after them whenever they are through.
+    fn drive(&mut self, street: EdgeId, seconds: u64, cm_s: u32) {
+        let driven_cm = seconds as u32 * cm_s;
+        for driver in 0..20 {
+            let breadcrumb = crumb(driven_cm / 7_500 * 20 + driver, street, seconds, driven_cm % 7_500);
+            self.learner.handle_breadcrumb(&breadcrumb, BEGIN + Duration::from_secs(seconds));
+        }
     }
 
     /// Lets time pass, as the shell does.

@@ -1,6 +1,7 @@
 //! Taking a partition up where the owner before left it: the newest snapshot that this build can read, and the records
 //! from exactly there on. Never a committed offset: that would say nothing of what the state was.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -82,20 +83,73 @@ async fn open(
     }
 }
 
-/// The newest notices of a partition, the oldest first.
+/// The newest notices of a partition, the oldest first. Read from the topic's end backward, because the learner's notes
+/// lie among them, any number of them.
 pub async fn notices(log: &dyn Log, partition: PartitionId) -> anyhow::Result<Vec<SnapshotNotice>> {
     let range = log.range(Topic::Snapshots, partition).await?;
-    let mut from = Offset(range.first.0.max(range.next.0.saturating_sub(NOTICES_MAX)));
-    let mut notices = Vec::new();
-    while from < range.next {
-        let entries = log.read(Topic::Snapshots, partition, from, ReadLimit::default(), Duration::ZERO).await?;
-        let Some(last) = entries.last() else { break };
-        from = Offset(last.offset.0 + 1);
-        let known = entries.iter().filter_map(|entry| envelope::decode::<SnapshotNotice>(&entry.value).ok());
-        notices.extend(known.filter(|notice| notice.partition == partition));
+    let mut notices = VecDeque::new();
+    let mut end = range.next;
+    while end > range.first && notices.len() < NOTICES_MAX {
+        let begin = Offset(end.0.saturating_sub(ENTRIES_PER_READ).max(range.first.0));
+        let mut found = Vec::new();
+        let mut from = begin;
+        while from < end {
+            let entries = log.read(Topic::Snapshots, partition, from, ReadLimit::default(), Duration::ZERO).await?;
+            let Some(last) = entries.last() else { break };
+            from = Offset(last.offset.0 + 1);
+            let entries = entries.iter().filter(|entry| entry.offset < end);
+            let known = entries.filter_map(|entry| envelope::decode::<SnapshotNotice>(&entry.value).ok());
+            found.extend(known.filter(|notice| notice.partition == partition));
+        }
+        found.into_iter().rev().for_each(|notice| notices.push_front(notice));
+        end = begin;
     }
-    Ok(notices)
+    Ok(notices.into_iter().collect())
 }
 
-/// Three hours of them.
-const NOTICES_MAX: u64 = 180;
+/// Three hours of them, and what was read with the oldest.
+const NOTICES_MAX: usize = 180;
+const ENTRIES_PER_READ: u64 = 256;
+
+#[cfg(test)]
+mod tests {
+    use backends::log::Append;
+    use backends::log::embedded::{EmbeddedLog, EmbeddedLogConfig};
+    use protocol::Time;
+    use protocol::record::BlobHash;
+
+    use super::*;
+    use crate::learner::StateNote;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn snapshots_are_found_however_many_notes_of_the_learner_lie_among_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = EmbeddedLog::open(folder.path().join("log"), EmbeddedLogConfig::default()).unwrap();
+        let partition = PartitionId(0);
+        let entry = |value: Vec<u8>| Append {
+            topic: Topic::Snapshots,
+            partition,
+            key: bytes::Bytes::new(),
+            value: value.into(),
+        };
+        let note = StateNote { format: 1, hash: BlobHash([9; 32]), size: 1, at: Time(0) };
+        let notice = |n: u64| SnapshotNotice {
+            partition,
+            next: Offset(n),
+            generation: Generation::default(),
+            fold_version: 1,
+            format: SNAPSHOT_FORMAT,
+            hash: BlobHash([n as u8; 32]),
+            size: 1,
+            at: Time(0),
+        };
+        for n in 0..5 {
+            let notes = (0..300).map(|_| entry(envelope::encode(&note)));
+            log.append([entry(envelope::encode(&notice(n)))].into_iter().chain(notes).collect()).await.unwrap();
+        }
+
+        let found = notices(&log, partition).await.unwrap();
+
+        assert_eq!(found, (0..5).map(notice).collect::<Vec<_>>());
+    }
+}

@@ -226,24 +226,29 @@ async fn clear(shards: &Shards, partition: PartitionId, newest: BlobHash) -> any
 async fn clear_expired(shards: &Shards, partition: PartitionId, now: Time) -> anyhow::Result<()> {
     let Some(retention) = Topic::Snapshots.retention() else { return Ok(()) };
     let range = shards.log.range(Topic::Snapshots, partition).await.context("look at the snapshots topic")?;
-    let limit = ReadLimit { entries_max: EXPIRING_MAX, ..ReadLimit::default() };
-    let oldest = shards.log.read(Topic::Snapshots, partition, range.first, limit, Duration::ZERO).await;
-    let mut hour_before = None;
-    for entry in oldest.context("read the oldest snapshots")? {
-        let Ok(notice) = envelope::decode::<SnapshotNotice>(&entry.value) else { continue };
-        let hour = notice.at.as_secs().div_euclid(3600);
-        let is_expiring = now.since(notice.at) >= retention.saturating_sub(EXPIRING);
-        if is_expiring && hour_before != Some(hour) {
-            shards.blobs.remove(notice.hash).await.context("remove an expired snapshot")?;
+    let (mut from, mut hour_before) = (range.first, None);
+    while from < range.next {
+        let limit = ReadLimit { entries_max: EXPIRING_PER_READ, ..ReadLimit::default() };
+        let oldest = shards.log.read(Topic::Snapshots, partition, from, limit, Duration::ZERO).await;
+        let oldest = oldest.context("read the oldest snapshots")?;
+        let Some(last) = oldest.last() else { break };
+        from = Offset(last.offset.0 + 1);
+        // The learner's notes lie among them.
+        for notice in oldest.iter().filter_map(|entry| envelope::decode::<SnapshotNotice>(&entry.value).ok()) {
+            if now.since(notice.at) < retention.saturating_sub(EXPIRING) {
+                return Ok(());
+            }
+            let hour = notice.at.as_secs().div_euclid(3600);
+            if hour_before.replace(hour) != Some(hour) {
+                shards.blobs.remove(notice.hash).await.context("remove an expired snapshot")?;
+            }
         }
-        hour_before = Some(hour);
     }
     Ok(())
 }
 
 const EXPIRING: Duration = Duration::from_secs(3600);
-/// The notices of an hour and some.
-const EXPIRING_MAX: usize = 128;
+const EXPIRING_PER_READ: usize = 128;
 const OUTPUTS_MAX: usize = 64;
 const HEARTBEAT_MS: i64 = 5_000;
 const KEPT_NEWEST: usize = 2;

@@ -115,13 +115,14 @@ impl ProcessorSettings {
 }
 
 impl LearnerSettings {
+    /// Every table that is told is kept as long as records are: so none is told more often than that bears.
     pub fn check(&self) -> Result<LearnerConfig, ProcessorConfigError> {
-        let every = |key, value| Ok(Duration::from_secs(u64::from(within(key, value, 1, 86_400)?)));
+        let every = |key, value, least| Ok(Duration::from_secs(u64::from(within(key, value, least, 86_400)?)));
         Ok(LearnerConfig {
-            live_every: every("learner.live_every_s", self.live_every_s)?,
-            speeds_every: every("learner.speeds_every_s", self.speeds_every_s)?,
-            eta_every: every("learner.eta_every_s", self.eta_every_s)?,
-            state_every: every("learner.state_every_s", self.state_every_s)?,
+            live_every: every("learner.live_every_s", self.live_every_s, 10)?,
+            speeds_every: every("learner.speeds_every_s", self.speeds_every_s, 60)?,
+            eta_every: every("learner.eta_every_s", self.eta_every_s, 10)?,
+            state_every: every("learner.state_every_s", self.state_every_s, 1)?,
             drivers_max: within("learner.drivers_max", self.drivers_max, 1, 10_000_000)? as usize,
         })
     }
@@ -144,5 +145,8 @@ mod tests {
 
         let error = never.check(Path::new("state")).unwrap_err();
         assert_eq!(error.to_string(), "processor.snapshot_every_s: 1 to 3600, not 0");
+        let all_the_time = LearnerSettings { live_every_s: 9, ..LearnerSettings::default() };
+        let error = all_the_time.check().unwrap_err();
+        assert_eq!(error.to_string(), "processor.learner.live_every_s: 10 to 86400, not 9");
     }
 }

@@ -2,8 +2,8 @@
 //! seconds, and at once when somebody says so (SIGHUP).
 //!
 //! A file that changed is taken only when it has stood still for a moment and all its checksums fit; one that is broken
-//! is refused aloud, once, and the map in use stays. What is in use is a copy of its own, so that whoever writes over
-//! the file instead of renaming another into its place harms nobody.
+//! is refused aloud, once, and the map in use stays; where the file is not to blame it is tried again. What is in use is
+//! a copy of its own, so that whoever writes over the file instead of renaming another into its place harms nobody.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -14,7 +14,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use daemon::Drain;
 use gateway::{TileSource, TilesHandle};
-use processor::{OfferedMap, Processor};
+use processor::{OfferError, OfferedMap, Processor};
 use tokio::sync::Notify;
 use tracing::{error, info, warn};
 
@@ -59,10 +59,15 @@ impl MapWatch {
                 () = stop.cancelled() => return Ok(()),
                 found = self.print_when_still(found) => found,
             };
-            taken = found;
-            match found {
+            let is_taken = match found {
                 Some(_) => self.take().await,
-                None => warn!(file = %self.file.display(), "the map's file is gone: the map in use stays"),
+                None => {
+                    warn!(file = %self.file.display(), "the map's file is gone: the map in use stays");
+                    true
+                }
+            };
+            if is_taken {
+                taken = found;
             }
         }
     }
@@ -79,26 +84,42 @@ impl MapWatch {
         }
     }
 
-    async fn take(&self) {
-        match self.offer().await {
-            Ok(offered) if offered.is_new => info!(map = %offered.version, "a new map goes into use"),
-            Ok(offered) => info!(map = %offered.version, "the map's file holds the map that is in use"),
+    /// False: it is to be tried again, because what failed is not the file's fault.
+    async fn take(&self) -> bool {
+        let offered = match self.processor.offer_map(&self.file).await {
+            Ok(offered) => offered,
             Err(error) => {
-                let error = format!("{error:#}");
-                error!(error, file = %self.file.display(), "the map's file cannot be used: the map in use stays");
+                let is_refused = matches!(error, OfferError::File(_));
+                let error = format!("{:#}", anyhow::Error::from(error));
+                let file = self.file.display();
+                if is_refused {
+                    error!(error, %file, "the map's file cannot be used: the map in use stays");
+                } else {
+                    warn!(error, %file, "the map could not be offered, trying again");
+                }
+                return is_refused;
             }
+        };
+        if offered.is_new {
+            info!(map = %offered.version, "a new map goes into use");
+        } else {
+            info!(map = %offered.version, "the map's file holds the map that is in use");
         }
+        if let Err(error) = self.show(&offered).await {
+            warn!(error = format!("{error:#}"), map = %offered.version, "the map's tiles cannot be shown, trying again");
+            return false;
+        }
+        true
     }
 
-    async fn offer(&self) -> Result<OfferedMap> {
-        let offered = self.processor.offer_map(&self.file).await?;
-        if let Some(handle) = self.tiles.as_ref().filter(|_| offered.is_new) {
-            let file = offered.file.clone();
-            let opened =
-                tokio::task::spawn_blocking(move || tiles::open(&file)).await.context("open the map's tiles")?;
-            handle.show(Arc::new(opened?) as Arc<dyn TileSource>);
-        }
-        Ok(offered)
+    /// Tiles of this map, unless they are shown already.
+    async fn show(&self, offered: &OfferedMap) -> Result<()> {
+        let version = offered.version.to_string();
+        let Some(handle) = self.tiles.as_ref().filter(|handle| handle.version() != version) else { return Ok(()) };
+        let file = offered.file.clone();
+        let opened = tokio::task::spawn_blocking(move || tiles::open(&file)).await.context("open the map's tiles")?;
+        handle.show(Arc::new(opened?) as Arc<dyn TileSource>);
+        Ok(())
     }
 
     async fn print(&self) -> Option<Print> {

@@ -74,6 +74,11 @@ impl TilesHandle {
     pub fn show(&self, source: Arc<dyn TileSource>) {
         self.0.show(source);
     }
+
+    /// Of the map that is shown, as it says of itself.
+    pub fn version(&self) -> String {
+        self.0.shown().version().to_string()
+    }
 }
 
 /// Starts reading updates; answers the router at once. The gateway is ready when its hubs are whole.

@@ -19,7 +19,7 @@ use anyhow::Context;
 use backends::blob_store::BlobStore;
 use backends::ledger::DeliveryLedger;
 use backends::live_store::LiveStore;
-use backends::log::Log;
+use backends::log::{Log, LogError};
 use backends::trail_store::TrailStore;
 use daemon::admin::Readiness;
 use daemon::{Clock, Drain, Meter};
@@ -28,6 +28,7 @@ use maps::MapVersion;
 pub use config::{ProcessorConfig, ProcessorConfigError, ProcessorSettings};
 use metrics::ProcessorMetrics;
 pub use shard::RouteServiceConfig;
+pub use shard::ShelfError;
 use shard::{MapShelf, OutsidePlanner, Shards};
 
 /// What the processor works with.
@@ -53,12 +54,12 @@ pub struct Processor {
 impl Processor {
     /// Puts a map file in the place of the one that is in use, where it differs; each partition carries its drivers
     /// over when it takes it. A file that is broken or cut short is an error, and nothing changes.
-    pub async fn offer_map(&self, file: &Path) -> anyhow::Result<OfferedMap> {
-        let (hash, size) = self.shelf.publish(file).await.context("offer the map")?;
-        let map = self.shelf.load(hash).await.context("open the map")?;
+    pub async fn offer_map(&self, file: &Path) -> Result<OfferedMap, OfferError> {
+        let (hash, size) = self.shelf.publish(file).await.map_err(OfferError::of)?;
+        let map = self.shelf.load(hash).await.map_err(OfferError::of)?;
         let is_new = self.shards.map().is_none_or(|(before, _)| before != hash);
         if is_new {
-            self.shards.offer_map(hash, size).await.context("offer the map")?;
+            self.shards.offer_map(hash, size).await?;
         }
         Ok(OfferedMap { file: self.shelf.path_of(hash), version: map.graph.version(), is_new })
     }
@@ -79,6 +80,24 @@ pub struct OfferedMap {
     pub is_new: bool,
 }
 
+/// Why a map was not offered.
+#[derive(Debug, thiserror::Error)]
+pub enum OfferError {
+    /// Another try says the same, until the file is another.
+    #[error("use the map")]
+    File(#[source] ShelfError),
+    #[error("keep the map")]
+    Shelf(#[source] ShelfError),
+    #[error("tell the partitions of the map")]
+    Log(#[from] LogError),
+}
+
+impl OfferError {
+    fn of(error: ShelfError) -> OfferError {
+        if error.is_of_body() { OfferError::File(error) } else { OfferError::Shelf(error) }
+    }
+}
+
 /// Folds this process's share of the partitions, and carries on what the folds say, until the drain stops.
 pub async fn start(
     config: ProcessorConfig,
@@ -91,7 +110,10 @@ pub async fn start(
     let metrics = ProcessorMetrics::new(meter);
     let shelf = Arc::new(MapShelf::new(parts.blobs.clone(), config.maps_folder.clone(), drain.token().clone()));
     let map = match &parts.map {
-        Some(file) => Some(shelf.publish(file).await.context("offer the map")?),
+        Some(file) => {
+            let published = shelf.publish(file).await.with_context(|| format!("read {}", file.display()));
+            Some(published.context("offer the map")?)
+        }
         None => None,
     };
     if let Some((hash, _)) = map {

@@ -38,7 +38,7 @@ use bodies::ReignBodies;
 use fold::{Folder, Input, Skew};
 pub use notice::SnapshotNotice;
 pub use outside::{OutsidePlanner, RouteServiceConfig};
-pub use shelf::MapShelf;
+pub use shelf::{MapShelf, ShelfError};
 use tell::{Teller, record_entry};
 use tick::Ticker;
 
@@ -90,13 +90,28 @@ impl Shards {
     }
 
     /// Offers another map to our partitions, those that come here later too. Each takes it into use once it is opened.
+    /// If it cannot be told to all, it is not ours yet, and may be offered again.
     pub async fn offer_map(&self, hash: BlobHash, size: u64) -> Result<(), LogError> {
-        *self.map.lock().unwrap_or_else(PoisonError::into_inner) = Some((hash, size));
-        let live = self.standing.lock().unwrap_or_else(PoisonError::into_inner).live.clone();
-        let offered = Record::Offered { kind: BodyKind::Map, hash, size };
-        let entries: Vec<_> = live.into_iter().map(|partition| record_entry(partition, offered.clone())).collect();
-        let append = || self.log.append(entries.clone());
-        retry("offer a map", Backoff::default(), self.shelf.stop(), LogError::is_transient, append).await.map(drop)
+        let mut told = BTreeSet::new();
+        while let Some(untold) = self.untold(&told, (hash, size)) {
+            let offered = Record::Offered { kind: BodyKind::Map, hash, size };
+            let entries: Vec<_> = untold.iter().map(|partition| record_entry(*partition, offered.clone())).collect();
+            let append = || self.log.append(entries.clone());
+            retry("offer a map", Backoff::default(), self.shelf.stop(), LogError::is_transient, append).await?;
+            told.extend(untold);
+        }
+        Ok(())
+    }
+
+    /// Which live partitions were not told of a map yet. If all were, it is ours from here on: whoever becomes live
+    /// later finds it.
+    fn untold(&self, told: &BTreeSet<PartitionId>, map: (BlobHash, u64)) -> Option<BTreeSet<PartitionId>> {
+        let standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
+        let untold: BTreeSet<PartitionId> = standing.live.difference(told).copied().collect();
+        if untold.is_empty() {
+            *self.map.lock().unwrap_or_else(PoisonError::into_inner) = Some(map);
+        }
+        (!untold.is_empty()).then_some(untold)
     }
 
     /// Shares the partitions with the other processors, and owns its share, until the drain stops.

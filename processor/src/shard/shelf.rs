@@ -6,7 +6,6 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::Context;
 use backends::blob_store::{BlobStore, BlobStoreError, hash_of};
 use bytes::Bytes;
 use daemon::{Backoff, retry};
@@ -81,6 +80,17 @@ impl ShelfError {
     }
 }
 
+impl ShelfError {
+    /// Whether the body itself cannot be used: another try says the same.
+    pub fn is_of_body(&self) -> bool {
+        match self {
+            ShelfError::Map(_) | ShelfError::Table(_) | ShelfError::EtaModel => true,
+            ShelfError::Blob(BlobStoreError::TooLarge { .. }) => true,
+            ShelfError::Blob(_) | ShelfError::Disk(_) => false,
+        }
+    }
+}
+
 impl MapShelf {
     /// Within a runtime.
     pub fn new(blobs: Arc<dyn BlobStore>, folder: PathBuf, stop: CancellationToken) -> Self {
@@ -115,20 +125,25 @@ impl MapShelf {
         }
     }
 
-    /// Puts a map file where every owner of a partition can fetch it, if it is whole: its name and size.
-    pub async fn publish(&self, file: &Path) -> anyhow::Result<(BlobHash, u64)> {
+    /// Puts a map file where every owner of a partition can fetch it, if it is whole: its name and size. While the blob
+    /// store is away it waits.
+    pub async fn publish(&self, file: &Path) -> Result<(BlobHash, u64), ShelfError> {
         let path = file.to_path_buf();
         let read = tokio::task::spawn_blocking(move || {
             let body = std::fs::read(&path)?;
             Sections::check(&body)?;
             Ok::<_, ShelfError>((hash_of(&body), Bytes::from(body)))
         });
-        let (hash, body) = read.await.context("read the map")?.with_context(|| format!("read {}", file.display()))?;
+        let (hash, body) = read.await.map_err(std::io::Error::other)??;
         let size = body.len() as u64;
-        let is_there = self.blobs.contains(hash).await.context("look for the map in the blob store")?;
-        if !is_there {
-            self.blobs.put(body).await.context("put the map into the blob store")?;
-        }
+        let put = || {
+            let body = body.clone();
+            async move {
+                let is_there = self.blobs.contains(hash).await?;
+                if is_there { Ok(hash) } else { self.blobs.put(body).await }
+            }
+        };
+        retry("publish a map", Backoff::default(), &self.stop, BlobStoreError::is_transient, put).await?;
         *self.published.lock().unwrap_or_else(PoisonError::into_inner) = Some(hash);
         Ok((hash, size))
     }
@@ -449,6 +464,9 @@ const FILES_RECENT: usize = 16;
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use async_trait::async_trait;
     use backends::blob_store::embedded::FolderBlobStore;
     use maps::Graph;
     use maps::import::{ImportOptions, import_bytes};
@@ -531,6 +549,65 @@ mod tests {
         assert!(check(factors(&here)).await.is_ok());
         assert!(matches!(check(factors(&other)).await, Err(ShelfError::Table(TableError::OtherMap))));
         assert!(matches!(check(Bytes::from_static(b"?")).await, Err(ShelfError::Table(TableError::Malformed))));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_map_is_published_though_the_blob_store_is_away_for_a_moment_and_refused_if_it_is_broken() {
+        let folder = tempfile::tempdir().unwrap();
+        let blobs = FolderBlobStore::open(folder.path().join("blobs")).unwrap();
+        let away = Arc::new(Away { blobs, calls: AtomicU32::new(0) });
+        let shelf = MapShelf::new(away.clone(), folder.path().join("bodies"), CancellationToken::new());
+        let bytes = import_bytes(&town::extract(&TownOptions::default()), &ImportOptions::default()).unwrap();
+        let (whole, cut) = (folder.path().join("whole.wfm"), folder.path().join("cut.wfm"));
+        std::fs::write(&whole, &bytes).unwrap();
+        std::fs::write(&cut, &bytes[..bytes.len() / 2]).unwrap();
+
+        let (hash, size) = shelf.publish(&whole).await.expect("it waits for the store");
+        let refused = shelf.publish(&cut).await.unwrap_err();
+        let missing = shelf.publish(&folder.path().join("none.wfm")).await.unwrap_err();
+
+        assert_eq!((hash, size), (hash_of(&bytes), bytes.len() as u64));
+        assert!(away.blobs.contains(hash).await.unwrap());
+        assert!(refused.is_of_body() && !missing.is_of_body(), "{refused} and {missing}");
+    }
+
+    /// There for one call, away for the next, for a while.
+    struct Away {
+        blobs: FolderBlobStore,
+        calls: AtomicU32,
+    }
+
+    impl Away {
+        fn reach(&self) -> Result<(), BlobStoreError> {
+            let call = self.calls.fetch_add(1, Ordering::SeqCst);
+            if call < 6 && call % 2 == 0 {
+                return Err(BlobStoreError::Unavailable { reason: "a moment".to_string() });
+            }
+            Ok(())
+        }
+    }
+
+    #[async_trait]
+    impl BlobStore for Away {
+        async fn put(&self, body: Bytes) -> Result<BlobHash, BlobStoreError> {
+            self.reach()?;
+            self.blobs.put(body).await
+        }
+
+        async fn get(&self, hash: BlobHash) -> Result<Bytes, BlobStoreError> {
+            self.reach()?;
+            self.blobs.get(hash).await
+        }
+
+        async fn contains(&self, hash: BlobHash) -> Result<bool, BlobStoreError> {
+            self.reach()?;
+            self.blobs.contains(hash).await
+        }
+
+        async fn remove(&self, hash: BlobHash) -> Result<(), BlobStoreError> {
+            self.reach()?;
+            self.blobs.remove(hash).await
+        }
     }
 
     fn shelf(folder: &Path) -> (Arc<MapShelf>, Arc<FolderBlobStore>) {

@@ -86,7 +86,7 @@ impl ShelfError {
         match self {
             ShelfError::Map(_) | ShelfError::Table(_) | ShelfError::EtaModel => true,
             ShelfError::Blob(BlobStoreError::TooLarge { .. }) => true,
-            ShelfError::Blob(_) | ShelfError::Disk(_) => false,
+            ShelfError::Blob(_) | ShelfError::Disk(_) | ShelfError::GivenUp => false,
         }
     }
 }

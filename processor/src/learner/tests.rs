@@ -155,7 +155,7 @@ fn another_map_or_a_restart_before_the_first_week_is_told_makes_nobody_slow_twic
 
         let speeds = SpeedTable::from_bytes(&world.tables(BodyKind::Speeds)[0], graph()).unwrap();
         let live = LiveFactors::from_bytes(&world.tables(BodyKind::LiveSpeeds).pop().unwrap(), graph()).unwrap();
-        let share = f64::from(speeds.ratio(street, 12)) / live.factor(graph(), street, live.at);
+        let share = speeds.ratio(street, 12) / live.factor(graph(), street, live.at);
         assert!((0.5..0.7).contains(&share), "{share} of free flow");
     }
 }

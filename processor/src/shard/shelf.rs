@@ -580,7 +580,7 @@ mod tests {
     impl Away {
         fn reach(&self) -> Result<(), BlobStoreError> {
             let call = self.calls.fetch_add(1, Ordering::SeqCst);
-            if call < 6 && call % 2 == 0 {
+            if call < 6 && call.is_multiple_of(2) {
                 return Err(BlobStoreError::Unavailable { reason: "a moment".to_string() });
             }
             Ok(())

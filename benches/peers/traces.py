@@ -29,10 +29,13 @@ def read_taxi(path):
 
 
 def keep(fixes, every):
+    """A fix every so many seconds, and the last: what is driven after the last that is kept nobody can know."""
     kept = []
     for fix in fixes:
         if not kept or fix[0] - kept[-1][0] >= every:
             kept.append(fix)
+    if kept[-1] is not fixes[-1]:
+        kept.append(fixes[-1])
     return kept
 
 

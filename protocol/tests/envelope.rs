@@ -166,7 +166,7 @@ fn an_entry_of_another_kind_or_version_is_refused_by_name() {
     newer[2] = 9;
 
     assert_eq!(other_kind, Err(EnvelopeError::Kind { expected: b'R', found: b'U' }));
-    assert_eq!(decode::<UpdateBatch>(&newer), Err(EnvelopeError::Version { known: 1, found: 9 }));
+    assert_eq!(decode::<UpdateBatch>(&newer), Err(EnvelopeError::Version { known: 2, found: 9 }));
 }
 
 /// The bytes that the log of a region already holds must stay readable: they change only with the version.

@@ -21,7 +21,7 @@ async fn twenty_drivers_at_8_km_h_raise_anothers_arrival_through_their_street_wi
     let map = town()?;
     let way = Way::across(&map)?;
     let server =
-        Server::start(ServerOptions { map: Some(map), clock_factor: Some(2.0), ..ServerOptions::default() }).await?;
+        Server::start(ServerOptions { map: Some(map), clock_factor: Some(1.2), ..ServerOptions::default() }).await?;
     let api = server.api()?;
     let waiting = Waiting::before(&api, &way).await?;
     let slow = try_join_all((0..20).map(|i| device(&api, format!("slow {i}")))).await?;

@@ -27,7 +27,9 @@ pub struct Engine {
     pub seconds: f64,
     pub no_way: &'static str,
     pub refused: &'static str,
-    /// What makes a recorded answer one that makes no sense.
+    /// Where its line stands.
+    pub line: &'static str,
+    /// What else makes a recorded answer one that makes no sense.
     pub spoil: Vec<fn(&mut Value)>,
 }
 
@@ -70,11 +72,14 @@ async fn answers_that_make_no_sense_are_refused(engine: &Engine) {
         ["", "null", "[]", "{}", "{\"code\":\"Ok\"", "<!doctype html><h1>It works!</h1>", "\u{0}\u{7f}", "1e999"]
             .map(str::to_owned)
             .to_vec();
-    for spoil in &engine.spoil {
-        let mut body: Value = serde_json::from_str(engine.route).expect("recorded");
+    let recorded: Value = serde_json::from_str(engine.route).expect("recorded");
+    let mut spoilt = |spoil: &dyn Fn(&mut Value)| {
+        let mut body = recorded.clone();
         spoil(&mut body);
         bodies.push(body.to_string());
-    }
+    };
+    engine.spoil.iter().for_each(|spoil| spoilt(spoil));
+    LINES.iter().for_each(|line| spoilt(&|body| put(body, engine.line, line())));
     bodies.push(engine.route[..engine.route.len() / 2].to_owned());
     let server = Server::start(bodies.iter().map(|body| ok(body)).collect()).await;
 
@@ -266,7 +271,7 @@ pub fn put(body: &mut Value, pointer: &str, value: Value) {
 }
 
 /// Lines that are none.
-pub const LINES: [fn() -> Value; 5] =
+const LINES: [fn() -> Value; 5] =
     [|| json!(""), || json!(7), || Value::Null, || json!("~~~~~~~~~~~~~~~~~~~~"), || json!([[7.4, 43.7], [7.5, 43.8]])];
 
 /// In Monaco, as the answers were recorded.

@@ -1,17 +1,15 @@
 //! What leaves the learner: tables to the blob store and to every partition of the records, cells to the live store, its
 //! state to the blob store and a note of it to the snapshots topic. And how a state is found again.
 
-use std::time::Duration;
-
 use anyhow::Context;
 use backends::blob_store::{BlobStore, BlobStoreError};
 use backends::live_store::{CellSpeeds, KindSpeed, RoadKind, SpeedCell};
-use backends::log::{Append, Log, LogError, OffsetRange, ReadLimit, Topic};
+use backends::log::{Append, Log, LogError, Topic};
 use bytes::Bytes;
 use daemon::{Backoff, retry};
 use maps::speeds::RoadSpeed;
 use protocol::record::{BlobHash, BodyKind};
-use protocol::{Offset, PartitionId, Record, RecordBatch, Time, envelope};
+use protocol::{PartitionId, Record, RecordBatch, Time, envelope};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -19,6 +17,7 @@ use tracing::{debug, info, warn};
 use super::core::Output;
 use super::state::{STATE_FORMAT, State, StateNote};
 use super::{Role, TURN};
+use crate::shard::newest;
 
 pub struct Teller {
     pub role: Role,
@@ -126,7 +125,8 @@ pub async fn restore(
     blobs: &dyn BlobStore,
     stop: &CancellationToken,
 ) -> anyhow::Result<(Option<State>, Option<BlobHash>)> {
-    let Some(note) = newest_note(log).await? else { return Ok((None, None)) };
+    let notes = newest::<StateNote>(log, TURN, 1).await.context("read the snapshots topic")?;
+    let Some(note) = notes.into_iter().next_back() else { return Ok((None, None)) };
     if note.format != STATE_FORMAT {
         warn!(format = note.format, "what was learned is of another build: it is learned anew");
         return Ok((None, Some(note.hash)));
@@ -153,29 +153,4 @@ pub async fn restore(
     }
 }
 
-/// From the topic's end backward, because notes are few among snapshots.
-async fn newest_note(log: &dyn Log) -> anyhow::Result<Option<StateNote>> {
-    let OffsetRange { first, next } = log.range(Topic::Snapshots, TURN).await.context("look at the snapshots topic")?;
-    let mut end = next;
-    while end > first {
-        let begin = Offset(end.0.saturating_sub(NOTES_PER_READ).max(first.0));
-        let mut newest = None;
-        let mut from = begin;
-        while from < end {
-            let entries = log.read(Topic::Snapshots, TURN, from, ReadLimit::default(), Duration::ZERO).await;
-            let entries = entries.context("read the snapshots topic")?;
-            let Some(last) = entries.last() else { break };
-            from = Offset(last.offset.0 + 1);
-            let notes = entries.iter().filter(|entry| entry.offset < end);
-            newest = notes.filter_map(|entry| envelope::decode::<StateNote>(&entry.value).ok()).last().or(newest);
-        }
-        if newest.is_some() {
-            return Ok(newest);
-        }
-        end = begin;
-    }
-    Ok(None)
-}
-
 const CELLS_PER_PUT: usize = 1_000;
-const NOTES_PER_READ: u64 = 1_024;

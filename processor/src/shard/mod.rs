@@ -37,6 +37,7 @@ use crate::track::Partition;
 use bodies::ReignBodies;
 use fold::{Folder, Input, Skew};
 pub use notice::SnapshotNotice;
+pub(crate) use notice::newest;
 pub use outside::{OutsidePlanner, RouteServiceConfig};
 pub use shelf::{MapShelf, ShelfError};
 use tell::{Teller, record_entry};

@@ -1,22 +1,20 @@
 //! Taking a partition up where the owner before left it: the newest snapshot that this build can read, and the records
 //! from exactly there on. Never a committed offset: that would say nothing of what the state was.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context;
 use backends::blob_store::BlobStoreError;
-use backends::log::{Log, ReadLimit, Topic};
+use backends::log::{Log, LogError, Topic};
 use daemon::{Backoff, retry};
+use protocol::PartitionId;
 use protocol::update::Generation;
-use protocol::{Offset, PartitionId, envelope};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::Shards;
 use super::bodies::ReignBodies;
-use super::notice::SnapshotNotice;
+use super::notice::{SnapshotNotice, newest};
 use crate::track::{Partition, SNAPSHOT_FORMAT};
 
 /// The partition as it was, and whether its state was found (else it begins anew).
@@ -83,40 +81,22 @@ async fn open(
     }
 }
 
-/// The newest notices of a partition, the oldest first. Read from the topic's end backward, because the learner's notes
-/// lie among them, any number of them.
-pub async fn notices(log: &dyn Log, partition: PartitionId) -> anyhow::Result<Vec<SnapshotNotice>> {
-    let range = log.range(Topic::Snapshots, partition).await?;
-    let mut notices = VecDeque::new();
-    let mut end = range.next;
-    while end > range.first && notices.len() < NOTICES_MAX {
-        let begin = Offset(end.0.saturating_sub(ENTRIES_PER_READ).max(range.first.0));
-        let mut found = Vec::new();
-        let mut from = begin;
-        while from < end {
-            let entries = log.read(Topic::Snapshots, partition, from, ReadLimit::default(), Duration::ZERO).await?;
-            let Some(last) = entries.last() else { break };
-            from = Offset(last.offset.0 + 1);
-            let entries = entries.iter().filter(|entry| entry.offset < end);
-            let known = entries.filter_map(|entry| envelope::decode::<SnapshotNotice>(&entry.value).ok());
-            found.extend(known.filter(|notice| notice.partition == partition));
-        }
-        found.into_iter().rev().for_each(|notice| notices.push_front(notice));
-        end = begin;
-    }
-    Ok(notices.into_iter().collect())
+/// The newest notices of a partition, the oldest first.
+pub async fn notices(log: &dyn Log, partition: PartitionId) -> Result<Vec<SnapshotNotice>, LogError> {
+    let mut notices = newest::<SnapshotNotice>(log, partition, NOTICES_MAX).await?;
+    notices.retain(|notice| notice.partition == partition);
+    Ok(notices)
 }
 
 /// Three hours of them, and what was read with the oldest.
 const NOTICES_MAX: usize = 180;
-const ENTRIES_PER_READ: u64 = 256;
 
 #[cfg(test)]
 mod tests {
     use backends::log::Append;
     use backends::log::embedded::{EmbeddedLog, EmbeddedLogConfig};
-    use protocol::Time;
     use protocol::record::BlobHash;
+    use protocol::{Offset, Time, envelope};
 
     use super::*;
     use crate::learner::StateNote;

@@ -5,10 +5,14 @@ pub mod clock;
 pub mod drain;
 pub mod logging;
 pub mod meter;
+pub mod problem;
+pub mod request_id;
 pub mod retry;
 pub mod serve;
 
 pub use clock::{Clock, Scale};
 pub use drain::Drain;
 pub use meter::Meter;
+pub use problem::{Problem, ProblemKind};
+pub use request_id::RequestId;
 pub use retry::{Backoff, retry};

@@ -7,6 +7,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -29,6 +30,7 @@ use tracing::{debug, trace, warn};
 
 use crate::drain::Drain;
 use crate::meter::Meter;
+use crate::request_id::{self, RequestId};
 
 /// A bound address, plain or with TLS.
 pub struct Listener {
@@ -263,13 +265,19 @@ struct RequestService {
 impl Service<hyper::Request<Incoming>> for RequestService {
     type Response = axum::response::Response;
     type Error = std::convert::Infallible;
-    type Future = <TowerToHyperService<Router> as Service<hyper::Request<Incoming>>>::Future;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
 
     fn call(&self, mut request: hyper::Request<Incoming>) -> Self::Future {
         self.has_begun.store(true, Ordering::Relaxed);
+        let id = RequestId::of(request.headers());
         request.extensions_mut().insert(ConnectInfo(self.peer));
         request.extensions_mut().insert(Stopping(self.stop.clone()));
-        self.inner.call(request)
+        let answering = id.clone().scope(self.inner.call(request));
+        Box::pin(async move {
+            let mut response = answering.await?;
+            response.headers_mut().insert(request_id::HEADER, id.to_header());
+            Ok(response)
+        })
     }
 }
 
@@ -414,6 +422,7 @@ mod tests {
         let mut text = String::new();
         stream.read_to_string(&mut text).await.unwrap();
         assert!(text.ends_with(&stream.local_addr().unwrap().to_string()), "{text}");
+        assert!(text.contains("x-request-id: "), "{text}");
         assert!(drain.stop(Duration::from_secs(5)).await);
     }
 

@@ -6,11 +6,11 @@ use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
+use daemon::{Problem, ProblemKind};
 use protocol::datagram::{DATAGRAM_LEN_MAX, thread_of};
 use protocol::record::Door;
 use tokio::sync::oneshot;
 
-use super::problem::Problem;
 use super::{BODY_READ_MAX, DoorState, RETRY_AFTER};
 use crate::intake::ANSWER_AFTER;
 use crate::udp::inbox::{Reply, Visitor};
@@ -18,17 +18,17 @@ use crate::udp::inbox::{Reply, Visitor};
 pub async fn post(State(door): State<DoorState>, headers: HeaderMap, body: Body) -> Response {
     if headers.get(CONTENT_TYPE).is_none_or(|value| value.as_bytes() != MEDIA_TYPE.as_bytes()) {
         let detail = format!("send {MEDIA_TYPE}");
-        return Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "not a datagram", detail).into_response();
+        return Problem::new(ProblemKind::MediaType, detail).into_response();
     }
     let bytes = match tokio::time::timeout(BODY_READ_MAX, to_bytes(body, DATAGRAM_LEN_MAX)).await {
         Ok(Ok(bytes)) => bytes,
         Ok(Err(_)) => {
             let detail = format!("a datagram has at most {DATAGRAM_LEN_MAX} bytes");
-            return Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "not a datagram", detail).into_response();
+            return Problem::new(ProblemKind::TooLarge, detail).into_response();
         }
         Err(_) => {
             let detail = "the body did not arrive in time";
-            return Problem::new(StatusCode::REQUEST_TIMEOUT, "body too slow", detail).into_response();
+            return Problem::new(ProblemKind::TooSlow, detail).into_response();
         }
     };
     let (reply, answer) = oneshot::channel();
@@ -47,7 +47,7 @@ pub async fn post(State(door): State<DoorState>, headers: HeaderMap, body: Body)
 
 fn overloaded() -> Response {
     let detail = "this edge has more to do than it can";
-    let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not taken", detail);
+    let problem = Problem::new(ProblemKind::Unavailable, detail);
     problem.retry_after(RETRY_AFTER).into_response()
 }
 

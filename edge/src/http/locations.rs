@@ -8,13 +8,13 @@ use axum::extract::{Query, State};
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
+use daemon::{Problem, ProblemKind};
 use protocol::DeviceKey;
 use protocol::record::Door;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use super::fixes::{self, IdClaim, JsonFault};
-use super::problem::Problem;
 use super::{BODY_READ_MAX, DoorState, RETRY_AFTER};
 use crate::intake::RejectedFix;
 use crate::metrics::DoorOutcome;
@@ -66,9 +66,7 @@ async fn take(door: &DoorState, claims: &Claims, headers: &HeaderMap, body: Body
     }
     let body = read_body(body, door.0.bytes_max).await?;
     let read = fixes::parse(&body, device, door.0.fixes_max).map_err(|fault| match fault {
-        JsonFault::Malformed(detail) => {
-            (DoorOutcome::BadRequest, Problem::new(StatusCode::BAD_REQUEST, "not an array of fixes", detail))
-        }
+        JsonFault::Malformed(detail) => (DoorOutcome::BadRequest, Problem::new(ProblemKind::BadRequest, detail)),
         JsonFault::TooMany => too_large(format!("more than {} fixes in one request", door.0.fixes_max)),
     })?;
     if let Some(index) = read.contradiction {
@@ -80,7 +78,7 @@ async fn take(door: &DoorState, claims: &Claims, headers: &HeaderMap, body: Body
     }
     door.0.limit.take(device, count).map_err(|wait| {
         let detail = "this device has sent more fixes than its share";
-        let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "too many fixes", detail).retry_after(wait);
+        let problem = Problem::new(ProblemKind::RateLimited, detail).retry_after(wait);
         (DoorOutcome::RateLimited, problem)
     })?;
     let rejected = submit(door, device, read.fixes).await?;
@@ -102,9 +100,7 @@ impl Rejected {
 }
 
 fn identify(door: &DoorState, headers: &HeaderMap) -> Result<DeviceKey, Refused> {
-    let unauthorized = |detail: &str| {
-        (DoorOutcome::Unauthorized, Problem::new(StatusCode::UNAUTHORIZED, "a device's credential is wanted", detail))
-    };
+    let unauthorized = |detail: &str| (DoorOutcome::Unauthorized, Problem::new(ProblemKind::NoToken, detail));
     let header = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
     let Some((scheme, credential)) = header.and_then(|value| value.split_once(' ')) else {
         return Err(unauthorized("send Authorization: Bearer and the device's credential"));
@@ -122,7 +118,7 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), Refused> {
     if essence.eq_ignore_ascii_case("application/json") {
         return Ok(());
     }
-    let problem = Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "not JSON", "send application/json");
+    let problem = Problem::new(ProblemKind::MediaType, "send application/json");
     Err((DoorOutcome::BadRequest, problem))
 }
 
@@ -131,11 +127,11 @@ async fn read_body(body: Body, bytes_max: usize) -> Result<Bytes, Refused> {
         Ok(Ok(bytes)) => Ok(bytes),
         Ok(Err(error)) if is_length_limit(&error) => Err(too_large(format!("more than {bytes_max} bytes"))),
         Ok(Err(_)) => {
-            let problem = Problem::new(StatusCode::BAD_REQUEST, "body cut short", "the body ended before its end");
+            let problem = Problem::new(ProblemKind::BadRequest, "the body ended before its end");
             Err((DoorOutcome::BadRequest, problem))
         }
         Err(_) => {
-            let problem = Problem::new(StatusCode::REQUEST_TIMEOUT, "body too slow", "the body did not arrive in time");
+            let problem = Problem::new(ProblemKind::TooSlow, "the body did not arrive in time");
             Err((DoorOutcome::BadRequest, problem))
         }
     }
@@ -167,15 +163,15 @@ async fn submit(door: &DoorState, device: DeviceKey, fixes: Vec<protocol::Fix>) 
 }
 
 fn contradicting(detail: &str) -> Refused {
-    (DoorOutcome::Contradicting, Problem::new(StatusCode::FORBIDDEN, "not this device's to say", detail))
+    (DoorOutcome::Contradicting, Problem::new(ProblemKind::WrongScope, detail))
 }
 
 fn too_large(detail: String) -> Refused {
-    (DoorOutcome::TooLarge, Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "request too large", detail))
+    (DoorOutcome::TooLarge, Problem::new(ProblemKind::TooLarge, detail))
 }
 
 fn unavailable(detail: &str) -> Refused {
-    let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not stored", detail).retry_after(RETRY_AFTER);
+    let problem = Problem::new(ProblemKind::Unavailable, detail).retry_after(RETRY_AFTER);
     (DoorOutcome::Unavailable, problem)
 }
 

@@ -5,7 +5,6 @@ mod datagrams;
 mod fixes;
 mod limit;
 mod locations;
-mod problem;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,14 +12,13 @@ use std::time::Duration;
 use axum::Router;
 use axum::routing::post;
 use backends::control::Control;
-use daemon::Clock;
+use daemon::{Clock, Problem, ProblemKind};
 use tokio::sync::watch;
 
 use crate::metrics::DoorMetrics;
 use crate::ship::LogState;
 use crate::udp::inbox::ThreadPort;
 pub use limit::DeviceLimit;
-pub use problem::Problem;
 
 /// What the doors need. Cheap to clone.
 #[derive(Clone)]
@@ -53,7 +51,12 @@ pub fn router(state: DoorState) -> Router {
     Router::new()
         .route("/api/v1/tracking/locations", post(locations::post))
         .route("/v1/datagrams", post(datagrams::post))
+        .method_not_allowed_fallback(no_method)
         .with_state(state)
+}
+
+async fn no_method() -> Problem {
+    Problem::new(ProblemKind::MethodNotAllowed, "this door takes POST")
 }
 
 /// For a body to arrive; a phone on a bad network still manages a few KiB in that.

@@ -197,7 +197,7 @@ mod tests {
         let key = DeliveryKey { tenant: TenantId(7), delivery: DeliveryId(3) };
 
         assert_eq!(Watcher::Delivery(key).key(DeliveryId(3)), Ok(key));
-        assert_eq!(Watcher::Delivery(key).key(DeliveryId(4)).unwrap_err().kind, ProblemKind::NotFound);
-        assert_eq!(Watcher::Delivery(key).tenant().unwrap_err().kind, ProblemKind::WrongScope);
+        assert_eq!(Watcher::Delivery(key).key(DeliveryId(4)).unwrap_err().kind(), ProblemKind::NotFound);
+        assert_eq!(Watcher::Delivery(key).tenant().unwrap_err().kind(), ProblemKind::WrongScope);
     }
 }

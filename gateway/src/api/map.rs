@@ -54,8 +54,8 @@ pub(crate) async fn connect(
 async fn connect_by_first_message(api: Api, mut socket: WebSocket, params: MapParams, mut place: Place) {
     let opened = match first_watcher(&api, &mut socket).await {
         Ok(watcher) => match watcher.tenant() {
-            Ok(tenant) => open(&api, tenant, params.viewport).await.map_err(|problem| close_code_of(problem.kind)),
-            Err(problem) => Err(close_code_of(problem.kind)),
+            Ok(tenant) => open(&api, tenant, params.viewport).await.map_err(|problem| close_code_of(problem.kind())),
+            Err(problem) => Err(close_code_of(problem.kind())),
         },
         Err(code) => Err(code),
     };

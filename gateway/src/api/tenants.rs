@@ -206,7 +206,7 @@ pub(crate) async fn revoke(
 /// A driver named in a body is a value, not a place.
 pub(crate) fn named_driver(error: backends::registry::RegistryError) -> Problem {
     let problem = Problem::from(error);
-    if problem.kind == ProblemKind::NotFound {
+    if problem.kind() == ProblemKind::NotFound {
         return impossible("no such driver is known under this token");
     }
     problem

@@ -75,8 +75,8 @@ async fn connect_by_first_message(
 ) {
     let opened = match first_watcher(&api, &mut socket).await {
         Ok(watcher) => match watcher.key(delivery) {
-            Ok(key) => open(&api, key, resume).await.map_err(|problem| close_code_of(problem.kind)),
-            Err(problem) => Err(close_code_of(problem.kind)),
+            Ok(key) => open(&api, key, resume).await.map_err(|problem| close_code_of(problem.kind())),
+            Err(problem) => Err(close_code_of(problem.kind())),
         },
         Err(code) => Err(code),
     };
@@ -97,14 +97,14 @@ pub(crate) async fn first_watcher(api: &Api, socket: &mut WebSocket) -> Result<W
         () = stopping => return Err(CloseCode::ComeBack),
     };
     let first: FirstMessage = serde_json::from_str(&text).map_err(|_| CloseCode::BadMessage)?;
-    watcher_of(api, &first.token).await.map_err(|problem| close_code_of(problem.kind))
+    watcher_of(api, &first.token).await.map_err(|problem| close_code_of(problem.kind()))
 }
 
 pub(crate) fn close_code_of(kind: ProblemKind) -> CloseCode {
     match kind {
         ProblemKind::NoToken | ProblemKind::WrongScope => CloseCode::BadToken,
         ProblemKind::NotFound => CloseCode::NotFound,
-        ProblemKind::Unavailable => CloseCode::TryLater,
+        ProblemKind::Unavailable | ProblemKind::RateLimited => CloseCode::TryLater,
         ProblemKind::Internal => CloseCode::Failed,
         ProblemKind::BadRequest
         | ProblemKind::MethodNotAllowed
@@ -114,6 +114,7 @@ pub(crate) fn close_code_of(kind: ProblemKind) -> CloseCode {
         | ProblemKind::TooLarge
         | ProblemKind::MediaType
         | ProblemKind::Unprocessable
+        | ProblemKind::HeadersTooLarge
         | ProblemKind::UpgradeRequired => CloseCode::BadMessage,
     }
 }

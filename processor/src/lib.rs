@@ -5,9 +5,9 @@
 
 pub mod config;
 pub mod learner;
-pub mod metrics;
-pub mod shard;
-pub mod sinks;
+mod metrics;
+mod shard;
+mod sinks;
 #[cfg(test)]
 mod tests;
 pub mod track;
@@ -27,9 +27,9 @@ use maps::MapVersion;
 
 pub use config::{ProcessorConfig, ProcessorConfigError, ProcessorSettings};
 use metrics::ProcessorMetrics;
+pub use shard::BodyError;
 pub use shard::RouteServiceConfig;
-pub use shard::ShelfError;
-use shard::{MapShelf, OutsidePlanner, Shards};
+use shard::{LocalBodies, OutsidePlanner, Shards};
 
 /// What the processor works with.
 pub struct ProcessorParts {
@@ -48,25 +48,25 @@ pub struct ProcessorParts {
 #[derive(Clone)]
 pub struct Processor {
     shards: Arc<Shards>,
-    shelf: Arc<MapShelf>,
+    bodies: Arc<LocalBodies>,
 }
 
 impl Processor {
     /// Puts a map file in the place of the one that is in use, where it differs; each partition carries its drivers
     /// over when it takes it. A file that is broken or cut short is an error, and nothing changes.
     pub async fn offer_map(&self, file: &Path) -> Result<OfferedMap, OfferError> {
-        let (hash, size) = self.shelf.publish(file).await.map_err(OfferError::of)?;
-        let map = self.shelf.load(hash).await.map_err(OfferError::of)?;
+        let (hash, size) = self.bodies.publish(file).await.map_err(OfferError::of)?;
+        let map = self.bodies.load(hash).await.map_err(OfferError::of)?;
         let is_new = self.shards.map().is_none_or(|(before, _)| before != hash);
         if is_new {
             self.shards.offer_map(hash, size).await?;
         }
-        Ok(OfferedMap { file: self.shelf.path_of(hash), version: map.graph.version(), is_new })
+        Ok(OfferedMap { file: self.bodies.path_of(hash), version: map.graph.version(), is_new })
     }
 
     /// Where the map lies that this process offers; None: it was started without one.
     pub fn map_file(&self) -> Option<PathBuf> {
-        self.shards.map().map(|(hash, _)| self.shelf.path_of(hash))
+        self.shards.map().map(|(hash, _)| self.bodies.path_of(hash))
     }
 }
 
@@ -85,16 +85,16 @@ pub struct OfferedMap {
 pub enum OfferError {
     /// Another try says the same, until the file is another.
     #[error("use the map")]
-    File(#[source] ShelfError),
+    File(#[source] BodyError),
     #[error("keep the map")]
-    Shelf(#[source] ShelfError),
-    #[error("tell the partitions of the map")]
+    Keep(#[source] BodyError),
+    #[error("offer the map to the partitions")]
     Log(#[from] LogError),
 }
 
 impl OfferError {
-    fn of(error: ShelfError) -> OfferError {
-        if error.is_of_body() { OfferError::File(error) } else { OfferError::Shelf(error) }
+    fn of(error: BodyError) -> OfferError {
+        if error.is_of_body() { OfferError::File(error) } else { OfferError::Keep(error) }
     }
 }
 
@@ -108,20 +108,20 @@ pub async fn start(
     drain: &Drain,
 ) -> anyhow::Result<Processor> {
     let metrics = ProcessorMetrics::new(meter);
-    let shelf = Arc::new(MapShelf::new(parts.blobs.clone(), config.maps_folder.clone(), drain.token().clone()));
+    let bodies = Arc::new(LocalBodies::new(parts.blobs.clone(), config.maps_folder.clone(), drain.token().clone()));
     let map = match &parts.map {
         Some(file) => {
-            let published = shelf.publish(file).await.with_context(|| format!("read {}", file.display()));
+            let published = bodies.publish(file).await.with_context(|| format!("read {}", file.display()));
             Some(published.context("offer the map")?)
         }
         None => None,
     };
     if let Some((hash, _)) = map {
-        shelf.load(hash).await.context("open the map")?;
+        bodies.load(hash).await.context("open the map")?;
     }
     let live = sinks::Live { store: parts.live_store.clone(), views_max: config.live_views_max };
     let events = sinks::Events { views_max: config.live_views_max, of_movement: config.events_of_movement };
-    start_learner(&config, &parts, &shelf, clock, meter, drain);
+    start_learner(&config, &parts, &bodies, clock, meter, drain);
     let log = &parts.log;
     sinks::start(live, log.clone(), clock, metrics.clone(), drain, "live sink");
     sinks::start(events, log.clone(), clock, metrics.clone(), drain, "events sink");
@@ -131,15 +131,15 @@ pub async fn start(
     sinks::start(clerk, log.clone(), clock, metrics.clone(), drain, "clerk");
     let seams = (parts.log.clone(), parts.blobs.clone());
     let planner = OutsidePlanner::start(parts.route_service, log.clone(), clock, metrics.clone(), drain);
-    let shards = Shards::new(config, seams, (shelf.clone(), planner), map, clock, metrics, readiness.clone());
+    let shards = Shards::new(config, seams, (bodies.clone(), planner), map, clock, metrics, readiness.clone());
     shards.start(drain);
-    Ok(Processor { shards, shelf })
+    Ok(Processor { shards, bodies })
 }
 
 fn start_learner(
     config: &ProcessorConfig,
     parts: &ProcessorParts,
-    shelf: &Arc<MapShelf>,
+    bodies: &Arc<LocalBodies>,
     clock: Clock,
     meter: &Meter,
     drain: &Drain,
@@ -150,8 +150,8 @@ fn start_learner(
         log: parts.log.clone(),
         blobs: parts.blobs.clone(),
         live_store: parts.live_store.clone(),
-        shelf: shelf.clone(),
-        map_in_use: shelf.map_in_use(),
+        bodies: bodies.clone(),
+        map_in_use: bodies.map_in_use(),
         clock,
         metrics: learner::LearnerMetrics::new(meter),
     };

@@ -53,7 +53,7 @@ pub use metrics::LearnerMetrics;
 pub use state::{State, StateNote};
 
 use crate::config::LearnerConfig;
-use crate::shard::MapShelf;
+use crate::shard::LocalBodies;
 use reading::Readers;
 use telling::{Teller, restore};
 
@@ -64,7 +64,7 @@ pub struct Role {
     pub log: Arc<dyn Log>,
     pub blobs: Arc<dyn BlobStore>,
     pub live_store: Arc<dyn LiveStore>,
-    pub shelf: Arc<MapShelf>,
+    pub(crate) bodies: Arc<LocalBodies>,
     /// The map that this process's folds have in use.
     pub map_in_use: watch::Receiver<Option<BlobHash>>,
     pub clock: Clock,

@@ -147,7 +147,7 @@ impl Readers {
     }
 
     async fn open(&self, hash: BlobHash) -> anyhow::Result<()> {
-        let map = self.role.shelf.load(hash).await?;
+        let map = self.role.bodies.load(hash).await?;
         let input = Input::Map { hash, graph: map.graph.clone() };
         if self.inputs.send(input).await.is_err() {
             return std::future::pending().await; // the teller says why

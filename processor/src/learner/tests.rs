@@ -34,7 +34,7 @@ use super::counts::LeftOut;
 use super::state::State;
 use super::{LearnerMetrics, Role};
 use crate::config::{LearnerConfig, LearnerSettings};
-use crate::shard::MapShelf;
+use crate::shard::LocalBodies;
 
 #[test]
 fn twenty_drivers_at_8_km_h_are_told_within_a_minute_of_their_first_fix() {
@@ -430,7 +430,7 @@ struct Fleet {
     log: Arc<EmbeddedLog>,
     blobs: Arc<FolderBlobStore>,
     live_store: Arc<MemoryLiveStore>,
-    shelf: Arc<MapShelf>,
+    bodies: Arc<LocalBodies>,
     map: BlobHash,
     in_use: watch::Sender<Option<BlobHash>>,
     _folder: tempfile::TempDir,
@@ -445,10 +445,10 @@ impl Fleet {
         let blobs = Arc::new(FolderBlobStore::open(folder.path().join("blobs")).unwrap());
         let map = blobs.put(Bytes::from(map_bytes().to_vec())).await.unwrap();
         let stop = tokio_util::sync::CancellationToken::new();
-        let shelf = Arc::new(MapShelf::new(blobs.clone(), folder.path().join("maps"), stop));
+        let bodies = Arc::new(LocalBodies::new(blobs.clone(), folder.path().join("maps"), stop));
         let live_store = Arc::new(MemoryLiveStore::default());
         let in_use = watch::Sender::new(Some(map));
-        Fleet { log, blobs, live_store, shelf, map, in_use, _folder: folder, clock: Clock::system() }
+        Fleet { log, blobs, live_store, bodies, map, in_use, _folder: folder, clock: Clock::system() }
     }
 
     fn role(&self, meter: &Meter) -> Role {
@@ -457,7 +457,7 @@ impl Fleet {
             log: self.log.clone(),
             blobs: self.blobs.clone(),
             live_store: self.live_store.clone(),
-            shelf: self.shelf.clone(),
+            bodies: self.bodies.clone(),
             map_in_use: self.in_use.subscribe(),
             clock: self.clock,
             metrics: LearnerMetrics::new(meter),

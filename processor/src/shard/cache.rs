@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-pub struct Cache<K, V> {
+pub(crate) struct Cache<K, V> {
     kept_max: usize,
     inner: Mutex<Inner<K, V>>,
 }
@@ -15,16 +15,16 @@ struct Inner<K, V> {
 }
 
 impl<K: Ord + Clone, V> Cache<K, V> {
-    pub fn new(kept_max: usize) -> Cache<K, V> {
+    pub(crate) fn new(kept_max: usize) -> Cache<K, V> {
         Cache { kept_max, inner: Mutex::new(Inner { all: BTreeMap::new(), kept: VecDeque::new() }) }
     }
 
-    pub fn find(&self, key: &K) -> Option<Arc<V>> {
+    pub(crate) fn find(&self, key: &K) -> Option<Arc<V>> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner).all.get(key)?.upgrade()
     }
 
     /// The one that is there already if two made it at the same time.
-    pub fn put(&self, key: K, value: V) -> Arc<V> {
+    pub(crate) fn put(&self, key: K, value: V) -> Arc<V> {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(there) = inner.all.get(&key).and_then(Weak::upgrade) {
             return there;

@@ -15,27 +15,27 @@ use protocol::{
 use tokio::sync::mpsc;
 use tracing::{error, info};
 
-use super::bodies::ReignBodies;
-use super::shelf::MapShelf;
+use super::fold_bodies::FoldBodies;
+use super::local_bodies::LocalBodies;
 use crate::metrics::ProcessorMetrics;
-use crate::track::{Effects, NamedRegion, Partition, RouteWanted};
+use crate::track::{Effects, Partition, RegionInUse, RouteWanted};
 
-pub enum Input {
+pub(crate) enum Input {
     /// What one read brought, and when.
     Entries { entries: Vec<StoredEntry>, read: Time },
     /// Take a snapshot here.
     Snapshot,
 }
 
-pub enum Output {
-    Told(Told),
+pub(crate) enum Output {
+    Folded(Folded),
     Snapshot {
         next: Offset,
         body: Vec<u8>,
         /// The bodies that it names.
         bodies: Vec<BlobHash>,
     },
-    /// All records up to our own claim are folded: the partition is ours in deed.
+    /// All records up to our own claim are folded: from here on we lead the partition.
     Live {
         /// Offered or in use.
         maps: Vec<BlobHash>,
@@ -44,16 +44,16 @@ pub enum Output {
     Offered {
         kind: BodyKind,
         hash: BlobHash,
-        regions: Vec<NamedRegion>,
+        regions: Vec<RegionInUse>,
     },
-    /// Ways that somebody else may plan better.
+    /// Routes that an outside router may plan better.
     RoutesWanted(Vec<RouteWanted>),
     /// A later owner has claimed the partition.
     Superseded,
 }
 
-/// What the entries below `next` brought forth since the last.
-pub struct Told {
+/// What the entries below `next` produced since the last of these.
+pub(crate) struct Folded {
     pub next: Offset,
     pub appends: Vec<Append>,
     /// The fold's time.
@@ -62,26 +62,26 @@ pub struct Told {
     pub ahead_ms: Option<i64>,
 }
 
-pub struct Folder {
+pub(crate) struct Folder {
     pub id: PartitionId,
     pub partition: Partition,
     pub own: Generation,
     pub owner: OwnerId,
-    pub shelf: Arc<MapShelf>,
-    pub bodies: ReignBodies,
+    pub local_bodies: Arc<LocalBodies>,
+    pub bodies: FoldBodies,
     pub metrics: ProcessorMetrics,
     pub updates_partitions: u32,
     /// Of each kind, what was reported as offered last, and on which maps it would be used.
     pub reported: [Option<(BlobHash, Vec<BlobHash>)>; KINDS.len()],
-    /// Somebody plans ways outside.
+    /// An outside router is configured.
     pub wants_routes: bool,
     pub is_live: bool,
     pub skew: Skew,
 }
 
 impl Folder {
-    /// Until nobody sends or nobody listens any more.
-    pub fn run(mut self, mut inputs: mpsc::Receiver<Input>, outputs: &mpsc::Sender<Output>) {
+    /// Runs until no input comes or no output is taken any more.
+    pub(crate) fn run(mut self, mut inputs: mpsc::Receiver<Input>, outputs: &mpsc::Sender<Output>) {
         while let Some(input) = inputs.blocking_recv() {
             let is_on = match input {
                 Input::Entries { entries, read } => self.handle_entries(&entries, read, outputs),
@@ -128,11 +128,11 @@ impl Folder {
         }
         self.metrics.fold_seconds.record(began.elapsed().as_secs_f64());
         if !effects.vehicles.is_empty() {
-            self.shelf.want(&effects.vehicles, self.partition.traffic());
+            self.local_bodies.prepare_for(&effects.vehicles, self.partition.traffic());
         }
         let wanted = std::mem::take(&mut effects.routes_wanted);
-        let told = self.told(effects);
-        let is_on = outputs.blocking_send(Output::Told(told)).is_ok() && self.report(wanted, outputs);
+        let folded = self.encode_effects(effects);
+        let is_on = outputs.blocking_send(Output::Folded(folded)).is_ok() && self.report(wanted, outputs);
         if is_superseded {
             let _ = outputs.blocking_send(Output::Superseded); // nobody listens: it is over anyway
         }
@@ -146,7 +146,7 @@ impl Folder {
         })
     }
 
-    /// Says what the shard has to act on. False when it is over.
+    /// Reports what the shard has to act on. False when it is over.
     fn report(&mut self, wanted: Vec<RouteWanted>, outputs: &mpsc::Sender<Output>) -> bool {
         let mut reports = Vec::new();
         let maps: Vec<BlobHash> = self.partition.regions().iter().map(|region| region.map).collect();
@@ -185,7 +185,7 @@ impl Folder {
         }
     }
 
-    fn told(&self, effects: Effects) -> Told {
+    fn encode_effects(&self, effects: Effects) -> Folded {
         self.metrics.count(&effects.counts);
         if effects.counts.folds_failed > 0 {
             error!(
@@ -208,7 +208,7 @@ impl Folder {
         let wrap = |crumbs: &[Breadcrumb]| protocol::update::BreadcrumbBatch { breadcrumbs: crumbs.to_vec() };
         self.encode(Topic::Trail, self.id, &effects.breadcrumbs, &wrap, &mut appends);
         let clock = self.partition.clock();
-        Told { next: self.partition.next(), appends, at: clock.now(), ahead_ms: self.skew.ahead_ms() }
+        Folded { next: self.partition.next(), appends, at: clock.now(), ahead_ms: self.skew.ahead_ms() }
     }
 
     /// As few entries as hold them all.
@@ -250,10 +250,10 @@ fn updates_partition(update: &Update, count: u32) -> PartitionId {
     }
 }
 
-/// How our clock stands to the edges', both compared with when the log took what they wrote: so a fold that lags does
+/// How far our clock is from the edges', both compared with when the log took what they wrote: so a fold that lags does
 /// not look like a clock that is wrong.
 #[derive(Default)]
-pub struct Skew {
+pub(crate) struct Skew {
     /// Of each edge's newest mark, with when the log took it.
     edges: BTreeMap<EdgeId, (i64, Time)>,
     own_ms: Option<(i64, Time)>,
@@ -291,7 +291,7 @@ impl Skew {
     }
 }
 
-pub const KINDS: [BodyKind; 4] = [BodyKind::Map, BodyKind::Speeds, BodyKind::LiveSpeeds, BodyKind::EtaModel];
+pub(crate) const KINDS: [BodyKind; 4] = [BodyKind::Map, BodyKind::Speeds, BodyKind::LiveSpeeds, BodyKind::EtaModel];
 /// Above this many, entries are cut anyway: readers take them one by one.
 const ITEMS_MAX: usize = 4_096;
 const EDGE_SEEN_MS: i64 = 60_000;
@@ -312,11 +312,11 @@ mod tests {
     use super::*;
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_fold_stopped_while_a_body_is_away_tells_and_keeps_nothing_of_it() {
+    async fn a_fold_stopped_while_a_body_is_away_publishes_and_keeps_nothing_of_it() {
         let stop = CancellationToken::new();
         let folder = folder(stop.clone());
         let (inputs, waiting) = mpsc::channel(4);
-        let (outputs, mut told) = mpsc::channel(4);
+        let (outputs, mut published) = mpsc::channel(4);
         let map = Record::InUse { kind: BodyKind::Map, hash: BlobHash([1; 32]) };
         let entries = vec![entry(0, vec![claim()]), entry(1, vec![map])];
         inputs.send(Input::Entries { entries, read: Time(0) }).await.unwrap_or_else(|_| panic!("it listens"));
@@ -327,24 +327,24 @@ mod tests {
 
         let ended = tokio::time::timeout(std::time::Duration::from_secs(20), folding).await;
         ended.expect("it does not wait for the blob store").unwrap();
-        assert!(told.recv().await.is_none(), "something was told");
+        assert!(published.recv().await.is_none(), "something was published");
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn ways_wished_for_with_the_claim_are_asked_for_too() {
+    async fn routes_wanted_with_the_claim_are_asked_for_too() {
         let mut folder = folder(CancellationToken::new());
-        let (outputs, mut told) = mpsc::channel(8);
+        let (outputs, mut published) = mpsc::channel(8);
         let entries = vec![entry(0, vec![claim()]), entry(1, on_the_way())];
 
         let folding = tokio::task::spawn_blocking(move || folder.handle_entries(&entries, Time(0), &outputs));
 
         assert!(folding.await.unwrap());
         let (mut is_live, mut wishes) = (false, 0);
-        while let Some(output) = told.recv().await {
+        while let Some(output) = published.recv().await {
             match output {
                 Output::Live { .. } => is_live = true,
                 Output::RoutesWanted(wanted) => wishes += wanted.len(),
-                Output::Told(_) | Output::Snapshot { .. } | Output::Offered { .. } | Output::Superseded => {}
+                Output::Folded(_) | Output::Snapshot { .. } | Output::Offered { .. } | Output::Superseded => {}
             }
         }
         assert!(is_live && wishes == 1, "{is_live} {wishes}");
@@ -418,15 +418,15 @@ mod tests {
     /// Of an owner whose claim is the first record.
     fn folder(stop: CancellationToken) -> Folder {
         let nowhere = std::env::temp_dir().join("wayfix-no-such-folder");
-        let shelf = Arc::new(MapShelf::new(Arc::new(Away), nowhere, CancellationToken::new()));
+        let local_bodies = Arc::new(LocalBodies::new(Arc::new(Away), nowhere, CancellationToken::new()));
         let own = Generation { incarnation: 1, claim: Offset(0) };
         Folder {
             id: PartitionId(0),
             partition: Partition::new(PartitionId(0), Offset(0), own),
             own,
             owner: OwnerId(1),
-            bodies: ReignBodies::new(shelf.clone(), stop),
-            shelf,
+            bodies: FoldBodies::new(local_bodies.clone(), stop),
+            local_bodies,
             metrics: ProcessorMetrics::new(&Meter::discard()),
             updates_partitions: 1,
             reported: [const { None }; KINDS.len()],

@@ -1,17 +1,17 @@
 //! Shards: the partitions of the records topic that this process owns, each folded on a thread of its own.
 //!
 //! ```text
-//! log ── read ──▶ [Input; bounded] ──▶ fold thread ──▶ [Output; bounded] ──▶ teller ──▶ log, blob store
+//! log ── read ──▶ [Input; bounded] ──▶ fold thread ──▶ [Output; bounded] ──▶ publisher ──▶ log, blob store
 //! ```
-//! Where the log is slow, the teller waits, then the fold, then the reader: nothing grows.
+//! Where the log is slow, the publisher waits, then the fold, then the reader: nothing grows.
 
-mod bodies;
 mod cache;
 mod fold;
+mod fold_bodies;
+mod local_bodies;
 mod notice;
 mod outside;
 mod restore;
-mod shelf;
 mod tell;
 mod tick;
 
@@ -34,22 +34,23 @@ use tracing::warn;
 use crate::config::ProcessorConfig;
 use crate::metrics::ProcessorMetrics;
 use crate::track::Partition;
-use bodies::ReignBodies;
 use fold::{Folder, Input, Skew};
-pub use notice::SnapshotNotice;
+use fold_bodies::FoldBodies;
+pub use local_bodies::BodyError;
+pub(crate) use local_bodies::LocalBodies;
 pub(crate) use notice::newest;
-pub use outside::{OutsidePlanner, RouteServiceConfig};
-pub use shelf::{MapShelf, ShelfError};
+pub(crate) use outside::OutsidePlanner;
+pub use outside::RouteServiceConfig;
 use tell::{Teller, record_entry};
 use tick::Ticker;
 
 /// What all shards share.
-pub struct Shards {
+pub(crate) struct Shards {
     pub config: ProcessorConfig,
     pub log: Arc<dyn Log>,
     pub blobs: Arc<dyn BlobStore>,
-    pub shelf: Arc<MapShelf>,
-    /// Plans ways elsewhere, if that is wished for.
+    pub bodies: Arc<LocalBodies>,
+    /// Asks an outside router, if one is configured.
     pub planner: OutsidePlanner,
     /// The map this process offers, and its size.
     map: Mutex<Option<(BlobHash, u64)>>,
@@ -57,12 +58,12 @@ pub struct Shards {
     pub metrics: ProcessorMetrics,
     pub readiness: Readiness,
     pub ticker: Arc<Ticker>,
-    standing: Mutex<Standing>,
+    ownership: Mutex<Ownership>,
 }
 
 /// Which partitions are ours, and which of them are live.
 #[derive(Default)]
-struct Standing {
+struct Ownership {
     /// None: the group has not said yet.
     owned: Option<BTreeSet<PartitionId>>,
     live: BTreeSet<PartitionId>,
@@ -71,52 +72,52 @@ struct Standing {
 }
 
 impl Shards {
-    pub fn new(
+    pub(crate) fn new(
         config: ProcessorConfig,
         (log, blobs): (Arc<dyn Log>, Arc<dyn BlobStore>),
-        (shelf, planner): (Arc<MapShelf>, OutsidePlanner),
+        (bodies, planner): (Arc<LocalBodies>, OutsidePlanner),
         map: Option<(BlobHash, u64)>,
         clock: Clock,
         metrics: ProcessorMetrics,
         readiness: Readiness,
     ) -> Arc<Shards> {
         readiness.set(PART, Health::Starting);
-        let (ticker, standing, map) = (Arc::default(), Mutex::default(), Mutex::new(map));
-        Arc::new(Shards { config, log, blobs, shelf, planner, map, clock, metrics, readiness, ticker, standing })
+        let (ticker, ownership, map) = (Arc::default(), Mutex::default(), Mutex::new(map));
+        Arc::new(Shards { config, log, blobs, bodies, planner, map, clock, metrics, readiness, ticker, ownership })
     }
 
     /// The map that our partitions are offered, and its size.
-    pub fn map(&self) -> Option<(BlobHash, u64)> {
+    pub(crate) fn map(&self) -> Option<(BlobHash, u64)> {
         *self.map.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Offers another map to our partitions, those that come here later too. Each takes it into use once it is opened.
-    /// If it cannot be told to all, it is not ours yet, and may be offered again.
-    pub async fn offer_map(&self, hash: BlobHash, size: u64) -> Result<(), LogError> {
-        let mut told = BTreeSet::new();
-        while let Some(untold) = self.untold(&told, (hash, size)) {
+    /// If the offer cannot be appended for all of them, the map is not ours yet, and may be offered again.
+    pub(crate) async fn offer_map(&self, hash: BlobHash, size: u64) -> Result<(), LogError> {
+        let mut offered_to = BTreeSet::new();
+        while let Some(missing) = self.without_offer(&offered_to, (hash, size)) {
             let offered = Record::Offered { kind: BodyKind::Map, hash, size };
-            let entries: Vec<_> = untold.iter().map(|partition| record_entry(*partition, offered.clone())).collect();
+            let entries: Vec<_> = missing.iter().map(|partition| record_entry(*partition, offered.clone())).collect();
             let append = || self.log.append(entries.clone());
-            retry("offer a map", Backoff::default(), self.shelf.stop(), LogError::is_transient, append).await?;
-            told.extend(untold);
+            retry("offer a map", Backoff::default(), self.bodies.stop(), LogError::is_transient, append).await?;
+            offered_to.extend(missing);
         }
         Ok(())
     }
 
-    /// Which live partitions were not told of a map yet. If all were, it is ours from here on: whoever becomes live
-    /// later finds it.
-    fn untold(&self, told: &BTreeSet<PartitionId>, map: (BlobHash, u64)) -> Option<BTreeSet<PartitionId>> {
-        let standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
-        let untold: BTreeSet<PartitionId> = standing.live.difference(told).copied().collect();
-        if untold.is_empty() {
+    /// The live partitions that a map was not offered to yet. If there are none, the map is ours from here on: a
+    /// partition that becomes live later finds it here.
+    fn without_offer(&self, offered_to: &BTreeSet<PartitionId>, map: (BlobHash, u64)) -> Option<BTreeSet<PartitionId>> {
+        let ownership = self.ownership.lock().unwrap_or_else(PoisonError::into_inner);
+        let missing: BTreeSet<PartitionId> = ownership.live.difference(offered_to).copied().collect();
+        if missing.is_empty() {
             *self.map.lock().unwrap_or_else(PoisonError::into_inner) = Some(map);
         }
-        (!untold.is_empty()).then_some(untold)
+        (!missing.is_empty()).then_some(missing)
     }
 
     /// Shares the partitions with the other processors, and owns its share, until the drain stops.
-    pub fn start(self: &Arc<Self>, drain: &Drain) {
+    pub(crate) fn start(self: &Arc<Self>, drain: &Drain) {
         let (ticker, log, clock, stop) = (self.ticker.clone(), self.log.clone(), self.clock, drain.token().clone());
         let shards = self.clone();
         drain.spawn("processor ticks", async move {
@@ -166,14 +167,14 @@ impl Shards {
         outcome
     }
 
-    /// Owns one partition until told to stop, or until it fails.
+    /// Owns one partition until it is stopped, or until it fails.
     fn own(self: Arc<Self>, partition: PartitionId, ended: mpsc::Sender<(PartitionId, anyhow::Result<()>)>) -> Running {
         let stop = CancellationToken::new();
         let shard = Shard { shards: self, partition, stop: stop.clone() };
         let task = tokio::spawn(async move {
             loop {
-                let outcome = shard.reign().await;
-                let is_superseded = matches!(outcome, Ok(Reign::Superseded));
+                let outcome = shard.run_as_owner().await;
+                let is_superseded = matches!(outcome, Ok(Ended::Superseded));
                 if let (true, false) = (is_superseded, shard.stop.is_cancelled()) {
                     // The group will say whose it is; if it is still ours then, the other one was wrong.
                     tokio::select! {
@@ -191,32 +192,32 @@ impl Shards {
     }
 
     fn owned(&self) -> BTreeSet<PartitionId> {
-        self.standing.lock().unwrap_or_else(PoisonError::into_inner).owned.clone().unwrap_or_default()
+        self.ownership.lock().unwrap_or_else(PoisonError::into_inner).owned.clone().unwrap_or_default()
     }
 
     fn set_owned(&self, owned: BTreeSet<PartitionId>) {
         self.metrics.partitions.set(owned.len() as f64);
-        self.standing.lock().unwrap_or_else(PoisonError::into_inner).owned = Some(owned);
+        self.ownership.lock().unwrap_or_else(PoisonError::into_inner).owned = Some(owned);
         self.say_health();
     }
 
-    pub fn set_live(&self, partition: PartitionId, is_live: bool) {
-        let mut standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(crate) fn set_live(&self, partition: PartitionId, is_live: bool) {
+        let mut ownership = self.ownership.lock().unwrap_or_else(PoisonError::into_inner);
         if is_live {
-            standing.live.insert(partition);
+            ownership.live.insert(partition);
         } else {
-            standing.live.remove(&partition);
+            ownership.live.remove(&partition);
         }
-        drop(standing);
+        drop(ownership);
         self.say_health();
     }
 
     fn say_health(&self) {
         let (is_whole, was_whole) = {
-            let mut standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
-            let is_whole = standing.owned.as_ref().is_some_and(|owned| owned.is_subset(&standing.live));
-            let was_whole = standing.was_whole;
-            standing.was_whole |= is_whole;
+            let mut ownership = self.ownership.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_whole = ownership.owned.as_ref().is_some_and(|owned| owned.is_subset(&ownership.live));
+            let was_whole = ownership.was_whole;
+            ownership.was_whole |= is_whole;
             (is_whole, was_whole)
         };
         let health = match (is_whole, self.ticker.wrong_by_ms()) {
@@ -244,8 +245,8 @@ impl Running {
     }
 }
 
-/// How a reign ended.
-enum Reign {
+/// How the ownership of a partition ended.
+enum Ended {
     Stopped,
     Superseded,
 }
@@ -258,27 +259,31 @@ struct Shard {
 
 impl Shard {
     /// From our claim to the stop, or to another's claim.
-    async fn reign(&self) -> anyhow::Result<Reign> {
+    async fn run_as_owner(&self) -> anyhow::Result<Ended> {
         let owner = OwnerId(rand::random());
-        let outcome = self.reign_as(owner).await;
+        let outcome = self.run_as(owner).await;
         self.shards.ticker.end(self.partition, owner);
         self.shards.set_live(self.partition, false);
-        self.shards.shelf.unnamed(self.partition);
+        self.shards.bodies.handle_partition_lost(self.partition);
         match outcome {
             Err(error) if self.stop.is_cancelled() => {
-                warn!(error = format!("{error:#}"), partition = self.partition.0, "stopped before all was told");
-                Ok(Reign::Stopped)
+                warn!(
+                    error = format!("{error:#}"),
+                    partition = self.partition.0,
+                    "stopped before all updates were published"
+                );
+                Ok(Ended::Stopped)
             }
             outcome => outcome.with_context(|| format!("own partition {}", self.partition)),
         }
     }
 
-    async fn reign_as(&self, owner: OwnerId) -> anyhow::Result<Reign> {
+    async fn run_as(&self, owner: OwnerId) -> anyhow::Result<Ended> {
         let (shards, partition) = (&self.shards, self.partition);
         let own = self.claim(owner).await?;
         let (restored, is_found) = restore::restore(shards, partition, own, &self.stop).await?;
         if !is_found {
-            // Whoever takes over before our first snapshot must begin where we did, to tell the same numbers.
+            // An owner that takes over before our first snapshot must begin where we did, to emit the same numbers.
             self.keep_beginning(own, &restored).await;
         }
         shards.ticker.begin(partition, owner);
@@ -290,8 +295,8 @@ impl Shard {
             partition: restored,
             own,
             owner,
-            shelf: shards.shelf.clone(),
-            bodies: ReignBodies::new(shards.shelf.clone(), self.stop.clone()),
+            local_bodies: shards.bodies.clone(),
+            bodies: FoldBodies::new(shards.bodies.clone(), self.stop.clone()),
             metrics: shards.metrics.clone(),
             updates_partitions: shards.log.partition_count(Topic::Updates),
             reported: [const { None }; fold::KINDS.len()],
@@ -315,27 +320,27 @@ impl Shard {
             using: Arc::default(),
             offered: Arc::default(),
         };
-        let mut telling = tokio::spawn(teller.run(outputs));
+        let mut publishing = tokio::spawn(teller.run(outputs));
         let reading = self.read(from, inputs_tx);
-        let reign = tokio::select! {
-            read = reading => read.map(|()| Reign::Stopped),
-            told = &mut telling => {
-                told.context("tell updates")??;
-                return if superseded.is_cancelled() { Ok(Reign::Superseded) } else { Err(FoldDied.into()) };
+        let ended = tokio::select! {
+            read = reading => read.map(|()| Ended::Stopped),
+            published = &mut publishing => {
+                published.context("publish updates")??;
+                return if superseded.is_cancelled() { Ok(Ended::Superseded) } else { Err(FoldDied.into()) };
             }
-            () = superseded.cancelled() => Ok(Reign::Superseded),
+            () = superseded.cancelled() => Ok(Ended::Superseded),
         };
-        // The fold ends with what it was given, takes a last snapshot, and the teller tells it all.
-        let grace = tokio::time::timeout(STOP_GRACE, &mut telling).await;
+        // The fold ends with what it was given, takes a last snapshot, and the publisher appends it all.
+        let grace = tokio::time::timeout(STOP_GRACE, &mut publishing).await;
         give_up.cancel();
-        let told = match grace {
-            Ok(told) => told,
-            Err(_) => telling.await,
+        let published = match grace {
+            Ok(published) => published,
+            Err(_) => publishing.await,
         };
         tokio::task::spawn_blocking(move || fold.join()).await.context("end a fold")?.map_err(|_| FoldDied)?;
         beside.stop(STOP_GRACE).await;
-        told.context("tell updates")??;
-        reign
+        published.context("publish updates")??;
+        ended
     }
 
     /// From here on the partition is ours.
@@ -365,7 +370,7 @@ impl Shard {
         }
     }
 
-    /// Reads on from an offset and hands over, with snapshots in between, until told to stop.
+    /// Reads on from an offset and hands the entries to the fold, with snapshots in between, until it is stopped.
     async fn read(&self, from: Offset, inputs: mpsc::Sender<Input>) -> anyhow::Result<()> {
         let (shards, partition) = (&self.shards, self.partition);
         let every_ms = shards.config.snapshot_every.as_millis() as i64;
@@ -375,7 +380,7 @@ impl Shard {
             if shards.clock.now_ms() >= snapshot_ms {
                 snapshot_ms = (snapshot_ms + every_ms).max(shards.clock.now_ms());
                 if inputs.send(Input::Snapshot).await.is_err() {
-                    return std::future::pending().await; // the teller says why
+                    return std::future::pending().await; // the publisher says why
                 }
             }
             let reading = || shards.log.read(Topic::Records, partition, next, READ_LIMIT, READ_WAIT);
@@ -388,7 +393,7 @@ impl Shard {
             next = Offset(last.offset.0 + 1);
             let input = Input::Entries { read: Time(shards.clock.now_ms()), entries };
             if inputs.send(input).await.is_err() {
-                return std::future::pending().await; // the teller says why
+                return std::future::pending().await; // the publisher says why
             }
         }
     }

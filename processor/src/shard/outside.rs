@@ -25,7 +25,7 @@ pub struct RouteServiceConfig {
 }
 
 /// Takes wishes without waiting.
-pub struct OutsidePlanner {
+pub(crate) struct OutsidePlanner {
     wishes: Option<mpsc::Sender<Wish>>,
     clock: Clock,
     metrics: ProcessorMetrics,
@@ -39,7 +39,7 @@ struct Wish {
 
 impl OutsidePlanner {
     /// Nobody is asked if there is no service.
-    pub fn start(
+    pub(crate) fn start(
         service: Option<RouteServiceConfig>,
         log: Arc<dyn Log>,
         clock: Clock,
@@ -55,11 +55,11 @@ impl OutsidePlanner {
         OutsidePlanner { wishes, clock, metrics }
     }
 
-    pub fn is_asked(&self) -> bool {
+    pub(crate) fn is_asked(&self) -> bool {
         self.wishes.is_some()
     }
 
-    pub fn want(&self, partition: PartitionId, wanted: Vec<RouteWanted>) {
+    pub(crate) fn want(&self, partition: PartitionId, wanted: Vec<RouteWanted>) {
         let Some(wishes) = &self.wishes else { return };
         let since_ms = self.clock.now_ms();
         for wanted in wanted {

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::Shards;
-use super::bodies::ReignBodies;
+use super::fold_bodies::FoldBodies;
 use super::notice::{SnapshotNotice, newest};
 use crate::track::{Partition, SNAPSHOT_FORMAT};
 
@@ -60,13 +60,13 @@ async fn open(
         }
         Err(error) => return Err(error).context("fetch a snapshot"),
     };
-    let shelf = shards.shelf.clone();
-    let bodies = ReignBodies::new(shelf.clone(), stop.clone());
+    let local_bodies = shards.bodies.clone();
+    let bodies = FoldBodies::new(local_bodies.clone(), stop.clone());
     let opening = tokio::task::spawn_blocking(move || {
         let restored = Partition::restore(&body, own, &bodies);
         let is_whole = !bodies.has_given_up();
         if let (Ok(restored), true) = (&restored, is_whole) {
-            shelf.want_now(&restored.vehicles(), &restored.traffic());
+            local_bodies.prepare_now(&restored.vehicles(), &restored.traffic());
         }
         (restored, is_whole)
     });

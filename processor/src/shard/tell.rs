@@ -16,10 +16,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::Shards;
-use super::fold::{KINDS, Output, Told};
+use super::fold::{Folded, KINDS, Output};
 use super::notice::SnapshotNotice;
 use super::restore::notices;
-use crate::track::{FOLD_VERSION, NamedRegion, SNAPSHOT_FORMAT};
+use crate::track::{FOLD_VERSION, RegionInUse, SNAPSHOT_FORMAT};
 
 pub struct Teller {
     pub shards: Arc<Shards>,
@@ -72,7 +72,7 @@ impl Teller {
         let mut appends = Vec::new();
         for output in waiting.drain(..) {
             match output {
-                Output::Told(Told { next, appends: more, at, ahead_ms }) => {
+                Output::Folded(Folded { next, appends: more, at, ahead_ms }) => {
                     appends.extend(more);
                     *folded = Some((next, at));
                     self.shards.ticker.set_ahead(self.partition, ahead_ms);
@@ -132,20 +132,35 @@ impl Teller {
     }
 
     /// Fetches and checks an offered body, then says that it is in use: there, and only there, it takes effect.
-    fn take_into_use(&self, kind: BodyKind, hash: BlobHash, regions: Vec<NamedRegion>) {
+    fn take_into_use(&self, kind: BodyKind, hash: BlobHash, regions: Vec<RegionInUse>) {
         let Some(place) = KINDS.iter().position(|other| *other == kind) else { return };
         let offered = self.offered.clone();
         offered.lock().unwrap_or_else(PoisonError::into_inner)[place] = Some(hash);
         let (shards, partition, give_up) = (self.shards.clone(), self.partition, self.give_up.clone());
         let (using, stop) = (self.using.clone(), self.stop.clone());
         self.drain.spawn("take a body into use", async move {
-            let _turn = using.lock().await;
-            if offered.lock().unwrap_or_else(PoisonError::into_inner)[place] != Some(hash) {
-                return Ok(());
-            }
-            if let Err(error) = shards.shelf.check((kind, hash), &regions, &stop).await {
+            let mut failures = 0;
+            // Others take their turn while this one waits for room on the disk: the body that is in use stays in use.
+            let (_turn, checked) = loop {
+                let turn = using.lock().await;
+                if offered.lock().unwrap_or_else(PoisonError::into_inner)[place] != Some(hash) {
+                    return Ok(());
+                }
+                let checked = shards.bodies.check((kind, hash), &regions, &stop).await;
+                let Some(error) = checked.as_ref().err().filter(|error| error.is_of_disk()) else {
+                    break (turn, checked);
+                };
+                warn!(%error, ?kind, body = %hash, partition = partition.0, "an offered body cannot be kept on disk yet");
+                shards.metrics.bodies_waiting.increment(1);
+                drop(turn);
+                tokio::select! {
+                    () = tokio::time::sleep(DISK_BACKOFF.delay(failures)) => failures += 1,
+                    () = stop.cancelled() => return Ok(()),
+                }
+            };
+            if let Err(error) = checked {
                 if error.is_given_up() {
-                    return Ok(()); // whoever owns the partition next looks for it again
+                    return Ok(()); // the partition's next owner looks for it again
                 }
                 let error = format!("{:#}", anyhow::Error::from(error));
                 warn!(error, ?kind, body = %hash, partition = partition.0, "an offered body cannot be used");
@@ -172,7 +187,7 @@ impl Teller {
             match keep(&shards, partition, own, next, body).await {
                 Ok(()) => {
                     shards.metrics.snapshots.increment(1);
-                    shards.shelf.named(partition, bodies).await;
+                    shards.bodies.handle_snapshot_kept(partition, bodies).await;
                 }
                 Err(error) => {
                     warn!(error = format!("{error:#}"), partition = partition.0, "a snapshot could not be kept");
@@ -249,6 +264,8 @@ async fn clear_expired(shards: &Shards, partition: PartitionId, now: Time) -> an
 
 const EXPIRING: Duration = Duration::from_secs(3600);
 const EXPIRING_PER_READ: usize = 128;
+/// A full disk is not freed within seconds.
+const DISK_BACKOFF: Backoff = Backoff { first: Duration::from_secs(1), max: Duration::from_secs(30) };
 const OUTPUTS_MAX: usize = 64;
 const HEARTBEAT_MS: i64 = 5_000;
 const KEPT_NEWEST: usize = 2;

@@ -10,7 +10,7 @@ use super::judge::Neighbours;
 use super::phone_clock::PhoneClock;
 
 #[derive(Clone, PartialEq, Debug, SchemaWrite, SchemaRead)]
-pub struct Device {
+pub(crate) struct Device {
     pub number: DeviceNumber,
     pub clock: PhoneClock,
     pub neighbours: Neighbours,
@@ -30,7 +30,7 @@ struct Identity {
 
 /// Whether a fix was seen before.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Novelty {
+pub(crate) enum Novelty {
     New,
     /// This very fix: it has had its effects and its breadcrumb.
     Seen,
@@ -39,7 +39,7 @@ pub enum Novelty {
 }
 
 impl Device {
-    pub fn new(number: DeviceNumber) -> Self {
+    pub(crate) fn new(number: DeviceNumber) -> Self {
         Device {
             number,
             clock: PhoneClock::default(),
@@ -52,7 +52,7 @@ impl Device {
     }
 
     /// Says whether a fix is new, and remembers it.
-    pub fn handle_fix(&mut self, record: &FixRecord) -> Novelty {
+    pub(crate) fn handle_fix(&mut self, record: &FixRecord) -> Novelty {
         let identity = Identity { measured: record.fix.measured, position: record.fix.position };
         let may_be_seen = self.measured_max.is_some_and(|max| identity.measured <= max);
         let is_seen = may_be_seen && self.identities.iter().rev().any(|seen| *seen == identity);
@@ -71,7 +71,7 @@ impl Device {
 
     /// The device holds nothing below this number any more. Believed only for numbers below one that was seen, so that
     /// a wrong word can settle nothing that is still to come.
-    pub fn settle_below(&mut self, lowest_held: FixNumber) {
+    pub(crate) fn settle_below(&mut self, lowest_held: FixNumber) {
         self.numbers.settle_below(lowest_held);
     }
 }

@@ -1,4 +1,5 @@
-//! What folding records brings forth: updates, breadcrumbs, wishes, and counts for the metrics. Nothing here feeds back.
+//! What folding records produces: updates, breadcrumbs, requests for routes, and counts for the metrics. None of it
+//! changes what is folded afterwards.
 
 use std::collections::BTreeSet;
 
@@ -17,15 +18,15 @@ use super::roads::Roads;
 pub struct Effects {
     pub updates: Vec<Update>,
     pub breadcrumbs: Vec<Breadcrumb>,
-    /// Ways that somebody else may plan better. Whether anybody does is no matter of the fold.
+    /// Routes that an outside router may plan better. The fold does not depend on whether one does.
     pub routes_wanted: Vec<RouteWanted>,
-    /// What drivers were said to travel by: somebody may make their routers before they are needed.
+    /// The vehicles that drivers were given: their routers can be made before they are needed.
     pub vehicles: BTreeSet<Vehicle>,
     pub counts: Counts,
     ordinal: u32,
 }
 
-/// A way that was planned here, or could not be: `Record::Planned` with the same words takes its place.
+/// A route that was planned here, or could not be. A `Record::Planned` with the same fields takes its place.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct RouteWanted {
     pub to: TrackerKey,
@@ -39,13 +40,13 @@ pub struct RouteWanted {
 }
 
 impl Effects {
-    /// Before each entry: what is there is the caller's and stays.
+    /// Called before each entry. What is there already is the caller's and stays.
     pub(super) fn begin_entry(&mut self) {
         self.ordinal = 0;
     }
 }
 
-/// How often what happened.
+/// How often each thing happened.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Counts {
     pub records: u64,
@@ -57,11 +58,11 @@ pub struct Counts {
     pub fixes_aside: u64,
     /// Recorded, not shown: measured before what is shown, or settled.
     pub fixes_late: u64,
-    /// Ticks of an owner that does not reign.
+    /// Ticks of an owner other than the latest claim's.
     pub ticks_ignored: u64,
     /// Ledger events and assignments that were taken before, or are not for this tracker any more.
     pub ledger_repeated: u64,
-    /// Ways from outside for plans that are no more.
+    /// Routes from an outside router for plans that have been replaced.
     pub planned_late: u64,
     /// Assignments beyond what one tracker holds.
     pub assignments_refused: u64,
@@ -81,12 +82,12 @@ impl Counts {
 }
 
 /// Where the fold is, and what it may use, while one record is folded.
-pub struct Step<'a> {
+pub(crate) struct Step<'a> {
     pub partition: PartitionId,
     pub offset: Offset,
     pub index: u32,
     pub clock: &'a FoldClock,
-    /// Whose tracker it is.
+    /// The tracker's key.
     pub key: TrackerKey,
     pub roads: &'a Roads,
     pub scratch: &'a mut Scratch,
@@ -98,24 +99,24 @@ pub struct Step<'a> {
 }
 
 impl Step<'_> {
-    /// The place of the record itself.
-    pub fn place(&self) -> Source {
+    /// Where the record lies in the log.
+    pub(crate) fn record_source(&self) -> Source {
         Source { partition: self.partition, offset: self.offset, index: self.index, ordinal: 0 }
     }
 
-    /// The place of an update, no two alike.
-    pub fn next_source(&mut self) -> Source {
+    /// The source of an update, unique in the log.
+    pub(crate) fn next_source(&mut self) -> Source {
         self.effects.ordinal += 1;
-        Source { ordinal: self.effects.ordinal, ..self.place() }
+        Source { ordinal: self.effects.ordinal, ..self.record_source() }
     }
 
-    pub fn emit(&mut self, update: Update) {
+    pub(crate) fn emit(&mut self, update: Update) {
         self.effects.updates.push(update);
     }
 
-    pub fn record(&mut self, record: FixRecord, verdict: Verdict, delivery: Option<protocol::DeliveryId>) {
+    pub(crate) fn record(&mut self, record: FixRecord, verdict: Verdict, delivery: Option<protocol::DeliveryId>) {
         self.effects.counts.judged(verdict);
-        let source = self.place();
+        let source = self.record_source();
         self.effects.breadcrumbs.push(Breadcrumb { record, verdict, snapped: None, delivery, source });
     }
 }

@@ -8,7 +8,7 @@ use wincode::{SchemaRead, SchemaWrite};
 
 /// One driver and one place.
 #[derive(Clone, Copy, PartialEq, Debug, Default, SchemaWrite, SchemaRead)]
-pub struct Presence {
+pub(crate) struct Presence {
     entered: Option<Time>,
     inside_fixes: u32,
     outside_fixes: u8,
@@ -17,7 +17,7 @@ pub struct Presence {
 
 /// What a fix changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Passage {
+pub(crate) enum Passage {
     Entered,
     /// He was inside at more than one fix.
     Left,
@@ -27,7 +27,7 @@ pub enum Passage {
 
 /// How a fix lies to a place.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Side {
+pub(crate) enum Side {
     Inside,
     /// Neither inside nor well outside.
     Border,
@@ -35,16 +35,16 @@ pub enum Side {
 }
 
 impl Presence {
-    pub fn is_inside(&self) -> bool {
+    pub(crate) fn is_inside(&self) -> bool {
         self.entered.is_some()
     }
 
     /// Since when he is inside.
-    pub fn entered(&self) -> Option<Time> {
+    pub(crate) fn entered(&self) -> Option<Time> {
         self.entered
     }
 
-    pub fn handle_fix(&mut self, side: Side, at: Time) -> Option<Passage> {
+    pub(crate) fn handle_fix(&mut self, side: Side, at: Time) -> Option<Passage> {
         match side {
             Side::Inside => {
                 self.outside_fixes = 0;
@@ -73,7 +73,7 @@ impl Presence {
     }
 
     /// Whether he has now been inside for so long: said once per stay.
-    pub fn handle_time(&mut self, dwell_ms: i64, now: Time) -> bool {
+    pub(crate) fn handle_time(&mut self, dwell_ms: i64, now: Time) -> bool {
         let is_due = dwell_ms > 0 && self.entered.is_some_and(|entered| now.millis_since(entered) >= dwell_ms);
         let is_news = is_due && !self.has_dwelt;
         self.has_dwelt |= is_due;
@@ -82,7 +82,7 @@ impl Presence {
 }
 
 /// How a position lies to a disc.
-pub fn side_of_disc(position: Position, center: Position, radius_m: u32) -> Side {
+pub(crate) fn side_of_disc(position: Position, center: Position, radius_m: u32) -> Side {
     let distance_m = geo::distance_cm(position, center) / 100.0;
     let radius_m = f64::from(radius_m);
     if distance_m <= radius_m {
@@ -95,7 +95,7 @@ pub fn side_of_disc(position: Position, center: Position, radius_m: u32) -> Side
 }
 
 /// How a position lies to a named fence.
-pub fn side_of_fence(position: Position, fence: &Fence) -> Side {
+pub(crate) fn side_of_fence(position: Position, fence: &Fence) -> Side {
     if fence.ring.is_empty() {
         return side_of_disc(position, fence.center, fence.radius_m);
     }

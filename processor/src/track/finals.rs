@@ -7,13 +7,13 @@ use wincode::{SchemaRead, SchemaWrite};
 
 /// At most `GAPS_MAX` and one more, oldest first.
 #[derive(Clone, PartialEq, Debug, Default, SchemaWrite, SchemaRead)]
-pub struct Finals {
+pub(crate) struct Finals {
     before_gaps: Vec<(Snapped, MeasuredTime)>,
     last: Option<(Snapped, MeasuredTime)>,
 }
 
 impl Finals {
-    pub fn handle_final(&mut self, snapped: Snapped, measured: MeasuredTime) {
+    pub(crate) fn handle_final(&mut self, snapped: Snapped, measured: MeasuredTime) {
         let before = self.last.replace((snapped, measured));
         let Some(before) = before.filter(|(_, at)| measured.0.saturating_sub(at.0) >= GAP_DS) else { return };
         if self.before_gaps.len() >= GAPS_MAX {
@@ -23,7 +23,7 @@ impl Finals {
     }
 
     /// The last one before a time, unless that is so long ago that it says nothing.
-    pub fn before(&self, measured: MeasuredTime) -> Option<(Snapped, MeasuredTime)> {
+    pub(crate) fn before(&self, measured: MeasuredTime) -> Option<(Snapped, MeasuredTime)> {
         let mut newest_first = self.last.iter().chain(self.before_gaps.iter().rev());
         let before = newest_first.find(|(_, at)| *at < measured)?;
         (measured.0.saturating_sub(before.1.0) <= OLD_DS).then_some(*before)

@@ -1,4 +1,4 @@
-//! Whether a driver moves: moved far enough to be worth telling, stands for a while, moves again.
+//! Whether a driver moves: he has moved far enough to be worth an event, stands for a while, moves again.
 
 use maps::geo;
 use protocol::update::Event;
@@ -6,10 +6,10 @@ use protocol::{Position, Time};
 use wincode::{SchemaRead, SchemaWrite};
 
 #[derive(Clone, Copy, PartialEq, Debug, Default, SchemaWrite, SchemaRead)]
-pub struct Motion {
-    /// Where `Moved` was last told.
-    told: Option<Position>,
-    /// Where he has been since when, within `STAY_M`.
+pub(crate) struct Motion {
+    /// The position at the last `Moved`.
+    published: Option<Position>,
+    /// The place that he has not left by more than `STAY_M`.
     stay: Option<Stay>,
 }
 
@@ -17,33 +17,33 @@ pub struct Motion {
 struct Stay {
     position: Position,
     since: Time,
-    is_told: bool,
+    is_published: bool,
 }
 
 impl Motion {
-    pub fn handle_position(&mut self, position: Position, at: Time, events: &mut Vec<Event>) {
-        if self.told.is_none_or(|told| distance_m(told, position) >= MOVED_M) {
-            self.told = Some(position);
+    pub(crate) fn handle_position(&mut self, position: Position, at: Time, events: &mut Vec<Event>) {
+        if self.published.is_none_or(|published| distance_m(published, position) >= MOVED_M) {
+            self.published = Some(position);
             events.push(Event::Moved);
         }
         let Some(stay) = self.stay.filter(|stay| distance_m(stay.position, position) <= STAY_M) else {
-            if self.stay.is_some_and(|stay| stay.is_told) {
+            if self.stay.is_some_and(|stay| stay.is_published) {
                 events.push(Event::MovingAgain);
             }
-            self.stay = Some(Stay { position, since: at, is_told: false });
+            self.stay = Some(Stay { position, since: at, is_published: false });
             return;
         };
         self.stay = Some(stay);
         self.handle_stay(at, events);
     }
 
-    /// A sign that he is where he was.
-    pub fn handle_stay(&mut self, at: Time, events: &mut Vec<Event>) {
+    /// The phone says that it is where it was.
+    pub(crate) fn handle_stay(&mut self, at: Time, events: &mut Vec<Event>) {
         if let Some(stay) = &mut self.stay
-            && !stay.is_told
+            && !stay.is_published
             && at.millis_since(stay.since) >= STATIONARY_MS
         {
-            stay.is_told = true;
+            stay.is_published = true;
             events.push(Event::Stationary { since: stay.since });
         }
     }
@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn standing_is_told_once_and_so_is_moving_again() {
+    fn standing_is_published_once_and_so_is_moving_again() {
         let plane = geo::Plane::at(Position { lat_e7: 411_500_000, lon_e7: -86_100_000 });
         let mut motion = Motion::default();
         let mut events = Vec::new();
@@ -79,9 +79,9 @@ mod tests {
             );
         }
 
-        let told = |event: &Event| events.iter().filter(|e| *e == event).count();
+        let count_of = |event: &Event| events.iter().filter(|e| *e == event).count();
         assert_eq!(events.iter().filter(|e| matches!(e, Event::Stationary { .. })).count(), 1);
-        assert_eq!(told(&Event::MovingAgain), 1);
-        assert_eq!(told(&Event::Moved), 2);
+        assert_eq!(count_of(&Event::MovingAgain), 1);
+        assert_eq!(count_of(&Event::Moved), 2);
     }
 }

@@ -1,5 +1,5 @@
-//! The fold of one partition: every record in its order, handed to the tracker it is for. What the same entries bring
-//! forth is the same on every machine, to the byte.
+//! The fold of one partition: every record in its order, handed to the tracker it is for. The same entries produce the
+//! same bytes on every machine.
 //!
 //! **Invariant:** a record that cannot be folded empties its tracker and no other, and the fold goes on.
 
@@ -15,20 +15,20 @@ use protocol::{
 };
 use wincode::{SchemaRead, SchemaWrite};
 
+use super::bodies_in_use::{BodiesInUse, RegionInUse};
 use super::clock::FoldClock;
+use super::delivery::TrackedDelivery;
 use super::effects::{Effects, Step};
-use super::held::Held;
-use super::in_use::{Named, NamedRegion};
 use super::roads::{Bodies, Roads, Traffic};
 use super::tracker::Tracker;
 
-/// All that records of one partition have made.
+/// The state that the records of one partition have produced.
 pub struct Partition {
     pub(super) state: State,
     pub(super) released: BTreeMap<(TrackerKey, DeliveryKey), Released>,
     pub(super) trackers: BTreeMap<TrackerKey, Tracker>,
     roads: Roads,
-    /// Trackers that may have something to say at the end of the entry, with the record that touched them last.
+    /// Trackers that may have an update at the end of the entry, with the record that touched them last.
     touched: Vec<(TrackerKey, u32)>,
     scratch: Scratch,
     moves_left: u32,
@@ -36,20 +36,20 @@ pub struct Partition {
     pub(super) breaks_at: Option<(Offset, u32)>,
 }
 
-/// What is not a tracker's.
+/// What does not belong to one tracker.
 #[derive(Clone, PartialEq, Debug, SchemaWrite, SchemaRead)]
 pub(super) struct State {
     pub partition: PartitionId,
     /// The entry to fold next.
     pub next: Offset,
     pub clock: FoldClock,
-    pub bodies: Named,
+    pub bodies: BodiesInUse,
     pub released_checked: Time,
     /// Runs of late fixes under way.
     pub late_runs: u32,
 }
 
-/// A delivery that a tracker let go.
+/// A delivery that a tracker has let go.
 #[derive(Clone, Copy, PartialEq, Debug, SchemaWrite, SchemaRead)]
 pub(super) struct Released {
     assignment: AssignmentNumber,
@@ -58,12 +58,18 @@ pub(super) struct Released {
 }
 
 impl Partition {
-    /// Before its first record. Epochs begin under `floor` at least.
+    /// A partition before its first record. Its epochs begin under `floor` at least.
     pub fn new(partition: PartitionId, next: Offset, floor: Generation) -> Partition {
         let mut clock = FoldClock::default();
         clock.raise_floor(floor);
-        let state =
-            State { partition, next, clock, bodies: Named::default(), released_checked: Time::default(), late_runs: 0 };
+        let state = State {
+            partition,
+            next,
+            clock,
+            bodies: BodiesInUse::default(),
+            released_checked: Time::default(),
+            late_runs: 0,
+        };
         Partition::of(state)
     }
 
@@ -95,46 +101,42 @@ impl Partition {
     }
 
     /// The body of this kind that was offered last and is not in use yet.
-    pub fn offered(&self, kind: BodyKind) -> Option<BlobHash> {
+    pub(crate) fn offered(&self, kind: BodyKind) -> Option<BlobHash> {
         self.state.bodies.offered(kind)
     }
 
-    pub fn is_in_use(&self, kind: BodyKind, hash: BlobHash) -> bool {
-        self.state.bodies.is_in_use(kind, hash)
-    }
-
     /// The maps in use and their tables, the newest last.
-    pub fn regions(&self) -> &[NamedRegion] {
+    pub(crate) fn regions(&self) -> &[RegionInUse] {
         self.state.bodies.regions()
     }
 
     /// The same, opened.
-    pub fn traffic(&self) -> Vec<Arc<Traffic>> {
+    pub(crate) fn traffic(&self) -> Vec<Arc<Traffic>> {
         self.roads.regions.iter().map(|region| region.traffic.clone()).collect()
     }
 
-    /// All bodies without which it could not fold on.
-    pub fn bodies(&self) -> Vec<BlobHash> {
+    /// All bodies without which the fold could not go on.
+    pub(crate) fn bodies(&self) -> Vec<BlobHash> {
         self.state.bodies.bodies()
     }
 
-    /// What its drivers travel by.
-    pub fn vehicles(&self) -> BTreeSet<Vehicle> {
+    /// The vehicles of its drivers.
+    pub(crate) fn vehicles(&self) -> BTreeSet<Vehicle> {
         self.trackers.values().map(Tracker::vehicle).collect()
     }
 
-    /// Opens what is in use: after a restore.
-    pub fn open_bodies(&mut self, bodies: &dyn Bodies) {
+    /// Opens what is in use, after a restore.
+    pub(crate) fn open_bodies(&mut self, bodies: &dyn Bodies) {
         self.roads = self.state.bodies.open(bodies);
     }
 
     /// Entries before this one are gone from the log: they cannot be folded any more.
-    pub fn skip_to(&mut self, next: Offset) {
+    pub(crate) fn skip_to(&mut self, next: Offset) {
         self.state.next = self.state.next.max(next);
     }
 
-    /// An entry that could not be read: its place is passed by.
-    pub fn skip_entry(&mut self, offset: Offset) {
+    /// Passes an entry by that could not be read.
+    pub(crate) fn skip_entry(&mut self, offset: Offset) {
         self.state.next = Offset(offset.0 + 1);
     }
 
@@ -205,7 +207,7 @@ impl Partition {
         if self.state.bodies.has_retired() {
             let trackers = &self.trackers;
             let is_needed = |number| trackers.values().any(|tracker| tracker.stands_on(number));
-            self.state.bodies.let_go(&mut self.roads, is_needed);
+            self.state.bodies.close_retired(&mut self.roads, is_needed);
         }
         if now.millis_since(self.state.released_checked).abs() >= RELEASED_CHECK_MS {
             self.state.released_checked = now;
@@ -214,7 +216,7 @@ impl Partition {
         }
     }
 
-    /// Lets a tracker do something; one that breaks at it is emptied.
+    /// Runs a step of the fold on a tracker; one that panics is emptied.
     fn with_tracker(
         &mut self,
         key: TrackerKey,
@@ -267,12 +269,12 @@ impl Partition {
         let now = self.state.clock.now();
         for (key, index) in touched.drain(..) {
             self.with_tracker(key, offset, index, effects, |tracker, ledgers, step| {
-                for held in tracker.flush(step) {
-                    ledgers.remember(key, &held, now);
+                for finished in tracker.flush(step) {
+                    ledgers.remember(key, &finished, now);
                 }
             });
-            let holds_nothing = |tracker: &Tracker| tracker.held().next().is_none();
-            if matches!(key, TrackerKey::Delivery(_)) && self.trackers.get(&key).is_some_and(holds_nothing) {
+            let is_empty = |tracker: &Tracker| !tracker.has_deliveries();
+            if matches!(key, TrackerKey::Delivery(_)) && self.trackers.get(&key).is_some_and(is_empty) {
                 self.trackers.remove(&key);
             }
         }
@@ -289,18 +291,18 @@ fn handle_keyed(tracker: &mut Tracker, ledgers: &mut Ledgers<'_>, record: &Recor
         Record::Assign { delivery, .. } => ledgers.assign(tracker, delivery, step),
         Record::Release { delivery, assignment, .. } => ledgers.release(tracker, *delivery, *assignment, step),
         Record::Ledger { delivery, entry, .. } => {
-            let is_news = tracker.held_mut(*delivery).is_some_and(|held| held.handle_entry(entry.clone()));
+            let is_news = tracker.delivery_mut(*delivery).is_some_and(|tracked| tracked.handle_entry(entry.clone()));
             if is_news {
-                tracker.steer(step);
+                tracker.recompute(step);
             } else {
                 step.effects.counts.ledger_repeated += 1;
             }
         }
         Record::Vehicle { vehicle, .. } => tracker.handle_vehicle(*vehicle, step),
         Record::Planned { delivery, epoch, stop, made, way, .. } => {
-            let held = tracker.held_mut(*delivery);
-            if held.is_some_and(|held| held.handle_planned(*epoch, *stop, *made, way)) {
-                tracker.steer(step);
+            let tracked = tracker.delivery_mut(*delivery);
+            if tracked.is_some_and(|tracked| tracked.handle_planned(*epoch, *stop, *made, way)) {
+                tracker.recompute(step);
             } else {
                 step.effects.counts.planned_late += 1;
             }
@@ -314,7 +316,7 @@ fn handle_keyed(tracker: &mut Tracker, ledgers: &mut Ledgers<'_>, record: &Recor
     }
 }
 
-/// What is remembered of deliveries beyond the trackers that hold them.
+/// What is remembered of the deliveries that trackers have let go.
 struct Ledgers<'a> {
     released: &'a mut BTreeMap<(TrackerKey, DeliveryKey), Released>,
 }
@@ -327,10 +329,10 @@ impl Ledgers<'_> {
             step.effects.counts.ledger_repeated += 1;
             return;
         }
-        if let Some(held) = tracker.held_mut(delivery.key) {
-            if delivery.assignment <= held.epoch().assignment {
-                if held.handle_again(delivery.clone()) {
-                    tracker.steer(step);
+        if let Some(tracked) = tracker.delivery_mut(delivery.key) {
+            if delivery.assignment <= tracked.epoch().assignment {
+                if tracked.handle_again(delivery.clone()) {
+                    tracker.recompute(step);
                 } else {
                     step.effects.counts.ledger_repeated += 1;
                 }
@@ -339,17 +341,17 @@ impl Ledgers<'_> {
             tracker.release(delivery.key, step);
         }
         let epoch = Epoch { assignment: delivery.assignment, generation: step.clock.generation() };
-        if !is_sound(delivery) || !tracker.take(Held::begin(delivery.clone(), epoch), step) {
+        if !is_sound(delivery) || !tracker.take(TrackedDelivery::begin(delivery.clone(), epoch), step) {
             step.effects.counts.assignments_refused += 1;
         }
     }
 
     fn release(&mut self, tracker: &mut Tracker, key: DeliveryKey, ends: AssignmentNumber, step: &mut Step<'_>) {
-        let is_this = tracker.held_mut(key).is_some_and(|held| held.epoch().assignment <= ends);
-        let held = if is_this { tracker.release(key, step) } else { None };
+        let is_this = tracker.delivery_mut(key).is_some_and(|tracked| tracked.epoch().assignment <= ends);
+        let released = if is_this { tracker.release(key, step) } else { None };
         let now = step.clock.now();
-        match held {
-            Some(held) => self.remember(tracker.key(), &held, now),
+        match released {
+            Some(released) => self.remember(tracker.key(), &released, now),
             None => step.effects.counts.ledger_repeated += 1,
         }
         // Also when the assignment itself was never seen: it must not be taken after its end.
@@ -361,9 +363,9 @@ impl Ledgers<'_> {
         released.assignment = released.assignment.max(ends);
     }
 
-    fn remember(&mut self, tracker: TrackerKey, held: &Held, now: Time) {
-        let released = Released { assignment: held.epoch().assignment, last: held.delivery.last_number(), at: now };
-        self.released.insert((tracker, held.delivery.key), released);
+    fn remember(&mut self, tracker: TrackerKey, gone: &TrackedDelivery, now: Time) {
+        let released = Released { assignment: gone.epoch().assignment, last: gone.delivery.last_number(), at: now };
+        self.released.insert((tracker, gone.delivery.key), released);
     }
 }
 
@@ -372,7 +374,7 @@ fn is_sound(delivery: &Delivery) -> bool {
     delivery.stops.len() <= protocol::delivery::STOPS_MAX && delivery.journal.len() <= protocol::delivery::JOURNAL_MAX
 }
 
-/// How long it is remembered what was let go: as long as the records are kept.
+/// How long released deliveries are remembered: as long as the records are kept.
 const RELEASED_MS: i64 = 72 * 3_600_000;
 const RELEASED_CHECK_MS: i64 = 600_000;
 /// Silent drivers that move to another map with one tick: 100 µs each.

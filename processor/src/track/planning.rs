@@ -1,25 +1,25 @@
-//! From a route over edges to a way that a driver can be followed along.
+//! From a router's edges to a planned route that a driver can be followed along.
 
 use maps::router::{Endpoint, Route};
 use maps::{EdgeId, Graph, Profile, geo};
 use protocol::{Position, Time};
 
+use super::planned_route::{PlannedRoute, RoutePoint, TURN_CDEG};
 use super::roads::Traffic;
-use super::way::{TURN_CDEG, Way, WayPoint};
 
-/// Where a way begins.
+/// Where a route begins.
 #[derive(Clone, Copy, Debug)]
-pub struct Start {
+pub(crate) struct Start {
     pub position: Position,
-    /// The edge that he is on and how far along, where it is known.
+    /// The edge that the driver is on and how far along it he is, where that is known.
     pub on: Option<(EdgeId, u32)>,
-    /// Where he is going, in hundredths of a degree.
+    /// His heading, in hundredths of a degree.
     pub heading_cdeg: Option<u16>,
 }
 
 impl Traffic {
-    /// The fastest way for who sets off now; None if there is none on this map.
-    pub fn way(&self, from: Start, to: Position, profile: Profile, now: Time) -> Option<Way> {
+    /// The fastest route for a driver who sets off now; None if there is none on this map.
+    pub(crate) fn plan_route(&self, from: Start, to: Position, profile: Profile, now: Time) -> Option<PlannedRoute> {
         let router = self.router(profile);
         let to = Endpoint::Position(to);
         let begin = match (from.on, from.heading_cdeg) {
@@ -28,17 +28,17 @@ impl Traffic {
             (None, None) => Endpoint::Position(from.position),
         };
         let route = router.route(&begin, &to);
-        // From the edge he is on there may be no way though there is one from beside it: he may be on the wrong edge.
+        // There may be no route from the edge he was placed on though there is one from beside it: that edge may be wrong.
         let route = route.or_else(|| router.route(&Endpoint::Position(from.position), &to))?;
-        let mut way = draw(self.graph(), &route)?;
-        way.retime(self.graph(), self.speeds(), profile, 0, now);
-        Some(way)
+        let mut planned = draw(self.graph(), &route)?;
+        planned.retime(self.graph(), self.speeds(), profile, 0, now);
+        Some(planned)
     }
 }
 
-/// The route's line, with the distance along it at each point and at the end of each edge.
-fn draw(graph: &Graph, route: &Route) -> Option<Way> {
-    let mut points: Vec<WayPoint> = Vec::new();
+/// The line of a route, with the distance along it at each point and at the end of each edge.
+fn draw(graph: &Graph, route: &Route) -> Option<PlannedRoute> {
+    let mut points: Vec<RoutePoint> = Vec::new();
     let mut edges = Vec::with_capacity(route.edges.len());
     let (mut begin_cm, mut turns) = (0_u32, 0_u16);
     let last = route.edges.len().saturating_sub(1);
@@ -56,7 +56,7 @@ fn draw(graph: &Graph, route: &Route) -> Option<Way> {
             let share = if drawn_cm > 0.0 { (drawn_so_far_cm / drawn_cm).min(1.0) } else { 0.0 };
             let along_cm = begin_cm.saturating_add((f64::from(length_cm) * share).round() as u32);
             if points.last().is_none_or(|before| before.position != *position) {
-                points.push(WayPoint { position: *position, along_cm, turns });
+                points.push(RoutePoint { position: *position, along_cm, turns });
             }
         }
         begin_cm = begin_cm.saturating_add(length_cm);
@@ -73,5 +73,5 @@ fn draw(graph: &Graph, route: &Route) -> Option<Way> {
     if let Some(end) = points.last_mut() {
         end.along_cm = begin_cm;
     }
-    Way::along(points, edges, route.start_along_cm)
+    PlannedRoute::along(points, edges, route.start_along_cm)
 }

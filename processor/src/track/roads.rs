@@ -1,8 +1,8 @@
-//! The roads a fold works with: maps, and the traffic on them. Which are in use is said by records, never by a setting;
-//! here are only the bodies, by their hash.
+//! The roads a fold works with: maps, and the traffic on them. Records say which are in use, never a setting; here are
+//! only the opened bodies, by their hash.
 //!
-//! **Invariant:** where the same bodies are in use, the same ways and times come out. So a map under tables (`Traffic`)
-//! is made of their bytes alone, is never changed, and partitions that stand at different records each have their own.
+//! **Invariant:** where the same bodies are in use, the same routes and times come out. So a map under tables (`Traffic`)
+//! is made of their bytes alone, is never changed, and partitions that are at different records each have their own.
 //!
 //! Sketch, for the 146,000 edges of Porto: a map opened is mapped memory and 10 MB of router for each way of travel that
 //! somebody uses; a pair of tables costs their own 0.3 to 1 MB and, for each way of travel in the traffic, one metric:
@@ -73,12 +73,7 @@ impl RoadMap {
         RoadMap { hash, routing: Routing::new(graph.clone()), empty_road: SpeedTable::free_flow(&graph), graph }
     }
 
-    /// Makes the router of a profile ahead of the first who asks: that takes some hundred milliseconds on a city.
-    pub fn prepare(&self, profile: Profile) {
-        self.routing.router(profile);
-    }
-
-    pub fn covers(&self, position: Position) -> bool {
+    pub(crate) fn covers(&self, position: Position) -> bool {
         self.graph.bbox().contains(position)
     }
 }
@@ -102,33 +97,33 @@ impl Traffic {
         Traffic { map, usual, live, routers: Default::default() }
     }
 
-    pub fn has_speeds(&self) -> bool {
+    pub(crate) fn has_speeds(&self) -> bool {
         self.usual.is_some()
     }
 
-    pub fn has_live(&self) -> bool {
+    pub(crate) fn has_live(&self) -> bool {
         self.live.is_some()
     }
 
     /// When the traffic was as the live table says.
-    pub fn live_at(&self) -> Option<Time> {
+    pub(crate) fn live_at(&self) -> Option<Time> {
         self.live.as_ref().map(|factors| factors.at)
     }
 
-    pub fn graph(&self) -> &Graph {
+    pub(crate) fn graph(&self) -> &Graph {
         &self.map.graph
     }
 
-    pub fn speeds(&self) -> Speeds<'_> {
+    pub(crate) fn speeds(&self) -> Speeds<'_> {
         Speeds { usual: self.usual.as_deref().unwrap_or(&self.map.empty_road), live: self.live.as_deref() }
     }
 
-    /// See `RoadMap::prepare`: so that nobody who plans has to wait.
-    pub fn prepare(&self, profile: Profile) {
+    /// Makes the router of a profile before the first request: that takes some hundred milliseconds for a city.
+    pub(crate) fn prepare(&self, profile: Profile) {
         self.router(profile);
     }
 
-    pub fn router(&self, profile: Profile) -> &dyn Router {
+    pub(crate) fn router(&self, profile: Profile) -> &dyn Router {
         let plain = self.map.routing.router(profile);
         let is_in_traffic = matches!(profile, Profile::Car | Profile::Moped);
         if !is_in_traffic || (self.usual.is_none() && self.live.is_none()) {
@@ -143,64 +138,64 @@ impl Traffic {
 }
 
 /// A map in use, with its traffic.
-pub struct Region {
-    /// No two maps have the same, nor one that is taken into use again.
+pub(crate) struct Region {
+    /// Unique: a map that comes into use a second time gets another number.
     pub number: u32,
-    /// Of its tables: no two have the same.
+    /// The number of its tables, unique among the tables of one map.
     pub tables: u32,
     pub traffic: Arc<Traffic>,
 }
 
-/// All that ways and times rest on.
+/// All that routes and times rest on.
 #[derive(Default)]
-pub struct Roads {
+pub(crate) struct Roads {
     /// The newest last.
     pub(super) regions: Vec<Region>,
     /// Replaced, but some tracker still stands on it.
     pub(super) retired: Vec<(u32, Arc<RoadMap>)>,
     pub(super) eta: Arc<EtaTable>,
-    /// What is asked of those who do not drive in the traffic: learned is how others drive.
-    plain_eta: EtaTable,
+    /// For bicycles and walkers; the learned table describes cars.
+    untrained_eta: EtaTable,
 }
 
 impl Roads {
     /// The newest map that a place lies on.
-    pub fn at(&self, position: Position) -> Option<&Region> {
+    pub(crate) fn at(&self, position: Position) -> Option<&Region> {
         self.regions.iter().rev().find(|region| region.traffic.map.covers(position))
     }
 
     /// The newest map that both places lie on.
-    pub fn between(&self, from: Position, to: Position) -> Option<&Region> {
+    pub(crate) fn between(&self, from: Position, to: Position) -> Option<&Region> {
         let covers = |region: &&Region| region.traffic.map.covers(from) && region.traffic.map.covers(to);
         self.regions.iter().rev().find(covers)
     }
 
     /// None if it is not in use any more.
-    pub fn region(&self, number: u32) -> Option<&Region> {
+    pub(crate) fn region(&self, number: u32) -> Option<&Region> {
         self.regions.iter().find(|region| region.number == number)
     }
 
-    /// Also one that was replaced, as long as it is held.
-    pub fn map(&self, number: u32) -> Option<&RoadMap> {
+    /// Also a map that was replaced, as long as it is kept open.
+    pub(crate) fn map(&self, number: u32) -> Option<&RoadMap> {
         let retired = || self.retired.iter().find(|(other, _)| *other == number).map(|(_, map)| &**map);
         self.region(number).map(|region| &*region.traffic.map).or_else(retired)
     }
 
     /// Changes with every map that is taken into use.
-    pub fn newest(&self) -> u32 {
+    pub(crate) fn newest(&self) -> u32 {
         self.regions.last().map_or(0, |region| region.number)
     }
 
-    pub fn eta(&self, profile: Profile) -> &EtaTable {
+    pub(crate) fn eta(&self, profile: Profile) -> &EtaTable {
         match profile {
             Profile::Car | Profile::Moped => &self.eta,
-            Profile::Bicycle | Profile::Foot => &self.plain_eta,
+            Profile::Bicycle | Profile::Foot => &self.untrained_eta,
         }
     }
 }
 
 /// Whether two boxes share more than half of the smaller one.
-pub fn is_same_region(a: Bbox, b: Bbox) -> bool {
+pub(crate) fn is_same_region(a: Bbox, b: Bbox) -> bool {
     let side = |low: i32, high: i32| (i64::from(high) - i64::from(low)).max(0);
     let area = |south_west: Position, north_east: Position| {
         let height = i128::from(side(south_west.lat_e7, north_east.lat_e7));

@@ -1,11 +1,12 @@
-//! One driver's fixes on the road: where each is at once, and its breadcrumb when its place is final. Live fixes have one
-//! matcher; a run of late ones gets a second, short-lived one, so that a backlog is placed too and disturbs nothing.
+//! One driver's fixes on the road: the provisional position of each at once, and its breadcrumb when its position is
+//! final. Live fixes have one matcher. A run of late fixes gets a second, short-lived one, so that a backlog is snapped
+//! too and does not disturb the live one.
 //!
-//! A matcher's places lie on the edges of one map. When another comes into use, each tracker moves over by itself: at its
-//! next fix, when a place is about to become final, or in its turn among those that are silent. Until then it stays on
-//! the old map, so that no record has to move everybody.
+//! A matcher's positions lie on the edges of one map. When another map comes into use, each tracker moves over by itself:
+//! at its next fix, when a position is about to become final, or in its turn among the trackers that are silent. Until
+//! then it stays on the old map, so that no record has to move all of them.
 //!
-//! **Invariant:** every fix handed in gives one breadcrumb, whatever the matchers make of it. No final place is told on a
+//! **Invariant:** every fix handed in gives one breadcrumb, whatever the matchers make of it. No final position lies on a
 //! map that is not in use.
 
 use std::collections::VecDeque;
@@ -22,38 +23,38 @@ use super::finals::Finals;
 use super::roads::{Region, Roads};
 
 #[derive(Clone, PartialEq, Debug, SchemaWrite, SchemaRead)]
-pub struct Snapping {
+pub(crate) struct Snapping {
     matcher: Option<Matcher>,
     /// The map it is on, by its number in `Roads`.
     on: u32,
     /// The newest time the matcher was given.
     until: MeasuredTime,
     tag_next: u64,
-    waiting: Waiting,
+    waiting: WaitingFixes,
     finals: Finals,
     late: Option<LateRun>,
 }
 
-/// Where a fix is, and on which map.
+/// A snapped position and the number of the map that its edge belongs to.
 #[derive(Clone, Copy, PartialEq, Debug, SchemaWrite, SchemaRead)]
-pub struct Placed {
-    pub on: u32,
+pub(crate) struct OnMap {
+    pub map: u32,
     pub snapped: Snapped,
 }
 
-/// A backlog on its way through a matcher of its own.
+/// A backlog that goes through a matcher of its own.
 #[derive(Clone, PartialEq, Debug, SchemaWrite, SchemaRead)]
 struct LateRun {
     matcher: LateMatcher,
     on: u32,
-    waiting: Waiting,
+    waiting: WaitingFixes,
     /// When the last of it came, in the fold's time.
     at: Time,
 }
 
-/// Fixes whose final place is still to come, in the order of their tags.
+/// Fixes whose final position is still to come, in the order of their tags.
 #[derive(Clone, PartialEq, Debug, Default, SchemaWrite, SchemaRead)]
-struct Waiting {
+struct WaitingFixes {
     fixes: VecDeque<WaitingFix>,
 }
 
@@ -66,41 +67,41 @@ struct WaitingFix {
 }
 
 impl Snapping {
-    pub fn new() -> Snapping {
+    pub(crate) fn new() -> Snapping {
         Snapping {
             matcher: None,
             on: 0,
             until: MeasuredTime(i64::MIN),
             tag_next: 0,
-            waiting: Waiting::default(),
+            waiting: WaitingFixes::default(),
             finals: Finals::default(),
             late: None,
         }
     }
 
-    /// Nothing is under way.
-    pub fn is_idle(&self) -> bool {
+    /// No fix waits for its final position.
+    pub(crate) fn is_idle(&self) -> bool {
         self.waiting.fixes.is_empty() && self.late.is_none()
     }
 
-    pub fn has_late_run(&self) -> bool {
+    pub(crate) fn has_late_run(&self) -> bool {
         self.late.is_some()
     }
 
-    /// Whether it stands on this map.
-    pub fn is_on(&self, number: u32) -> bool {
+    /// Whether some of it lies on the edges of this map.
+    pub(crate) fn is_on(&self, number: u32) -> bool {
         (self.matcher.is_some() && self.on == number) || self.late.as_ref().is_some_and(|run| run.on == number)
     }
 
-    /// Where on the road the newest fix is, as far as one can know by now.
-    pub fn handle_newest(
+    /// Where on the road the newest fix is, as far as can be known by now.
+    pub(crate) fn handle_newest(
         &mut self,
         record: &FixRecord,
         at: Time,
         delivery: Option<DeliveryId>,
         profile: Profile,
         step: &mut Step<'_>,
-    ) -> Option<Placed> {
+    ) -> Option<OnMap> {
         let Some(region) = step.roads.at(record.fix.position) else {
             step.record(*record, Verdict::Accepted, delivery);
             return None;
@@ -114,11 +115,11 @@ impl Snapping {
         let matcher = self.matcher.get_or_insert_with(|| Matcher::new(profile));
         let snapped = matcher.handle_fix(graph, step.scratch, &observation);
         self.take_matched(graph, step);
-        snapped.map(|snapped| Placed { on: region.number, snapped })
+        snapped.map(|snapped| OnMap { map: region.number, snapped })
     }
 
     /// A fix that comes after newer ones.
-    pub fn handle_late(
+    pub(crate) fn handle_late(
         &mut self,
         record: &FixRecord,
         at: Time,
@@ -144,7 +145,7 @@ impl Snapping {
         let run = self.late.get_or_insert_with(|| {
             *step.late_runs += 1;
             let matcher = LateMatcher::new(profile, graph, before.as_ref().map(|(snapped, at)| (snapped, *at)), until);
-            LateRun { matcher, on: region.number, waiting: Waiting::default(), at: step.clock.now() }
+            LateRun { matcher, on: region.number, waiting: WaitingFixes::default(), at: step.clock.now() }
         });
         run.at = step.clock.now();
         run.waiting.push(observation.tag, record, delivery, step);
@@ -152,9 +153,9 @@ impl Snapping {
         run.take_matched(graph, step);
     }
 
-    /// Time has passed: places become final without another fix, a late run that goes on no more ends, and who stands on
-    /// a map that was replaced moves over when it is his turn.
-    pub fn handle_tick(&mut self, position: Option<Position>, step: &mut Step<'_>) {
+    /// Time has passed: positions become final without another fix, a late run that has stopped ends, and a tracker on a
+    /// map that was replaced moves over when it is its turn.
+    pub(crate) fn handle_tick(&mut self, position: Option<Position>, step: &mut Step<'_>) {
         let now = step.clock.now();
         let measured = MeasuredTime::from_time(now);
         let is_due = self.matcher.as_ref().and_then(Matcher::poll_timeout).is_some_and(|due| due <= measured);
@@ -174,7 +175,7 @@ impl Snapping {
         }
     }
 
-    /// Stands on this map from here on: all that lies on edges moves over by position.
+    /// Moves to another map: all that lies on edges is found again there by its position.
     fn move_to(&mut self, region: Option<&Region>, step: &mut Step<'_>) {
         let number = region.map_or(0, |region| region.number);
         if number == self.on {
@@ -191,8 +192,8 @@ impl Snapping {
         self.finals = Finals::default();
     }
 
-    /// He travels by something else: other roads are his.
-    pub fn begin_again(&mut self, step: &mut Step<'_>) {
+    /// The driver travels by another vehicle, so other roads are open to him.
+    pub(crate) fn begin_again(&mut self, step: &mut Step<'_>) {
         self.finish_late(step);
         if let (Some(matcher), Some(region)) = (&mut self.matcher, step.roads.region(self.on)) {
             matcher.flush();
@@ -252,12 +253,12 @@ impl LateRun {
     }
 }
 
-impl Waiting {
+impl WaitingFixes {
     fn push(&mut self, tag: u64, record: &FixRecord, delivery: Option<DeliveryId>, step: &Step<'_>) {
-        self.fixes.push_back(WaitingFix { tag, record: *record, delivery, source: step.place() });
+        self.fixes.push_back(WaitingFix { tag, record: *record, delivery, source: step.record_source() });
     }
 
-    /// The matcher's last word on one; those before it that it refused get theirs without a place.
+    /// The matcher's final answer for one fix. The fixes before it that the matcher refused get no position.
     fn settle(&mut self, matched: &Matched, step: &mut Step<'_>) {
         while let Some(tag) = self.fixes.front().map(|fix| fix.tag).filter(|tag| *tag <= matched.tag) {
             self.settle_oldest(matched.snapped.filter(|_| tag == matched.tag), step);
@@ -291,7 +292,7 @@ impl Waiting {
 
 /// More fixes than a matcher holds.
 const WAITING_MAX: usize = 64;
-/// Late runs that one partition places at a time; beyond them late fixes are recorded without a place.
+/// The late runs under way in one partition at a time; beyond them late fixes are recorded without a position.
 const LATE_RUNS_MAX: u32 = 256;
 /// A late run ends when no more of it has come for so long.
 const LATE_RUN_MS: i64 = 10_000;

@@ -1,7 +1,7 @@
-//! The state of one driver, or of one delivery that has no driver: folded from records, told in updates.
+//! The state of one driver, or of one delivery that has no driver: folded from records, published in updates.
 //!
 //! A fix has its effects once, and only when it is the newest of the device that leads; every other is recorded and
-//! does nothing else. So the dot never goes back. What a batch changes is told once at its end.
+//! does nothing else. So the dot never goes back. What a batch changes is published once, at its end.
 
 use protocol::record::{Fence, Vehicle};
 use protocol::update::{Changed, DriverBody, DriverUpdate, DriverView, Event, ShownPosition, SilentCause, Source};
@@ -11,24 +11,24 @@ use protocol::{
 };
 use wincode::{SchemaRead, SchemaWrite};
 
+use super::delivery::{DriverPosition, TrackedDelivery};
 use super::device::{Device, Novelty};
 use super::effects::Step;
 use super::fence::{Passage, Presence, side_of_fence};
-use super::held::{Held, Here};
 use super::judge::Neighbour;
 use super::motion::Motion;
 use super::phone_clock::Mapped;
-use super::snapping::{Placed, Snapping};
+use super::snapping::{OnMap, Snapping};
 
 #[derive(Clone, PartialEq, Debug, SchemaWrite, SchemaRead)]
-pub struct Tracker {
+pub(crate) struct Tracker {
     key: TrackerKey,
     devices: Vec<Device>,
     lead: Option<Lead>,
     shown: Option<ShownPosition>,
-    /// As measured.
+    /// The position as the phone measured it.
     measured: Option<Position>,
-    snapped: Option<Placed>,
+    snapped: Option<OnMap>,
     vehicle: Vehicle,
     heard: Option<Heard>,
     phone_state: Option<PhoneState>,
@@ -36,16 +36,17 @@ pub struct Tracker {
     snapping: Snapping,
     motion: Motion,
     fences: Vec<Watched>,
-    held: Vec<Held>,
+    /// By key.
+    deliveries: Vec<TrackedDelivery>,
     silent: Option<SilentCause>,
     keyframe_due: Time,
-    tells: Tells,
+    pending: Pending,
 }
 
 #[derive(Clone, Copy, PartialEq, Debug, SchemaWrite, SchemaRead)]
 struct Lead {
     device: DeviceNumber,
-    /// None: nobody said so, it was the first heard.
+    /// When the registry said so. None: no lead record came, so the first device that was heard leads.
     said: Option<Time>,
 }
 
@@ -61,9 +62,9 @@ struct Watched {
     presence: Presence,
 }
 
-/// What the next update of the driver says. Empty between entries of the log.
+/// What the driver's next update says. Empty between entries of the log.
 #[derive(Clone, PartialEq, Debug, Default, SchemaWrite, SchemaRead)]
-struct Tells {
+struct Pending {
     events: Vec<Event>,
     position: bool,
     phone: bool,
@@ -72,7 +73,7 @@ struct Tells {
 }
 
 impl Tracker {
-    pub fn new(key: TrackerKey, now: Time) -> Tracker {
+    pub(crate) fn new(key: TrackerKey, now: Time) -> Tracker {
         Tracker {
             key,
             devices: Vec::new(),
@@ -87,40 +88,40 @@ impl Tracker {
             snapping: Snapping::new(),
             motion: Motion::default(),
             fences: Vec::new(),
-            held: Vec::new(),
+            deliveries: Vec::new(),
             silent: None,
             keyframe_due: keyframe_after(key, now),
-            tells: Tells { keyframe: true, ..Tells::default() },
+            pending: Pending { keyframe: true, ..Pending::default() },
         }
     }
 
-    /// After a failed fold: all is forgotten but what the ledger and the registry said.
-    pub fn emptied(self, source: Source, now: Time) -> Tracker {
+    /// After a failed fold: everything is forgotten except what the ledger and the registry said.
+    pub(crate) fn emptied(self, source: Source, now: Time) -> Tracker {
         let mut tracker = Tracker::new(self.key, now);
         tracker.vehicle = self.vehicle;
-        tracker.held = self.held.into_iter().map(|held| held.emptied(source)).collect();
-        tracker.tells.events.push(Event::FoldFailed { source });
+        tracker.deliveries = self.deliveries.into_iter().map(|delivery| delivery.emptied(source)).collect();
+        tracker.pending.events.push(Event::FoldFailed { source });
         tracker
     }
 
-    pub fn key(&self) -> TrackerKey {
+    pub(crate) fn key(&self) -> TrackerKey {
         self.key
     }
 
-    /// Nothing is left that anybody could ask for.
-    pub fn is_over(&self, now: Time) -> bool {
+    /// Whether nothing is left that anybody could ask for.
+    pub(crate) fn is_over(&self, now: Time) -> bool {
         let is_plain = self.fences.is_empty() && self.vehicle == Vehicle::default();
-        let is_idle = self.held.is_empty() && is_plain && self.snapping.is_idle();
+        let is_idle = self.deliveries.is_empty() && is_plain && self.snapping.is_idle();
         is_idle && self.heard.is_none_or(|heard| now.millis_since(heard.at) >= FORGET_MS)
     }
 
-    pub fn handle_fix(&mut self, record: &FixRecord, step: &mut Step<'_>) {
+    pub(crate) fn handle_fix(&mut self, record: &FixRecord, step: &mut Step<'_>) {
         let device = self.device(record.device.device);
         device.heard = device.heard.max(record.received);
         let novelty = device.handle_fix(record);
         let is_lead = self.is_lead(record.device.device);
         if is_lead {
-            self.handle_sign(record.received, record.edge, step);
+            self.handle_sign_of_life(record.received, record.edge, step);
         }
         match novelty {
             Novelty::Seen => step.effects.counts.fixes_repeated += 1,
@@ -159,12 +160,12 @@ impl Tracker {
         step.record(*record, verdict, self.delivery_under_way());
     }
 
-    /// The fix that is where the driver is.
+    /// The fix that says where the driver is.
     fn handle_newest(&mut self, record: &FixRecord, mapped: Mapped, step: &mut Step<'_>) {
         let delivery = self.delivery_under_way();
         self.snapped = self.snapping.handle_newest(record, mapped.at, delivery, self.vehicle.into(), step);
         let fix = &record.fix;
-        let snapped = self.snapped.map(|placed| placed.snapped);
+        let snapped = self.snapped.map(|on_map| on_map.snapped);
         self.measured = Some(fix.position);
         self.shown = Some(ShownPosition {
             position: snapped.map_or(fix.position, |s| s.position),
@@ -178,20 +179,20 @@ impl Tracker {
             received: record.received,
             standing: fix.phone_state.is_some_and(|state| state.has(PhoneState::STANDING)),
         });
-        self.tells.position = true;
+        self.pending.position = true;
         if fix.battery_percent.is_some() && fix.battery_percent != self.battery_percent {
             self.battery_percent = fix.battery_percent;
-            self.tells.phone = true;
+            self.pending.phone = true;
         }
         self.handle_phone_state(fix.phone_state);
         let mut events = Vec::new();
         self.motion.handle_position(fix.position, mapped.at, &mut events);
-        self.tell_all(events);
+        self.add_events(events);
         self.pass_fences(fix.position, mapped.at);
-        self.each_held(|held, here| held.handle_position(here, step));
+        self.each_delivery(|delivery, driver| delivery.handle_position(driver, step));
     }
 
-    pub fn handle_heard(&mut self, record: &HeardRecord, step: &mut Step<'_>) {
+    pub(crate) fn handle_heard(&mut self, record: &HeardRecord, step: &mut Step<'_>) {
         let device = self.device(record.device.device);
         let is_newest = record.received >= device.heard;
         device.heard = device.heard.max(record.received);
@@ -199,7 +200,7 @@ impl Tracker {
         if !self.is_lead(record.device.device) {
             return;
         }
-        self.handle_sign(record.received, record.edge, step);
+        self.handle_sign_of_life(record.received, record.edge, step);
         if !is_newest {
             return;
         }
@@ -208,33 +209,33 @@ impl Tracker {
         if let (true, Some(shown)) = (is_standing, &mut self.shown) {
             shown.standing = true;
             shown.received = shown.received.max(record.received);
-            self.tells.position = true;
+            self.pending.position = true;
             let mut events = Vec::new();
             self.motion.handle_stay(record.received, &mut events);
-            self.tell_all(events);
-            self.held.iter_mut().for_each(Held::tell_position);
+            self.add_events(events);
+            self.deliveries.iter_mut().for_each(TrackedDelivery::mark_position_changed);
         }
     }
 
-    /// The device says it lives.
-    fn handle_sign(&mut self, received: Time, edge: EdgeId, step: &Step<'_>) {
+    /// The device that leads was heard.
+    fn handle_sign_of_life(&mut self, received: Time, edge: EdgeId, step: &Step<'_>) {
         if self.heard.is_none_or(|heard| received >= heard.at) {
             self.heard = Some(Heard { at: received, edge });
             self.judge_silence(step);
         }
     }
 
-    pub fn handle_lead(&mut self, device: DeviceKey, at: Time) {
+    pub(crate) fn handle_lead(&mut self, device: DeviceKey, at: Time) {
         if self.lead.is_some_and(|lead| lead.said.is_some_and(|said| at < said)) {
             return;
         }
         let is_news = self.lead.is_none_or(|lead| lead.device != device.device);
         self.lead = Some(Lead { device: device.device, said: Some(at) });
-        self.tells.keyframe |= is_news;
+        self.pending.keyframe |= is_news;
     }
 
-    /// All fences, in place of those before; who is inside one that stays is still inside.
-    pub fn handle_fences(&mut self, fences: &[Fence]) {
+    /// Replaces all fences. A driver who is inside one that stays is still inside it.
+    pub(crate) fn handle_fences(&mut self, fences: &[Fence]) {
         let before = std::mem::take(&mut self.fences);
         let watched = |fence: &Fence| {
             let presence = before.iter().find(|w| w.fence == *fence).map_or_else(Presence::default, |w| w.presence);
@@ -243,53 +244,52 @@ impl Tracker {
         self.fences = fences.iter().filter(|f| f.ring.len() <= RING_MAX).take(FENCES_MAX).map(watched).collect();
     }
 
-    /// False if it holds too many already.
-    pub fn take(&mut self, held: Held, step: &mut Step<'_>) -> bool {
-        if self.held.len() >= HELD_MAX {
+    /// False if it has too many deliveries already.
+    pub(crate) fn take(&mut self, delivery: TrackedDelivery, step: &mut Step<'_>) -> bool {
+        if self.deliveries.len() >= DELIVERIES_MAX {
             return false;
         }
-        let at = self.held.partition_point(|other| other.delivery.key < held.delivery.key);
-        self.held.insert(at, held);
-        self.tells.keyframe = true;
-        self.steer(step);
+        let at = self.deliveries.partition_point(|other| other.delivery.key < delivery.delivery.key);
+        self.deliveries.insert(at, delivery);
+        self.pending.keyframe = true;
+        self.recompute(step);
         true
     }
 
-    pub fn held_mut(&mut self, key: DeliveryKey) -> Option<&mut Held> {
-        self.held.iter_mut().find(|held| held.delivery.key == key)
+    pub(crate) fn delivery_mut(&mut self, key: DeliveryKey) -> Option<&mut TrackedDelivery> {
+        self.deliveries.iter_mut().find(|tracked| tracked.delivery.key == key)
     }
 
-    pub fn held(&self) -> impl Iterator<Item = &Held> {
-        self.held.iter()
+    pub(crate) fn has_deliveries(&self) -> bool {
+        !self.deliveries.is_empty()
     }
 
     /// Lets a delivery go, with a last update.
-    pub fn release(&mut self, key: DeliveryKey, step: &mut Step<'_>) -> Option<Held> {
-        let at = self.held.iter().position(|held| held.delivery.key == key)?;
-        let mut held = self.held.remove(at);
-        held.flush(step, self.shown, true);
-        self.tells.keyframe = true;
-        Some(held)
+    pub(crate) fn release(&mut self, key: DeliveryKey, step: &mut Step<'_>) -> Option<TrackedDelivery> {
+        let at = self.deliveries.iter().position(|tracked| tracked.delivery.key == key)?;
+        let mut released = self.deliveries.remove(at);
+        released.flush(step, self.shown, true);
+        self.pending.keyframe = true;
+        Some(released)
     }
 
-    /// What the ledger said may have changed where he is to go.
-    pub fn steer(&mut self, step: &mut Step<'_>) {
+    /// Computes progress and ETA anew: what the ledger said may have changed where the driver is to go.
+    pub(crate) fn recompute(&mut self, step: &mut Step<'_>) {
         let now = step.clock.now();
-        self.each_held(|held, here| {
-            let from = if now > here.shown.event_time { now } else { here.shown.event_time };
-            held.steer(here, from, step);
+        self.each_delivery(|delivery, driver| {
+            delivery.recompute(driver, now.max(driver.shown.event_time), step);
         });
     }
 
     /// A second has passed.
-    pub fn handle_tick(&mut self, step: &mut Step<'_>) {
+    pub(crate) fn handle_tick(&mut self, step: &mut Step<'_>) {
         let now = step.clock.now();
         self.judge_silence(step);
         self.snapping.handle_tick(self.measured, step);
-        self.each_held(|held, here| held.handle_time(Some(here), now, step));
+        self.each_delivery(|delivery, driver| delivery.handle_time(Some(driver), now, step));
         for watched in &mut self.fences {
             if watched.presence.handle_time(i64::from(watched.fence.dwell_s) * 1000, now) {
-                self.tells.events.push(Event::FenceDwelt { fence: watched.fence.name.clone() });
+                self.pending.events.push(Event::FenceDwelt { fence: watched.fence.name.clone() });
             }
         }
         self.handle_keyframe_time(now);
@@ -302,70 +302,69 @@ impl Tracker {
         }
         self.keyframe_due = keyframe_after(self.key, now);
         if is_set_back {
-            return; // the clock was; nothing fires twice
+            return; // the clock was set back; nothing fires twice
         }
-        self.held.iter_mut().for_each(Held::want_keyframe);
+        self.deliveries.iter_mut().for_each(TrackedDelivery::want_keyframe);
         let is_live = self.heard.is_some_and(|heard| now.millis_since(heard.at) < LIVE_MS);
-        self.tells.keyframe |= is_live || !self.held.is_empty();
+        self.pending.keyframe |= is_live || !self.deliveries.is_empty();
     }
 
-    /// What he travels by: which roads are his, and how fast he is on them.
-    pub fn handle_vehicle(&mut self, vehicle: Vehicle, step: &mut Step<'_>) {
+    /// What the driver travels by decides which roads are open to him and how fast he is on them.
+    pub(crate) fn handle_vehicle(&mut self, vehicle: Vehicle, step: &mut Step<'_>) {
         step.effects.vehicles.insert(vehicle);
         if vehicle == self.vehicle {
             return;
         }
         self.vehicle = vehicle;
-        self.tells.keyframe = true;
+        self.pending.keyframe = true;
         self.snapped = None;
         self.snapping.begin_again(step);
-        self.held.iter_mut().for_each(Held::forget_plan);
-        self.steer(step);
+        self.deliveries.iter_mut().for_each(TrackedDelivery::forget_plan);
+        self.recompute(step);
     }
 
-    pub fn vehicle(&self) -> Vehicle {
+    pub(crate) fn vehicle(&self) -> Vehicle {
         self.vehicle
     }
 
-    /// Whether some of it lies on the edges of this map.
-    pub fn stands_on(&self, map: u32) -> bool {
+    /// Whether some of its state lies on the edges of this map.
+    pub(crate) fn stands_on(&self, map: u32) -> bool {
         self.snapping.is_on(map)
     }
 
     /// Whether it has a run of late fixes under way.
-    pub fn has_late_run(&self) -> bool {
+    pub(crate) fn has_late_run(&self) -> bool {
         self.snapping.has_late_run()
     }
 
-    pub fn begin_epochs(&mut self, generation: protocol::update::Generation) {
-        for held in &mut self.held {
-            held.begin_epoch(protocol::update::Epoch { generation, ..held.epoch() });
+    pub(crate) fn begin_epochs(&mut self, generation: protocol::update::Generation) {
+        for delivery in &mut self.deliveries {
+            delivery.begin_epoch(protocol::update::Epoch { generation, ..delivery.epoch() });
         }
-        self.tells.keyframe = true;
+        self.pending.keyframe = true;
     }
 
-    /// Says what there is to say, and lets go what is finished: those are answered.
-    pub fn flush(&mut self, step: &mut Step<'_>) -> Vec<Held> {
-        for held in &mut self.held {
-            held.flush(step, self.shown, false);
+    /// Emits what there is to say, and lets finished deliveries go: those are returned.
+    pub(crate) fn flush(&mut self, step: &mut Step<'_>) -> Vec<TrackedDelivery> {
+        for delivery in &mut self.deliveries {
+            delivery.flush(step, self.shown, false);
         }
-        let (finished, held): (Vec<Held>, Vec<Held>) = self.held.drain(..).partition(Held::is_finished);
-        self.held = held;
-        self.tells.keyframe |= !finished.is_empty();
-        let tells = std::mem::take(&mut self.tells);
+        let finished: Vec<_> = self.deliveries.extract_if(.., |delivery| delivery.is_finished()).collect();
+        self.pending.keyframe |= !finished.is_empty();
+        let pending = std::mem::take(&mut self.pending);
         if let TrackerKey::Driver(key) = self.key
-            && tells.says_anything()
+            && pending.says_anything()
         {
-            self.tell_driver(key, tells, step);
+            self.emit_driver(key, pending, step);
         }
         finished
     }
 
-    fn tell_driver(&self, key: DriverKey, tells: Tells, step: &mut Step<'_>) {
-        let body = if tells.keyframe {
+    fn emit_driver(&self, key: DriverKey, pending: Pending, step: &mut Step<'_>) {
+        let body = if pending.keyframe {
             DriverBody::Keyframe { view: Box::new(self.view(key)) }
         } else {
-            DriverBody::Changed { changed: self.changed(&tells) }
+            DriverBody::Changed { changed: self.changed(&pending) }
         };
         let source = step.next_source();
         step.emit(Update::Driver(DriverUpdate {
@@ -374,7 +373,7 @@ impl Tracker {
             fold_version: super::FOLD_VERSION,
             source,
             at: step.clock.now(),
-            events: tells.events,
+            events: pending.events,
             body,
         }));
     }
@@ -387,42 +386,43 @@ impl Tracker {
             position: self.shown,
             phone_state: self.phone_state,
             battery_percent: self.battery_percent,
-            deliveries: self.held.iter().map(|held| held.delivery.key.delivery).collect(),
+            deliveries: self.deliveries.iter().map(|tracked| tracked.delivery.key.delivery).collect(),
             silent: self.silent,
             vehicle: self.vehicle,
         }
     }
 
-    fn changed(&self, tells: &Tells) -> Changed {
+    fn changed(&self, pending: &Pending) -> Changed {
         Changed {
-            position: self.shown.filter(|_| tells.position),
+            position: self.shown.filter(|_| pending.position),
             progress: None,
             eta: None,
-            silent: tells.silent.then_some(self.silent),
-            phone_state: self.phone_state.filter(|_| tells.phone),
-            battery_percent: self.battery_percent.filter(|_| tells.phone),
+            silent: pending.silent.then_some(self.silent),
+            phone_state: self.phone_state.filter(|_| pending.phone),
+            battery_percent: self.battery_percent.filter(|_| pending.phone),
         }
     }
 
     fn handle_phone_state(&mut self, state: Option<PhoneState>) {
         let Some(state) = state.filter(|state| self.phone_state != Some(*state)) else { return };
         self.phone_state = Some(state);
-        self.tells.phone = true;
-        self.tells.events.push(Event::PhoneStateChanged { state });
+        self.pending.phone = true;
+        self.pending.events.push(Event::PhoneStateChanged { state });
     }
 
     fn judge_silence(&mut self, step: &Step<'_>) {
         let Some(heard) = self.heard else { return };
         let judge = |policy: &DeliveryPolicy| step.clock.silence(heard.edge, heard.at, policy.stale_after_ms());
-        for held in &mut self.held {
-            held.handle_silence(judge(&held.delivery.policy));
+        for tracked in &mut self.deliveries {
+            tracked.handle_silence(judge(&tracked.delivery.policy));
         }
-        let strictest = self.held.iter().map(|held| held.delivery.policy).min_by_key(DeliveryPolicy::stale_after_ms);
+        let policies = self.deliveries.iter().map(|tracked| tracked.delivery.policy);
+        let strictest = policies.min_by_key(DeliveryPolicy::stale_after_ms);
         let silent = judge(&strictest.unwrap_or_default());
         if silent != self.silent {
             self.silent = silent;
-            self.tells.silent = true;
-            self.tells.events.push(silent.map_or(Event::HeardAgain, |cause| Event::Silent { cause }));
+            self.pending.silent = true;
+            self.pending.events.push(silent.map_or(Event::HeardAgain, |cause| Event::Silent { cause }));
         }
     }
 
@@ -431,33 +431,33 @@ impl Tracker {
             let passage = watched.presence.handle_fix(side_of_fence(position, &watched.fence), at);
             let fence = || watched.fence.name.clone();
             match passage {
-                Some(Passage::Entered) => self.tells.events.push(Event::FenceEntered { fence: fence() }),
+                Some(Passage::Entered) => self.pending.events.push(Event::FenceEntered { fence: fence() }),
                 Some(Passage::Left | Passage::Brushed) => {
-                    self.tells.events.push(Event::FenceLeft { fence: fence() });
+                    self.pending.events.push(Event::FenceLeft { fence: fence() });
                 }
                 None => {}
             }
         }
     }
 
-    /// Told of the driver and of all his deliveries.
-    fn tell_all(&mut self, events: Vec<Event>) {
+    /// Events of the driver are events of all his deliveries too.
+    fn add_events(&mut self, events: Vec<Event>) {
         for event in events {
-            self.held.iter_mut().for_each(|held| held.tell(event.clone()));
-            self.tells.events.push(event);
+            self.deliveries.iter_mut().for_each(|delivery| delivery.add_event(event.clone()));
+            self.pending.events.push(event);
         }
     }
 
-    fn each_held(&mut self, mut what: impl FnMut(&mut Held, &Here<'_>)) {
+    fn each_delivery(&mut self, mut what: impl FnMut(&mut TrackedDelivery, &DriverPosition<'_>)) {
         let (Some(shown), Some(measured)) = (&self.shown, self.measured) else { return };
-        let here = Here { shown, measured, placed: self.snapped, vehicle: self.vehicle };
-        self.held.iter_mut().for_each(|held| what(held, &here));
+        let driver = DriverPosition { shown, measured, snapped: self.snapped, vehicle: self.vehicle };
+        self.deliveries.iter_mut().for_each(|delivery| what(delivery, &driver));
     }
 
-    /// What the driver is doing it for.
+    /// The delivery that the driver drives for.
     fn delivery_under_way(&self) -> Option<DeliveryId> {
-        let under_way = self.held.iter().find(|held| held.is_under_way());
-        under_way.or(self.held.first()).map(|held| held.delivery.key.delivery)
+        let under_way = self.deliveries.iter().find(|tracked| tracked.is_under_way());
+        under_way.or(self.deliveries.first()).map(|tracked| tracked.delivery.key.delivery)
     }
 
     fn is_lead(&mut self, device: DeviceNumber) -> bool {
@@ -465,7 +465,7 @@ impl Tracker {
         lead.device == device
     }
 
-    /// The device, made if need be; of too many the one heard longest ago is forgotten.
+    /// The device's state, made if there is none. Of too many devices the one heard longest ago is forgotten.
     fn device(&mut self, number: DeviceNumber) -> &mut Device {
         let at = self.devices.iter().position(|device| device.number == number);
         let at = at.unwrap_or_else(|| {
@@ -482,13 +482,13 @@ impl Tracker {
     }
 }
 
-impl Tells {
+impl Pending {
     fn says_anything(&self) -> bool {
         self.keyframe || self.position || self.phone || self.silent || !self.events.is_empty()
     }
 }
 
-/// The edge's verdict, but for what only a wrong clock made look wrong.
+/// The edge's verdict, except where only a wrong clock made the fix look wrong.
 fn verdict_of(record: &FixRecord, mapped: Mapped) -> Verdict {
     match record.verdict {
         Verdict::Rejected(RejectReason::FromFuture | RejectReason::TooOld) if mapped.is_corrected => Verdict::Accepted,
@@ -496,7 +496,7 @@ fn verdict_of(record: &FixRecord, mapped: Mapped) -> Verdict {
     }
 }
 
-/// The next time this tracker gives keyframes: each has its own place within the interval.
+/// The next time this tracker emits keyframes: each tracker has its own place within the interval.
 fn keyframe_after(key: TrackerKey, now: Time) -> Time {
     let hash = key
         .key_bytes()
@@ -517,4 +517,4 @@ const DEVICES_MAX: usize = 8;
 const FENCES_MAX: usize = 64;
 const RING_MAX: usize = 1_000;
 /// More than one driver can carry.
-const HELD_MAX: usize = 256;
+const DELIVERIES_MAX: usize = 256;

@@ -94,13 +94,13 @@ fn a_jam_that_nobody_has_told_of_for_an_hour_diverts_no_plan_any_more() {
         later.push(Record::Offered { kind: BodyKind::LiveSpeeds, hash, size: factors.len() as u64 });
         later.take(BodyKind::LiveSpeeds, factors);
         later.pass(3_600);
-        assert!(later.partition.is_in_use(BodyKind::LiveSpeeds, hash));
+        assert!(later.partition.state.bodies.is_in_use(BodyKind::LiveSpeeds, hash));
         let bodies = later.bodies.clone();
         let kept = later.partition.snapshot().unwrap();
         later.pass(1);
         later.partition =
             Partition::restore(&later.partition.snapshot().unwrap(), Generation::default(), &bodies).unwrap();
-        assert!(!later.partition.is_in_use(BodyKind::LiveSpeeds, hash));
+        assert!(!later.partition.state.bodies.is_in_use(BodyKind::LiveSpeeds, hash));
         assert_eq!(later.partition.offered(BodyKind::LiveSpeeds), None, "it is not to be taken into use again");
         begin(&mut later, trip);
         assert_eq!(plan_of(&later), plan);

@@ -1,9 +1,9 @@
-//! Which bodies are in use: by name, as part of a partition's state, and opened. A record changes both in one step, and
-//! whoever restores the names opens the same bodies.
+//! Which maps and tables are in use: by hash, as part of a partition's state, and opened. A record changes both in one
+//! step, and a fold that restores the hashes opens the same bodies.
 //!
 //! A map replaces those that it shares more than half of the smaller area with; maps of other regions stay. Tables go
 //! with their map: those made for the old version mean nothing on the new one, and until there are new ones the
-//! import's speeds hold. The map that was replaced stays until no tracker stands on it any more.
+//! import's speeds hold. The map that was replaced stays open until no tracker stands on it any more.
 
 use std::sync::Arc;
 
@@ -13,41 +13,41 @@ use wincode::{SchemaRead, SchemaWrite};
 
 use super::roads::{Bodies, Region, Roads, Tables, Traffic, is_same_region};
 
-/// The names.
+/// What is in use, by hash.
 #[derive(Clone, PartialEq, Debug, Default, SchemaWrite, SchemaRead)]
-pub struct Named {
+pub(crate) struct BodiesInUse {
     /// The one offered last, of each kind.
     offered: Vec<(BodyKind, BlobHash)>,
     /// The newest last.
-    regions: Vec<NamedRegion>,
+    regions: Vec<RegionInUse>,
     retired: Vec<(u32, BlobHash)>,
     eta: Option<BlobHash>,
-    /// Counts what was taken into use.
+    /// How many bodies were taken into use so far: the next one's number.
     count: u32,
 }
 
 /// A map in use and its tables.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, SchemaWrite, SchemaRead)]
-pub struct NamedRegion {
+pub(crate) struct RegionInUse {
     number: u32,
     pub map: BlobHash,
     pub tables: Tables,
     tables_number: u32,
 }
 
-impl Named {
-    pub fn offer(&mut self, kind: BodyKind, hash: BlobHash) {
+impl BodiesInUse {
+    pub(crate) fn offer(&mut self, kind: BodyKind, hash: BlobHash) {
         self.offered.retain(|(other, _)| *other != kind);
         self.offered.push((kind, hash));
     }
 
     /// The body of this kind that was offered last and is not in use yet.
-    pub fn offered(&self, kind: BodyKind) -> Option<BlobHash> {
+    pub(crate) fn offered(&self, kind: BodyKind) -> Option<BlobHash> {
         let offered = self.offered.iter().find(|(other, _)| *other == kind).map(|(_, hash)| *hash)?;
         (!self.is_in_use(kind, offered)).then_some(offered)
     }
 
-    pub fn is_in_use(&self, kind: BodyKind, hash: BlobHash) -> bool {
+    pub(crate) fn is_in_use(&self, kind: BodyKind, hash: BlobHash) -> bool {
         let mut regions = self.regions.iter();
         match kind {
             BodyKind::Map => regions.any(|region| region.map == hash),
@@ -57,19 +57,19 @@ impl Named {
         }
     }
 
-    pub fn regions(&self) -> &[NamedRegion] {
+    pub(crate) fn regions(&self) -> &[RegionInUse] {
         &self.regions
     }
 
-    /// All that has to be at hand to fold on.
-    pub fn bodies(&self) -> Vec<BlobHash> {
-        let of_region = |region: &NamedRegion| [Some(region.map), region.tables.speeds, region.tables.live];
+    /// All bodies that have to be there to fold on.
+    pub(crate) fn bodies(&self) -> Vec<BlobHash> {
+        let of_region = |region: &RegionInUse| [Some(region.map), region.tables.speeds, region.tables.live];
         let in_use = self.regions.iter().flat_map(of_region).flatten();
         in_use.chain(self.retired.iter().map(|(_, hash)| *hash)).chain(self.eta).collect()
     }
 
-    /// Opens what is named: after a restore.
-    pub fn open(&self, bodies: &dyn Bodies) -> Roads {
+    /// Opens what is in use, after a restore.
+    pub(crate) fn open(&self, bodies: &dyn Bodies) -> Roads {
         let mut roads = Roads::default();
         for region in &self.regions {
             if let Some(map) = bodies.map(region.map) {
@@ -84,7 +84,7 @@ impl Named {
     }
 
     /// A record says that a body is in use from here on.
-    pub fn take(&mut self, roads: &mut Roads, kind: BodyKind, hash: BlobHash, bodies: &dyn Bodies) {
+    pub(crate) fn take(&mut self, roads: &mut Roads, kind: BodyKind, hash: BlobHash, bodies: &dyn Bodies) {
         if self.is_in_use(kind, hash) {
             return;
         }
@@ -103,7 +103,7 @@ impl Named {
         let mut replaced = Vec::new();
         self.regions.retain(|region| {
             let old = roads.region(region.number).map(|region| region.traffic.map.graph.bbox());
-            // Of a map that could not be opened nobody knows where it lies: there is one map almost everywhere.
+            // Where a map that could not be opened lies is not known. Almost everywhere there is only one.
             let stays = match (&new, old) {
                 (Some(new), Some(old)) => !is_same_region(new.graph.bbox(), old),
                 (None, _) | (_, None) => false,
@@ -128,14 +128,14 @@ impl Named {
         }
         self.count += 1;
         let region =
-            NamedRegion { number: self.count, map: hash, tables: Tables::default(), tables_number: self.count };
+            RegionInUse { number: self.count, map: hash, tables: Tables::default(), tables_number: self.count };
         self.regions.push(region);
         if let Some(map) = new {
             roads.regions.push(region.opened(bodies.traffic(&map, region.tables)));
         }
     }
 
-    /// For the map that it was made for; what fits none changes nothing.
+    /// A table comes into use on the map that it was made for. One that fits no map changes nothing.
     fn take_table(&mut self, roads: &mut Roads, kind: BodyKind, hash: BlobHash, bodies: &dyn Bodies) {
         for region in self.regions.iter_mut().rev() {
             let Some(opened) = roads.regions.iter_mut().find(|opened| opened.number == region.number) else { continue };
@@ -155,16 +155,16 @@ impl Named {
         }
     }
 
-    /// Lets go of live tables that nobody has renewed: of how the traffic was then, nothing is left, and a jam of last
-    /// night must not turn drivers off their way this morning.
-    pub fn end_live(&mut self, roads: &mut Roads, now: Time, bodies: &dyn Bodies) {
+    /// Ends live tables that have not been replaced for an hour: a jam of last night must not turn drivers away this
+    /// morning.
+    pub(crate) fn end_live(&mut self, roads: &mut Roads, now: Time, bodies: &dyn Bodies) {
         for region in &mut self.regions {
             let Some(opened) = roads.regions.iter_mut().find(|opened| opened.number == region.number) else { continue };
             let is_over = |at: Time| now.millis_since(at).abs() > LIVE_MS_MAX;
             let (Some(hash), true) = (region.tables.live, opened.traffic.live_at().is_some_and(is_over)) else {
                 continue;
             };
-            // Else it would be taken again for one that was offered and is not in use yet.
+            // Otherwise it would count as offered and not in use yet.
             self.offered.retain(|offered| *offered != (BodyKind::LiveSpeeds, hash));
             self.count += 1;
             (region.tables.live, region.tables_number) = (None, self.count);
@@ -172,19 +172,19 @@ impl Named {
         }
     }
 
-    /// Lets go the maps that were replaced and that nobody stands on.
-    pub fn let_go(&mut self, roads: &mut Roads, is_needed: impl Fn(u32) -> bool) {
+    /// Closes the maps that were replaced and that no tracker stands on.
+    pub(crate) fn close_retired(&mut self, roads: &mut Roads, is_needed: impl Fn(u32) -> bool) {
         self.retired.retain(|(number, _)| is_needed(*number));
         let retired = &self.retired;
         roads.retired.retain(|(number, _)| retired.iter().any(|(other, _)| other == number));
     }
 
-    pub fn has_retired(&self) -> bool {
+    pub(crate) fn has_retired(&self) -> bool {
         !self.retired.is_empty()
     }
 }
 
-impl NamedRegion {
+impl RegionInUse {
     fn opened(&self, traffic: Arc<Traffic>) -> Region {
         Region { number: self.number, tables: self.tables_number, traffic }
     }
@@ -192,8 +192,8 @@ impl NamedRegion {
 
 /// More regions than one process should fold.
 const REGIONS_MAX: usize = 16;
-/// Three half-lives of the factors: with every minute of traffic the learner tells newer ones, so it is away or nobody
-/// drives.
+/// Three half-lives of the factors. The learner publishes newer ones with every minute of traffic, so it is away or
+/// nobody drives.
 const LIVE_MS_MAX: i64 = 3_600_000;
 /// Trackers move off a replaced map within minutes; maps do not come so often.
 const RETIRED_MAX: usize = 4;

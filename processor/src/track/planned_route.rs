@@ -1,6 +1,6 @@
-//! A planned way: a line with the distance along it, the edges it follows with the time along them, and where a driver
-//! is on it. Because it knows its edges it can be timed again when the traffic changes; a way from an outside router
-//! knows none, and its times stand as they were given.
+//! A planned route: a line with the distance along it, the edges it follows with the time along them, and where a driver
+//! is on it. Because it knows its edges, its times can be computed anew when the traffic changes. A route from an outside
+//! router knows no edges, so its times stay as they were given.
 //!
 //! Sketch: 14 B per point and 12 B per edge; six kilometres through a city have some 250 points and 80 edges: 4.5 KB.
 //! Timing again takes half a microsecond per edge ahead.
@@ -13,50 +13,52 @@ use protocol::{Position, Time};
 use wincode::{SchemaRead, SchemaWrite};
 
 #[derive(Clone, PartialEq, Debug, SchemaWrite, SchemaRead)]
-pub struct Way {
+pub(crate) struct PlannedRoute {
     /// At least two, distance rising from zero.
-    points: Vec<WayPoint>,
-    /// The ends of stretches along which time runs evenly; at least one, the last at the end.
-    marks: Vec<Mark>,
-    /// Of each stretch; none where the way is from outside.
+    points: Vec<RoutePoint>,
+    /// The ends of the stretches along which time runs evenly; at least one, the last at the end of the route.
+    marks: Vec<TimeMark>,
+    /// The edge of each stretch; empty for a route from an outside router.
     edges: Vec<EdgeId>,
-    /// Where on the first edge it begins.
+    /// Where on the first edge the route begins.
     from_cm: u32,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, SchemaWrite, SchemaRead)]
-pub struct WayPoint {
+pub(crate) struct RoutePoint {
     pub position: Position,
     pub along_cm: u32,
-    /// Corners turned on the way here.
+    /// How many corners are turned before this point.
     pub turns: u16,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, SchemaWrite, SchemaRead)]
-struct Mark {
+struct TimeMark {
     along_cm: u32,
     along_ms: u32,
 }
 
-/// A place on a way.
+/// A place on a route.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct OnWay {
+pub(crate) struct RoutePosition {
     pub along_cm: u32,
     pub off_cm: u32,
     pub turns: u16,
 }
 
-impl Way {
-    /// Along edges, each with where it ends on the way; still to be timed. None where that is no line.
-    pub fn along(points: Vec<WayPoint>, edges: Vec<(EdgeId, u32)>, from_cm: u32) -> Option<Way> {
-        let marks: Vec<Mark> = edges.iter().map(|(_, along_cm)| Mark { along_cm: *along_cm, along_ms: 0 }).collect();
+impl PlannedRoute {
+    /// Follows edges, each given with where it ends on the route. Its times are still to be computed. None if that is no
+    /// line.
+    pub(crate) fn along(points: Vec<RoutePoint>, edges: Vec<(EdgeId, u32)>, from_cm: u32) -> Option<PlannedRoute> {
+        let marks: Vec<TimeMark> =
+            edges.iter().map(|(_, along_cm)| TimeMark { along_cm: *along_cm, along_ms: 0 }).collect();
         let edges = edges.into_iter().map(|(edge, _)| edge).collect();
-        let way = Way { points, marks, edges, from_cm };
-        way.is_sound().then_some(way)
+        let route = PlannedRoute { points, marks, edges, from_cm };
+        route.is_sound().then_some(route)
     }
 
-    /// Somebody else's, timed by him. None for fewer than two points, and where distance or time goes back.
-    pub fn from_outside(planned: &[PlannedPoint]) -> Option<Way> {
+    /// From an outside router, with its times. None for fewer than two points, and where distance or time goes back.
+    pub(crate) fn from_outside(planned: &[PlannedPoint]) -> Option<PlannedRoute> {
         let corners = std::iter::once(false)
             .chain(planned.windows(3).map(|three| {
                 let before = geo::heading_cdeg(three[0].position, three[1].position);
@@ -66,17 +68,17 @@ impl Way {
         let mut turns = 0_u16;
         let points = planned.iter().zip(corners).map(|(point, is_corner)| {
             turns = turns.saturating_add(u16::from(is_corner));
-            WayPoint { position: point.position, along_cm: point.along_cm, turns }
+            RoutePoint { position: point.position, along_cm: point.along_cm, turns }
         });
         let points = points.collect();
-        let marks = planned.iter().map(|p| Mark { along_cm: p.along_cm, along_ms: p.along_ms }).collect();
-        let way = Way { points, marks, edges: Vec::new(), from_cm: 0 };
-        way.is_sound().then_some(way)
+        let marks = planned.iter().map(|p| TimeMark { along_cm: p.along_cm, along_ms: p.along_ms }).collect();
+        let route = PlannedRoute { points, marks, edges: Vec::new(), from_cm: 0 };
+        route.is_sound().then_some(route)
     }
 
     fn is_sound(&self) -> bool {
-        let rises = |pair: &[WayPoint]| pair[0].along_cm <= pair[1].along_cm && pair[0].turns <= pair[1].turns;
-        let passes = |pair: &[Mark]| pair[0].along_cm <= pair[1].along_cm && pair[0].along_ms <= pair[1].along_ms;
+        let rises = |pair: &[RoutePoint]| pair[0].along_cm <= pair[1].along_cm && pair[0].turns <= pair[1].turns;
+        let passes = |pair: &[TimeMark]| pair[0].along_cm <= pair[1].along_cm && pair[0].along_ms <= pair[1].along_ms;
         let is_timed = self.edges.is_empty() || self.edges.len() == self.marks.len();
         let ends = (self.points.last().map(|p| p.along_cm), self.marks.last().map(|m| m.along_cm));
         (2..=POINTS_MAX).contains(&self.points.len())
@@ -87,25 +89,25 @@ impl Way {
             && ends.0 == ends.1
     }
 
-    pub fn begin(&self) -> Position {
+    pub(crate) fn begin(&self) -> Position {
         self.points[0].position
     }
 
-    fn end(&self) -> WayPoint {
-        *self.points.last().expect("a way has at least two points")
+    fn end(&self) -> RoutePoint {
+        *self.points.last().expect("a route has at least two points")
     }
 
-    pub fn length_cm(&self) -> u32 {
+    pub(crate) fn length_cm(&self) -> u32 {
         self.end().along_cm
     }
 
-    /// Corners still to be turned.
-    pub fn turns_after(&self, place: &OnWay) -> u16 {
+    /// How many corners are still to be turned.
+    pub(crate) fn turns_after(&self, place: &RoutePosition) -> u16 {
         self.end().turns.saturating_sub(place.turns)
     }
 
     /// How long it takes from a place to the end.
-    pub fn left_ms(&self, along_cm: u32) -> u32 {
+    pub(crate) fn left_ms(&self, along_cm: u32) -> u32 {
         self.end_ms().saturating_sub(self.ms_at(along_cm))
     }
 
@@ -120,12 +122,12 @@ impl Way {
         begin.along_ms + (share_cm / u64::from(end.along_cm - begin.along_cm)) as u32
     }
 
-    fn mark_before(&self, at: usize) -> Mark {
-        at.checked_sub(1).map_or(Mark { along_cm: 0, along_ms: 0 }, |before| self.marks[before])
+    fn mark_before(&self, at: usize) -> TimeMark {
+        at.checked_sub(1).map_or(TimeMark { along_cm: 0, along_ms: 0 }, |before| self.marks[before])
     }
 
-    /// Times what lies ahead of a place anew, for who sets off from there now.
-    pub fn retime(&mut self, graph: &Graph, speeds: Speeds<'_>, profile: Profile, along_cm: u32, now: Time) {
+    /// Computes the times ahead of a place anew, for a driver who sets off from there now.
+    pub(crate) fn retime(&mut self, graph: &Graph, speeds: Speeds<'_>, profile: Profile, along_cm: u32, now: Time) {
         let at = self.marks.partition_point(|mark| mark.along_cm <= along_cm);
         if at >= self.edges.len() {
             return;
@@ -140,7 +142,7 @@ impl Way {
             durations_ms.push((seconds * 1000.0).min(f64::from(u32::MAX)) as u32);
         });
         if walked.is_none() {
-            return; // another map's: whoever holds it plans anew
+            return; // the edges are another map's: its delivery plans anew
         }
         // The first is only driven in part: its whole stretch takes as much longer as it is longer.
         let (whole_cm, left_cm) = (self.marks[at].along_cm - begin.along_cm, self.marks[at].along_cm - along_cm);
@@ -153,18 +155,22 @@ impl Way {
         }
     }
 
-    /// The nearest place on the way; ahead of where he was if it is near enough, so that a way which crosses itself is
-    /// not jumped along.
-    pub fn locate(&self, position: Position, was_cm: u32) -> OnWay {
+    /// The nearest place on the route. One around the last known place is preferred if it is near enough, so that the
+    /// driver does not jump where a route crosses itself.
+    pub(crate) fn locate(&self, position: Position, was_cm: u32) -> RoutePosition {
         let window = was_cm.saturating_sub(BACK_CM)..was_cm.saturating_add(AHEAD_CM);
         let near = self.nearest(position, |a, b| b.along_cm >= window.start && a.along_cm <= window.end);
         match near {
             Some(near) if near.off_cm <= NEAR_CM => near,
-            Some(_) | None => self.nearest(position, |_, _| true).expect("a way has at least one stretch"),
+            Some(_) | None => self.nearest(position, |_, _| true).expect("a route has at least one stretch"),
         }
     }
 
-    fn nearest(&self, position: Position, is_wanted: impl Fn(&WayPoint, &WayPoint) -> bool) -> Option<OnWay> {
+    fn nearest(
+        &self,
+        position: Position,
+        is_wanted: impl Fn(&RoutePoint, &RoutePoint) -> bool,
+    ) -> Option<RoutePosition> {
         let plane = geo::Plane::at(position);
         let mut best: Option<(f64, f64, usize)> = None;
         for (i, pair) in self.points.windows(2).enumerate().filter(|(_, pair)| is_wanted(&pair[0], &pair[1])) {
@@ -176,14 +182,14 @@ impl Way {
         let (off2, share, i) = best?;
         let (a, b) = (self.points[i], self.points[i + 1]);
         let ahead_cm = (f64::from(b.along_cm - a.along_cm) * share).round() as u32;
-        Some(OnWay {
+        Some(RoutePosition {
             along_cm: a.along_cm + ahead_cm,
             off_cm: off2.sqrt().min(f64::from(u32::MAX)) as u32,
             turns: a.turns,
         })
     }
 
-    pub fn to_plan(&self) -> Plan {
+    pub(crate) fn to_plan(&self) -> Plan {
         Plan {
             points: self.points.iter().map(|point| point.position).collect(),
             length_m: self.length_cm() / 100,
@@ -201,14 +207,14 @@ fn foot((ax, ay): (f64, f64), (bx, by): (f64, f64)) -> (f64, f64) {
     (x * x + y * y, share)
 }
 
-/// More than any way within a region has.
+/// More than any route within a region has.
 const POINTS_MAX: usize = 100_000;
 const BACK_CM: u32 = 20_000;
 const AHEAD_CM: u32 = 300_000;
 /// A driver this close to the stretch ahead is on it.
 const NEAR_CM: u32 = 6_000;
 /// What counts as a corner, as in `maps::eta`.
-pub const TURN_CDEG: u16 = 4_500;
+pub(crate) const TURN_CDEG: u16 = 4_500;
 
 #[cfg(test)]
 mod tests {
@@ -224,30 +230,30 @@ mod tests {
     }
 
     /// Out east for 1 km and back on the same street, 10 m/s.
-    fn out_and_back() -> Way {
-        Way::from_outside(&[point(0, 0, 0), point(1_000, 1_000, 100), point(0, 2_000, 200)]).unwrap()
+    fn out_and_back() -> PlannedRoute {
+        PlannedRoute::from_outside(&[point(0, 0, 0), point(1_000, 1_000, 100), point(0, 2_000, 200)]).unwrap()
     }
 
     #[test]
-    fn on_a_way_that_crosses_itself_one_goes_on_from_where_one_was() {
-        let way = out_and_back();
+    fn on_a_route_that_crosses_itself_the_driver_goes_on_from_where_he_was() {
+        let route = out_and_back();
         let here = plane().to_position((30_000.0, 500.0));
 
-        let out = way.locate(here, 0);
-        let back = way.locate(here, 160_000);
+        let out = route.locate(here, 0);
+        let back = route.locate(here, 160_000);
 
         assert_eq!(out.along_cm / 100, 300);
         assert_eq!(back.along_cm / 100, 1_700);
-        assert_eq!(way.left_ms(back.along_cm).div_ceil(1000), 30);
+        assert_eq!(route.left_ms(back.along_cm).div_ceil(1000), 30);
         assert!(out.off_cm.abs_diff(500) <= 2);
-        assert_eq!(way.turns_after(&out), 1);
+        assert_eq!(route.turns_after(&out), 1);
     }
 
     #[test]
-    fn what_goes_back_or_has_no_length_is_no_way() {
-        assert!(Way::from_outside(&[]).is_none());
-        assert!(Way::from_outside(&[point(0, 0, 0)]).is_none());
-        assert!(Way::from_outside(&[point(0, 5, 0), point(9, 4, 1)]).is_none());
-        assert!(Way::from_outside(&[point(0, 0, 5), point(9, 9, 4)]).is_none());
+    fn points_that_go_back_or_have_no_length_are_no_route() {
+        assert!(PlannedRoute::from_outside(&[]).is_none());
+        assert!(PlannedRoute::from_outside(&[point(0, 0, 0)]).is_none());
+        assert!(PlannedRoute::from_outside(&[point(0, 5, 0), point(9, 4, 1)]).is_none());
+        assert!(PlannedRoute::from_outside(&[point(0, 0, 5), point(9, 9, 4)]).is_none());
     }
 }

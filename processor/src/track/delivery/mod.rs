@@ -1,0 +1,356 @@
+//! A delivery as its tracker follows it: what the ledger said of it, where its driver is on the plan, when he arrives,
+//! and what the next update has to say.
+//!
+//! The status is the ledger's alone. What the tracker sees of it (left the pickup while ready, at the drop-off) it only
+//! proposes; the ledger's answer comes back as a record. Each part has a file of its own: `numbering` for the numbers of
+//! updates, `stops` for where the driver has been, `course` for the plan and the progress along it, `arrival` for the
+//! ETA.
+
+mod arrival;
+mod course;
+mod numbering;
+mod plan;
+mod stops;
+
+use maps::Profile;
+use maps::eta::{Basis, Eta as Prediction};
+use protocol::record::{PlannedPoint, Vehicle};
+use protocol::update::{
+    Changed, DeliveryBody, DeliveryView, Epoch, EtaBasis, Event, Leg, Progress, Proposal, ShownPosition, SilentCause,
+    Source,
+};
+use protocol::{Delivery, DeliveryState, JournalEntry, JournalKind, Milestone, Position, StopKind, Time};
+use wincode::{SchemaRead, SchemaWrite};
+
+use super::effects::Step;
+use super::snapping::OnMap;
+use arrival::Arrival;
+use course::{Course, Destination};
+use numbering::Numbering;
+use stops::Stops;
+
+#[derive(Clone, PartialEq, Debug, SchemaWrite, SchemaRead)]
+pub(crate) struct TrackedDelivery {
+    pub(super) delivery: Delivery,
+    numbering: Numbering,
+    stops: Stops,
+    course: Course,
+    arrival: Arrival,
+    silent: Option<SilentCause>,
+    nearest: Option<Nearest>,
+    /// Each is proposed once.
+    proposed: Vec<Proposal>,
+    pending: Pending,
+}
+
+/// The shortest distance that was left to a stop, and whether `MovingAway` was published since.
+#[derive(Clone, Copy, PartialEq, Debug, SchemaWrite, SchemaRead)]
+struct Nearest {
+    stop: u8,
+    remaining_m: u32,
+    is_published: bool,
+}
+
+/// What the next update of this delivery says. Empty between entries of the log.
+#[derive(Clone, PartialEq, Debug, Default, SchemaWrite, SchemaRead)]
+struct Pending {
+    events: Vec<Event>,
+    position: bool,
+    progress: bool,
+    eta: bool,
+    silent: bool,
+    keyframe: bool,
+}
+
+/// Where the driver is, as far as his deliveries need to know.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DriverPosition<'a> {
+    pub shown: &'a ShownPosition,
+    /// As the phone measured it: a courtyard is not on a road.
+    pub measured: Position,
+    pub snapped: Option<OnMap>,
+    pub vehicle: Vehicle,
+}
+
+impl DriverPosition<'_> {
+    fn profile(&self) -> Profile {
+        self.vehicle.into()
+    }
+}
+
+impl TrackedDelivery {
+    /// Takes a delivery over, under a new epoch. What its journal says of this assignment goes out with the first update.
+    pub(crate) fn begin(delivery: Delivery, epoch: Epoch) -> TrackedDelivery {
+        let news = entries_of_assignment(&delivery).iter();
+        let events = news.map(|entry| Event::Journal { entry: entry.clone() }).collect();
+        TrackedDelivery {
+            numbering: Numbering::begin(epoch),
+            stops: Stops::unvisited(delivery.stops.len()),
+            course: Course::default(),
+            arrival: Arrival::default(),
+            silent: None,
+            nearest: None,
+            proposed: Vec::new(),
+            pending: Pending { events, keyframe: true, ..Pending::default() },
+            delivery,
+        }
+    }
+
+    /// Keeps the ledger's part and the numbering alone, as after a failed fold.
+    pub(crate) fn emptied(self, source: Source) -> TrackedDelivery {
+        let mut emptied = TrackedDelivery::begin(self.delivery, self.numbering.epoch());
+        emptied.numbering = self.numbering;
+        emptied.pending.events = vec![Event::FoldFailed { source }];
+        emptied
+    }
+
+    pub(crate) fn begin_epoch(&mut self, epoch: Epoch) {
+        self.numbering = Numbering::begin(epoch);
+        self.pending.keyframe = true;
+    }
+
+    pub(crate) fn epoch(&self) -> Epoch {
+        self.numbering.epoch()
+    }
+
+    pub(crate) fn is_finished(&self) -> bool {
+        self.delivery.state.is_finished()
+    }
+
+    pub(crate) fn is_under_way(&self) -> bool {
+        self.delivery.state == DeliveryState::PickedUp
+    }
+
+    /// Takes a ledger event once; false if it was taken before.
+    pub(crate) fn handle_entry(&mut self, entry: JournalEntry) -> bool {
+        let is_status = matches!(entry.kind, JournalKind::Status { .. });
+        if !self.delivery.handle_entry(entry.clone()) {
+            return false;
+        }
+        self.pending.events.push(Event::Journal { entry });
+        self.pending.keyframe = true;
+        if is_status {
+            self.propose_arriving();
+        }
+        true
+    }
+
+    /// The same delivery again; true if its journal holds entries that are new here.
+    pub(crate) fn handle_again(&mut self, delivery: Delivery) -> bool {
+        let taken = delivery.journal.into_iter().filter(|entry| self.handle_entry(entry.clone()));
+        taken.count() > 0
+    }
+
+    pub(crate) fn add_event(&mut self, event: Event) {
+        self.pending.events.push(event);
+    }
+
+    pub(crate) fn mark_position_changed(&mut self) {
+        self.pending.position = true;
+    }
+
+    pub(crate) fn want_keyframe(&mut self) {
+        self.pending.keyframe = true;
+    }
+
+    /// The planned route is not one for the driver any more.
+    pub(crate) fn forget_plan(&mut self) {
+        self.pending.keyframe |= self.course.forget_plan(); // a plan travels in keyframes only
+    }
+
+    /// An outside router's answer to the request that was made for this stop at this time. False if that plan has been
+    /// replaced since, or if the answer is no route.
+    pub(crate) fn handle_planned(&mut self, epoch: Epoch, stop: u8, made: Time, points: &[PlannedPoint]) -> bool {
+        let is_ahead = self.stops.target(&self.delivery).is_some_and(|(target, _)| target == stop);
+        let is_taken = is_ahead && epoch == self.epoch() && self.course.handle_planned(stop, made, points);
+        self.pending.keyframe |= is_taken; // a plan travels in keyframes only
+        is_taken
+    }
+
+    /// The driver is somewhere new.
+    pub(crate) fn handle_position(&mut self, driver: &DriverPosition<'_>, step: &mut Step<'_>) {
+        self.pending.position = true;
+        self.pass_stops(driver);
+        self.recompute(driver, driver.shown.event_time, step);
+    }
+
+    /// Computes progress and ETA anew from where the driver is.
+    pub(crate) fn recompute(&mut self, driver: &DriverPosition<'_>, now: Time, step: &mut Step<'_>) {
+        let Some((stop, position)) = self.stops.target(&self.delivery).map(|(i, stop)| (i, stop.position)) else {
+            self.course.end();
+            self.set_progress(None);
+            return self.arrival.end(&mut self.pending);
+        };
+        let destination = Destination { delivery: self.delivery.key, epoch: self.epoch(), stop, position };
+        let followed = self.course.follow(destination, driver, now, &mut self.pending, step);
+        let (prediction, progress) = self.course.predict(followed.at, position, driver, step.roads);
+        let leg = self.leg(stop, progress.remaining_m);
+        self.set_progress(Some(Progress { leg, ..progress }));
+        self.watch_distance(stop, progress.remaining_m);
+        if let Some(entered) = self.stops.entered(stop) {
+            return self.arrival.handle_arrived(entered, basis_of(&prediction), stop, &mut self.pending);
+        }
+        self.arrival.handle_prediction(&prediction, stop, followed.is_fresh, now, &mut self.pending);
+        self.propose_minutes(stop, &prediction);
+    }
+
+    /// Time has passed without a fix: the driver stands, so he arrives later.
+    pub(crate) fn handle_time(&mut self, driver: Option<&DriverPosition<'_>>, now: Time, step: &mut Step<'_>) {
+        if let (Some(driver), true, None) = (driver, self.arrival.is_due(now), self.silent) {
+            self.recompute(driver, now, step);
+        }
+    }
+
+    pub(crate) fn handle_silence(&mut self, silent: Option<SilentCause>) {
+        if silent == self.silent {
+            return;
+        }
+        self.silent = silent;
+        self.pending.silent = true;
+        self.pending.events.push(match silent {
+            Some(cause) => Event::Silent { cause },
+            None => Event::HeardAgain,
+        });
+    }
+
+    /// Emits an update if there is anything to say. The last one is emitted in any case: `is_released` means that the
+    /// tracker lets the delivery go.
+    pub(crate) fn flush(&mut self, step: &mut Step<'_>, position: Option<ShownPosition>, is_released: bool) {
+        let pending = std::mem::take(&mut self.pending);
+        let is_last = is_released || self.is_finished();
+        if !(is_last || self.numbering.is_first() || pending.says_anything()) {
+            return;
+        }
+        let body = if pending.keyframe || self.numbering.is_first() {
+            DeliveryBody::Keyframe { view: Box::new(self.view(position)) }
+        } else {
+            DeliveryBody::Changed { changed: self.changed(&pending, position) }
+        };
+        self.numbering.emit(self.delivery.key, pending.events, body, is_last, step);
+    }
+
+    fn view(&self, position: Option<ShownPosition>) -> DeliveryView {
+        DeliveryView {
+            delivery: self.delivery.clone(),
+            position,
+            progress: self.course.progress(),
+            eta: self.arrival.published(),
+            plan: self.course.plan(),
+            silent: self.silent,
+        }
+    }
+
+    fn changed(&self, pending: &Pending, position: Option<ShownPosition>) -> Changed {
+        Changed {
+            position: position.filter(|_| pending.position),
+            progress: pending.progress.then_some(self.course.progress()),
+            eta: pending.eta.then_some(self.arrival.published()),
+            silent: pending.silent.then_some(self.silent),
+            phone_state: None,
+            battery_percent: None,
+        }
+    }
+
+    fn pass_stops(&mut self, driver: &DriverPosition<'_>) {
+        for stop in 0..self.delivery.stops.len() {
+            let passage = self.stops.handle_position(stop, &self.delivery, driver.measured, driver.shown.event_time);
+            match passage {
+                Some(stops::StopPassage::Entered) => {
+                    self.pending.events.push(Event::StopEntered { stop: stop as u8 });
+                    self.propose_arriving();
+                }
+                Some(stops::StopPassage::Left { completes_pickups }) => {
+                    self.pending.events.push(Event::StopLeft { stop: stop as u8 });
+                    if completes_pickups && self.delivery.policy.auto_picked_up {
+                        self.propose(Proposal::PickedUp { stop: stop as u8 });
+                    }
+                }
+                None => {}
+            }
+        }
+    }
+
+    fn propose_arriving(&mut self) {
+        if self.delivery.state != DeliveryState::PickedUp || !self.delivery.policy.auto_arriving {
+            return;
+        }
+        for stop in 0..self.delivery.stops.len() {
+            let is_drop_off = self.delivery.stops[stop].kind == StopKind::DropOff;
+            if is_drop_off && self.stops.is_inside(stop) && !self.stops.is_done(stop) {
+                self.propose(Proposal::Milestone { milestone: Milestone::Arriving, stop: stop as u8 });
+            }
+        }
+    }
+
+    fn propose_minutes(&mut self, stop: u8, prediction: &Prediction) {
+        let is_drop_off = self.delivery.stops[usize::from(stop)].kind == StopKind::DropOff;
+        if is_drop_off && self.is_under_way() && prediction.p50_ms <= FIVE_MINUTES_MS {
+            self.propose(Proposal::Milestone { milestone: Milestone::FiveMinutesAway, stop });
+        }
+    }
+
+    fn propose(&mut self, proposal: Proposal) {
+        if !self.proposed.contains(&proposal) {
+            self.proposed.push(proposal);
+            self.pending.events.push(Event::Proposed { proposal });
+        }
+    }
+
+    fn leg(&self, stop: u8, remaining_m: u32) -> Leg {
+        let is_there = self.stops.is_inside(usize::from(stop));
+        match (self.delivery.stops[usize::from(stop)].kind, is_there) {
+            (StopKind::Pickup, true) => Leg::AtPickup,
+            (StopKind::Pickup, false) => Leg::ToPickup,
+            (StopKind::DropOff, true) => Leg::AtDropOff,
+            (StopKind::DropOff, false) if remaining_m <= ARRIVING_M => Leg::Arriving,
+            (StopKind::DropOff, false) => Leg::ToDropOff,
+        }
+    }
+
+    fn watch_distance(&mut self, stop: u8, remaining_m: u32) {
+        let Some(nearest) = self.nearest.as_mut().filter(|nearest| nearest.stop == stop) else {
+            self.nearest = Some(Nearest { stop, remaining_m, is_published: false });
+            return;
+        };
+        if remaining_m > nearest.remaining_m.saturating_add(AWAY_M) {
+            if !nearest.is_published {
+                nearest.is_published = true;
+                self.pending.events.push(Event::MovingAway);
+            }
+        } else if remaining_m < nearest.remaining_m {
+            *nearest = Nearest { stop, remaining_m, is_published: false };
+        }
+    }
+
+    fn set_progress(&mut self, progress: Option<Progress>) {
+        self.pending.progress |= self.course.set_progress(progress);
+    }
+}
+
+impl Pending {
+    fn says_anything(&self) -> bool {
+        self.keyframe || self.position || self.progress || self.eta || self.silent || !self.events.is_empty()
+    }
+}
+
+/// The journal entries that belong to this assignment: no other tracker publishes them.
+fn entries_of_assignment(delivery: &Delivery) -> &[JournalEntry] {
+    let begins = |entry: &JournalEntry| match entry.kind {
+        JournalKind::Assigned { assignment, .. } => assignment == delivery.assignment,
+        JournalKind::Status { .. } | JournalKind::Milestone { .. } => false,
+    };
+    let is_first = delivery.assignment.0 <= 1;
+    let from = if is_first { 0 } else { delivery.journal.iter().rposition(begins).unwrap_or(delivery.journal.len()) };
+    &delivery.journal[from..]
+}
+
+fn basis_of(prediction: &Prediction) -> EtaBasis {
+    match prediction.basis {
+        Basis::Road => EtaBasis::Road,
+        Basis::StraightLine => EtaBasis::StraightLine,
+    }
+}
+
+const ARRIVING_M: u32 = 300;
+const AWAY_M: u32 = 300;
+const FIVE_MINUTES_MS: u32 = 300_000;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use phone::Clock;
 use phone::driver::{Credential, HttpClients, HttpError};
 use protocol::record::Vehicle;
-use protocol::{DeliveryState, Position};
+use protocol::{DeliveryId, DeliveryState, DriverId, Position};
 use reqwest::{Method, RequestBuilder, StatusCode, Url};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -82,7 +82,7 @@ pub struct StopAt {
 
 #[derive(Deserialize)]
 struct DriverMade {
-    driver: u32,
+    driver: DriverId,
 }
 
 #[derive(Deserialize)]
@@ -92,7 +92,7 @@ struct DeviceMade {
 
 #[derive(Deserialize)]
 struct DeliveryMade {
-    delivery: u64,
+    delivery: DeliveryId,
 }
 
 #[derive(Deserialize)]
@@ -121,7 +121,7 @@ impl Api {
 
     pub async fn create_driver(&self, name: &str, vehicle: Vehicle) -> Result<u32, ApiError> {
         let made: DriverMade = self.post("drivers", json!({ "name": name, "vehicle": vehicle })).await?;
-        Ok(made.driver)
+        Ok(made.driver.0)
     }
 
     pub async fn enrol(&self, driver: u32) -> Result<Credential, ApiError> {
@@ -140,7 +140,7 @@ impl Api {
         let stops = [stop("pickup", pickup), stop("drop_off", drop_off)];
         let body = json!({ "stops": stops, "reference": reference, "driver": driver });
         let made: DeliveryMade = self.post("deliveries", body).await?;
-        Ok(made.delivery)
+        Ok(made.delivery.0)
     }
 
     pub async fn assign(&self, delivery: u64, driver: Option<u32>) -> Result<(), ApiError> {

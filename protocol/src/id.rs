@@ -3,7 +3,8 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::de::{Error as _, Unexpected, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use wincode::{SchemaRead, SchemaWrite};
 
 macro_rules! id {
@@ -16,6 +17,41 @@ macro_rules! id {
         #[serde(transparent)]
         pub struct $name(pub $inner);
 
+        display!($name);
+    };
+}
+
+/// An id that other people's programs keep. In JSON it is text, because it may be above 2^53, where JavaScript rounds
+/// numbers; a number is read as well. In formats that are not for people it is the bare integer.
+macro_rules! public_id {
+    ($(#[$doc:meta])* $name:ident, $inner:ty) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, SchemaWrite, SchemaRead)]
+        pub struct $name(pub $inner);
+
+        display!($name);
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                if serializer.is_human_readable() { serializer.collect_str(&self.0) } else { self.0.serialize(serializer) }
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                if !deserializer.is_human_readable() {
+                    return <$inner>::deserialize(deserializer).map($name);
+                }
+                let number = deserializer.deserialize_any(PublicId)?;
+                let in_range = <$inner>::try_from(number);
+                in_range.map($name).map_err(|_| D::Error::custom(format!("{number} is too large for this id")))
+            }
+        }
+    };
+}
+
+macro_rules! display {
+    ($name:ident) => {
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 self.0.fmt(f)
@@ -24,22 +60,22 @@ macro_rules! id {
     };
 }
 
-id!(
+public_id!(
     /// A customer of ours: a company. Fits 24 bits, because a session record has no more room.
     TenantId,
     u32
 );
-id!(
+public_id!(
     /// Whoever or whatever is tracked, numbered within its tenant.
     DriverId,
     u32
 );
-id!(
+public_id!(
     /// The n-th enrolment of a phone for one driver.
     DeviceNumber,
     u16
 );
-id!(
+public_id!(
     /// A delivery, numbered within its tenant. Never an authorization.
     DeliveryId,
     u64
@@ -74,6 +110,32 @@ id!(
     Offset,
     u64
 );
+
+/// Reads the digits of an id, or a number.
+struct PublicId;
+
+impl Visitor<'_> for PublicId {
+    type Value = u64;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an id: digits in quotes, or a whole number")
+    }
+
+    fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<u64, E> {
+        Ok(number)
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<u64, E> {
+        parse_id(text).ok_or_else(|| E::invalid_value(Unexpected::Str(text), &self))
+    }
+}
+
+/// An id as people and programs write it: its digits and nothing else. One id has one text, so that whoever compares
+/// texts compares ids.
+pub fn parse_id(text: &str) -> Option<u64> {
+    let is_plain = text.bytes().all(|byte| byte.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
+    text.parse().ok().filter(|_| is_plain)
+}
 
 /// The largest tenant number that a session record can carry.
 pub const TENANT_MAX: u32 = (1 << 24) - 1;
@@ -168,3 +230,29 @@ impl std::ops::Deref for KeyBytes {
 }
 
 const KEY_BYTES_MAX: usize = 13;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_text_in_json_and_is_read_as_a_number_too() {
+        let id = DeliveryId((1 << 53) + 1);
+
+        assert_eq!(serde_json::to_string(&id).unwrap(), "\"9007199254740993\"");
+        assert_eq!(serde_json::from_str::<DeliveryId>("\"9007199254740993\"").unwrap(), id);
+        assert_eq!(serde_json::from_str::<DeliveryId>("9007199254740993").unwrap(), id);
+        assert_eq!(serde_json::from_str::<Option<DriverId>>("null").unwrap(), None);
+    }
+
+    #[test]
+    fn what_is_no_id_is_refused() {
+        for text in
+            ["\"\"", "\"07\"", "\"+7\"", "\"-7\"", "\" 7\"", "\"7x\"", "-7", "7.0", "7.5", "1e2", "true", "{}", "[7]"]
+        {
+            assert!(serde_json::from_str::<DeliveryId>(text).is_err(), "{text}");
+        }
+        assert!(serde_json::from_str::<DriverId>("\"4294967296\"").is_err());
+        assert!(serde_json::from_str::<DeviceNumber>("65536").is_err());
+    }
+}

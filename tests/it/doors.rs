@@ -9,7 +9,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::net::UdpSocket;
 
-use crate::harness::{Api, Server, ServerOptions, eventually, now_ms};
+use crate::harness::{Api, Server, ServerOptions, eventually, id_of, now_ms};
 use crate::maps::town;
 
 const ADMIN_KEY: &str = "an operator's key for tests";
@@ -63,7 +63,7 @@ async fn no_tenant_reaches_another_by_any_door() -> Result<()> {
     let made = operator.post("/tenants", json!({"name": "the other"})).await?;
     let theirs = ours.with_token(made["key"].as_str().context("a tenant's key")?);
     let (driver, _) = ours.new_driver("Ana").await?;
-    let delivery = ours.post("/deliveries", json!({"stops": stops(), "driver": driver})).await?["delivery"].clone();
+    let delivery = id_of(&ours.post("/deliveries", json!({"stops": stops(), "driver": driver})).await?, "delivery")?;
 
     for (method, path) in [
         (Method::GET, format!("/deliveries/{delivery}")),
@@ -119,7 +119,7 @@ async fn the_json_door_says_what_is_wrong_and_takes_what_is_right() -> Result<()
 async fn a_delivery_moves_only_as_it_may() -> Result<()> {
     let server = server().await?;
     let api = server.api()?;
-    let delivery = api.post("/deliveries", json!({"stops": stops()})).await?["delivery"].clone();
+    let delivery = id_of(&api.post("/deliveries", json!({"stops": stops()})).await?, "delivery")?;
     let path = format!("/deliveries/{delivery}/status");
 
     let (status, answer) = api.call(Method::POST, &path, Some(json!({"status": "picked_up"}))).await?;

@@ -188,10 +188,15 @@ impl Api {
     }
 
     pub async fn new_driver(&self, name: &str) -> Result<(u64, String)> {
-        let driver = self.post("/drivers", json!({"name": name})).await?["driver"].as_u64().context("a driver")?;
+        let driver = id_of(&self.post("/drivers", json!({"name": name})).await?, "driver")?.parse()?;
         let device = self.post("/devices", json!({"driver": driver})).await?;
         Ok((driver, device["credential"].as_str().context("a credential")?.to_string()))
     }
+}
+
+/// The id that an answer gives under this name, as text.
+pub fn id_of(answer: &Value, name: &str) -> Result<String> {
+    Ok(answer[name].as_str().with_context(|| format!("the {name} of {answer}"))?.to_string())
 }
 
 /// Waits until `check` answers something; tells what it last saw when it never does.

@@ -104,7 +104,7 @@ fn put(map: &Path, place: &Path) -> Result<()> {
 async fn live(api: &Api) -> Result<Vec<u64>> {
     let listed = api.read("/deliveries?live=true&limit=1000").await?;
     let rows = listed["deliveries"].as_array().context("a list of deliveries")?;
-    Ok(rows.iter().filter_map(|row| row["delivery"].as_u64()).collect())
+    Ok(rows.iter().filter_map(|row| row["delivery"].as_str()?.parse().ok()).collect())
 }
 
 /// Everybody who watches a delivery that is under way sees positions come from here on, until it has ended.

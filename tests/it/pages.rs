@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::browser::Browser;
 use crate::fleet::Sim;
-use crate::harness::{Server, ServerOptions};
+use crate::harness::{Server, ServerOptions, id_of};
 use crate::maps::demo_city;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -57,8 +57,8 @@ async fn customer(server: &Server, program: &str) -> Result<()> {
     let api = server.api()?;
     let listed = api.read("/deliveries?live=true").await?;
     let under_way = listed["deliveries"].as_array().context("deliveries")?;
-    let delivery = under_way.iter().find(|d| d["driver"].is_u64()).context("one with a driver")?;
-    let path = format!("/deliveries/{}/token", delivery["delivery"]);
+    let delivery = under_way.iter().find(|d| d["driver"].is_string()).context("one with a driver")?;
+    let path = format!("/deliveries/{}/token", id_of(delivery, "delivery")?);
     let page = api.post(&path, json!({})).await?["links"]["page"].as_str().context("a page")?.to_string();
 
     let mut browser = Browser::start(program, 420, 860).await?;

@@ -13,7 +13,7 @@ use protocol::Position;
 use serde_json::{Value, json};
 
 use crate::browser::Browser;
-use crate::harness::{Api, Server, ServerOptions, WAYFIX, eventually, now_ms};
+use crate::harness::{Api, Server, ServerOptions, WAYFIX, eventually, id_of, now_ms};
 use crate::maps::town;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -168,7 +168,7 @@ impl Way {
 struct Waiting<'a> {
     api: &'a Api,
     device: Api,
-    delivery: Value,
+    delivery: String,
     way: &'a Way,
 }
 
@@ -178,7 +178,7 @@ impl<'a> Waiting<'a> {
         let stop = |kind: &str, position: Position| json!({"kind": kind, "lat": position.lat(), "lng": position.lon()});
         let stops = [stop("pickup", way.line[0]), stop("drop_off", way.line[way.line.len() - 1])];
         let made = api.post("/deliveries", json!({"stops": stops, "driver": driver})).await?;
-        let delivery = made["delivery"].clone();
+        let delivery = id_of(&made, "delivery")?;
         for status in ["accepted", "preparing", "ready", "picked_up"] {
             api.post(&format!("/deliveries/{delivery}/status"), json!({"status": status})).await?;
         }

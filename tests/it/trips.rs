@@ -154,7 +154,7 @@ async fn kill_9_loses_no_acknowledged_fix_and_no_journal_entry() -> Result<()> {
 async fn live_deliveries(api: &Api) -> Result<Vec<u64>> {
     let listed = api.read("/deliveries?live=true&limit=1000").await?;
     let rows = listed["deliveries"].as_array().context("a list of deliveries")?;
-    Ok(rows.iter().filter_map(|row| row["delivery"].as_u64()).collect())
+    Ok(rows.iter().filter_map(|row| row["delivery"].as_str()?.parse().ok()).collect())
 }
 
 async fn watch_all(api: &Api, count: usize) -> Result<BTreeMap<u64, Watch>> {
@@ -243,22 +243,16 @@ async fn history_holds_every_acknowledged_fix_once(server: &Server, api: &Api) -
     Ok(())
 }
 
-/// All of a driver's history; pages overlap in their last moment.
+/// All of a driver's history, page by page.
 async fn trail(api: &Api, driver: u64) -> Result<Vec<Acked>> {
-    let (mut fixes, mut from) = (Vec::new(), 0);
+    let (mut fixes, mut cursor) = (Vec::new(), String::new());
     loop {
-        let page = api.read(&format!("/drivers/{driver}/trail?from={from}&limit=5000")).await?;
-        let next = page["next"].as_i64();
+        let page = api.read(&format!("/drivers/{driver}/trail?from=0&limit=5000{cursor}")).await?;
         for point in page["points"].as_array().context("points")? {
-            let measured_ms = point["measured"].as_i64().context("a time")?;
-            if next != Some(measured_ms) {
-                fixes.push(acked_of(driver, point, measured_ms)?);
-            }
+            fixes.push(acked_of(driver, point, point["measured"].as_i64().context("a time")?)?);
         }
-        match next {
-            Some(next) if next > from => from = next,
-            _ => return Ok(fixes),
-        }
+        let Some(next) = page["next"].as_str() else { return Ok(fixes) };
+        cursor = format!("&cursor={next}");
     }
 }
 

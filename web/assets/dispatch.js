@@ -48,6 +48,9 @@ function look(driver) {
   return state.line && driver.freshness === "live" && age < 30000 ? "live" : "last_seen";
 }
 
+/** Ids are text of digits, because they may be above what JavaScript counts to. */
+const byNumber = (a, b) => a.length - b.length || (a < b ? -1 : a > b ? 1 : 0);
+
 let drawing = 0;
 function dirty() { drawing ||= setTimeout(() => { drawing = 0; draw(); }, 250); }
 
@@ -71,7 +74,7 @@ function draw() {
   byId("line").className = `badge ${state.line ? "live" : "lost"}`;
   byId("line").textContent = state.line ? "Live" : "Reconnecting";
   const wanted = byId("filter").value.trim().toLowerCase();
-  const rows = [...state.deliveries.values()].filter((d) => !wanted || words(d).includes(wanted)).sort((a, b) => a.delivery - b.delivery).slice(0, 400).map(row);
+  const rows = [...state.deliveries.values()].filter((d) => !wanted || words(d).includes(wanted)).sort((a, b) => byNumber(a.delivery, b.delivery)).slice(0, 400).map(row);
   byId("rows").replaceChildren(...(rows.length ? rows : [make("li", { className: "empty", textContent: wanted ? "Nothing fits." : "No delivery is under way." })]));
 }
 
@@ -155,7 +158,7 @@ function assigning(view) {
   const select = make("select", { className: "field small", ariaLabel: "Driver" }, make("option", { value: "", textContent: "No driver" }),
     ...[...state.names].map(([id, text]) => make("option", { value: id, textContent: text })));
   select.value = view.driver ?? "";
-  select.onchange = () => attempt(() => api(`/deliveries/${view.delivery}/assign`, { method: "POST", body: { driver: select.value ? Number(select.value) : null } }));
+  select.onchange = () => attempt(() => api(`/deliveries/${view.delivery}/assign`, { method: "POST", body: { driver: select.value || null } }));
   return select;
 }
 
@@ -229,8 +232,11 @@ async function driveYourself() {
 
 async function enter(key) {
   state.key = key;
-  const { drivers } = await api("/drivers?limit=1000");
-  for (const driver of drivers) state.names.set(driver.driver, driver.name);
+  for (let cursor = ""; cursor != null;) {
+    const page = await api(`/drivers?limit=1000&cursor=${cursor}`);
+    for (const driver of page.drivers) state.names.set(driver.driver, driver.name);
+    cursor = page.next;
+  }
   sessionStorage.setItem("wayfix.key", key);
   byId("enter").hidden = true;
   byId("dispatch").hidden = false;

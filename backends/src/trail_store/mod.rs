@@ -26,7 +26,8 @@ impl TrailStoreError {
 }
 
 /// What part of a trail is wanted: measured from `from` (inclusive) to `until` (exclusive), oldest first, at most
-/// `TRAIL_MAX` whatever limit it names.
+/// `TRAIL_MAX` whatever limit it names. Those measured at one moment come in the same order each time: lists in pages go
+/// on in the middle of a moment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TrailQuery {
     pub from: Time,

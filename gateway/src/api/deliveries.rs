@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Api;
 use super::auth::OfTenant;
+use super::cursor::{self, Cursor, List};
 use super::input::{DeliveryPath, Input, Params, checked_text, impossible};
 use super::links::{Base, Links, SecureDoor};
 use super::problem::Problem;
@@ -183,7 +184,7 @@ pub(crate) struct ListQuery {
     #[serde(default)]
     live: bool,
     #[serde(default)]
-    after: u64,
+    cursor: Cursor,
     driver: Option<u32>,
     limit: Option<u32>,
 }
@@ -191,9 +192,9 @@ pub(crate) struct ListQuery {
 #[derive(Debug, Serialize)]
 struct DeliveriesOut {
     deliveries: Vec<DeliveryOut>,
-    /// What to ask for next as `after`; absent at the end.
+    /// What to ask for next as `cursor`; absent at the end.
     #[serde(skip_serializing_if = "Option::is_none")]
-    next: Option<DeliveryId>,
+    next: Option<String>,
 }
 
 pub(crate) async fn list(
@@ -202,17 +203,16 @@ pub(crate) async fn list(
     Params(query): Params<ListQuery>,
 ) -> Result<impl IntoResponse, Problem> {
     let limit = checked_limit(query.limit)?;
-    if i64::try_from(query.after).is_err() {
-        return Ok(Json(DeliveriesOut { deliveries: Vec::new(), next: None }));
-    }
+    let [after] = query.cursor.read(List::Deliveries)?.unwrap_or_default();
     let filter = DeliveryFilter {
-        after: DeliveryId(query.after),
+        after: DeliveryId(after.min(i64::MAX as u64)),
         is_live: query.live,
         driver: query.driver.map(DriverId),
         limit,
     };
     let deliveries = api.ledger.deliveries(tenant, filter).await?;
-    let next = deliveries.last().filter(|_| deliveries.len() >= limit as usize).map(|last| last.key.delivery);
+    let last = deliveries.last().filter(|_| deliveries.len() >= limit as usize);
+    let next = last.map(|last| cursor::write(List::Deliveries, [last.key.delivery.0]));
     Ok(Json(DeliveriesOut { deliveries: deliveries.into_iter().map(DeliveryOut::from).collect(), next }))
 }
 

@@ -10,6 +10,7 @@ use backends::ledger::Idempotency;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::request::Parts;
 use http::{HeaderMap, Request};
+use protocol::id::parse_id;
 use protocol::{DeliveryId, DeviceNumber, DriverId};
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
@@ -103,7 +104,7 @@ impl FromRequestParts<Api> for DeliveryPath {
 
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Problem> {
         let Path(text) = Path::<String>::from_request_parts(parts, api).await.map_err(|_| Problem::no_delivery())?;
-        let id = text.parse().ok().filter(|id| i64::try_from(*id).is_ok()).ok_or_else(Problem::no_delivery)?;
+        let id = parse_id(&text).filter(|id| i64::try_from(*id).is_ok()).ok_or_else(Problem::no_delivery)?;
         Ok(DeliveryPath(DeliveryId(id)))
     }
 }
@@ -117,7 +118,8 @@ impl FromRequestParts<Api> for DriverPath {
 
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Problem> {
         let Path(text) = Path::<String>::from_request_parts(parts, api).await.map_err(|_| Problem::no_driver())?;
-        Ok(DriverPath(DriverId(text.parse().map_err(|_| Problem::no_driver())?)))
+        let id = parse_id(&text).and_then(|id| u32::try_from(id).ok()).ok_or_else(Problem::no_driver)?;
+        Ok(DriverPath(DriverId(id)))
     }
 }
 
@@ -132,7 +134,9 @@ impl FromRequestParts<Api> for DevicePath {
         let none = || Problem::new(ProblemKind::NotFound, "no such device is known under this token");
         let path = Path::<(String, String)>::from_request_parts(parts, api).await;
         let Path((driver, device)) = path.map_err(|_| none())?;
-        Ok(DevicePath(DriverId(driver.parse().map_err(|_| none())?), DeviceNumber(device.parse().map_err(|_| none())?)))
+        let driver = parse_id(&driver).and_then(|id| u32::try_from(id).ok()).ok_or_else(none)?;
+        let device = parse_id(&device).and_then(|id| u16::try_from(id).ok()).ok_or_else(none)?;
+        Ok(DevicePath(DriverId(driver), DeviceNumber(device)))
     }
 }
 

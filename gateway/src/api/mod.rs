@@ -3,6 +3,7 @@
 
 mod auth;
 pub(crate) mod contract;
+mod cursor;
 mod deliveries;
 mod input;
 pub mod links;

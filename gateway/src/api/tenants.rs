@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Api;
 use super::auth::{OfOperator, OfTenant};
+use super::cursor::{self, Cursor, List};
 use super::input::{DevicePath, DriverPath, Input, Params, checked_text, impossible};
 use super::problem::{Problem, ProblemKind};
 
@@ -135,16 +136,16 @@ pub(crate) async fn change_driver(
 #[derive(Debug, Deserialize)]
 pub(crate) struct Page {
     #[serde(default)]
-    after: u32,
+    cursor: Cursor,
     limit: Option<u32>,
 }
 
 #[derive(Debug, Serialize)]
 struct DriversOut {
     drivers: Vec<DriverOut>,
-    /// What to ask for next as `after`; absent at the end.
+    /// What to ask for next as `cursor`; absent at the end.
     #[serde(skip_serializing_if = "Option::is_none")]
-    next: Option<DriverId>,
+    next: Option<String>,
 }
 
 pub(crate) async fn list_drivers(
@@ -153,8 +154,11 @@ pub(crate) async fn list_drivers(
     Params(page): Params<Page>,
 ) -> Result<impl IntoResponse, Problem> {
     let limit = checked_limit(page.limit)?;
-    let drivers = api.registry.drivers(tenant, DriverId(page.after), limit).await?;
-    let next = drivers.last().filter(|_| drivers.len() >= limit as usize).map(|driver| driver.id);
+    let [after] = page.cursor.read(List::Drivers)?.unwrap_or_default();
+    let after = DriverId(u32::try_from(after).unwrap_or(u32::MAX));
+    let drivers = api.registry.drivers(tenant, after, limit).await?;
+    let last = drivers.last().filter(|_| drivers.len() >= limit as usize);
+    let next = last.map(|driver| cursor::write(List::Drivers, [u64::from(driver.id.0)]));
     Ok(Json(DriversOut { drivers: drivers.into_iter().map(DriverOut::from).collect(), next }))
 }
 

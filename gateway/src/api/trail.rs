@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use backends::trail_store::TrailQuery;
+use backends::trail_store::{TRAIL_MAX, TrailQuery};
 use geojson::{Feature, FeatureCollection, Geometry};
 use http::HeaderMap;
 use http::header::{ACCEPT, CONTENT_TYPE};
@@ -17,6 +17,7 @@ use time::format_description::well_known::Rfc3339;
 
 use super::Api;
 use super::auth::OfTenant;
+use super::cursor::{self, Cursor, List};
 use super::input::{DeliveryPath, DriverPath, Params};
 use super::problem::{Problem, ProblemKind};
 
@@ -28,6 +29,8 @@ pub(crate) struct TrailParams {
     #[serde(default, deserialize_with = "moment")]
     until: Option<Time>,
     limit: Option<u32>,
+    #[serde(default)]
+    cursor: Cursor,
     format: Option<Format>,
 }
 
@@ -104,9 +107,9 @@ impl From<&Breadcrumb> for TrailPoint {
 #[derive(Debug, Serialize)]
 struct TrailOut {
     points: Vec<TrailPoint>,
-    /// What to ask for next as `from`; absent at the end.
+    /// What to ask for next as `cursor`; absent at the end.
     #[serde(skip_serializing_if = "Option::is_none")]
-    next: Option<Time>,
+    next: Option<String>,
 }
 
 pub(crate) async fn of_delivery(
@@ -117,10 +120,10 @@ pub(crate) async fn of_delivery(
     Params(params): Params<TrailParams>,
 ) -> Result<Response, Problem> {
     let key = DeliveryKey { tenant, delivery };
-    let query = checked_query(&params, Time(0))?;
+    let page = Page::of(&params, Time(0))?;
     api.ledger.delivery(key).await?.ok_or_else(Problem::no_delivery)?;
-    let breadcrumbs = api.trail_store.delivery_trail(key, query).await?;
-    respond(breadcrumbs, query, &params, &headers)
+    let breadcrumbs = api.trail_store.delivery_trail(key, page.query()).await?;
+    respond(page.cut(breadcrumbs), &params, &headers)
 }
 
 pub(crate) async fn of_driver(
@@ -130,28 +133,66 @@ pub(crate) async fn of_driver(
     headers: HeaderMap,
     Params(params): Params<TrailParams>,
 ) -> Result<Response, Problem> {
-    let query = checked_query(&params, api.now() - DAY)?;
+    let page = Page::of(&params, api.now() - DAY)?;
     api.registry.driver(tenant, driver).await?;
-    let breadcrumbs = api.trail_store.driver_trail(DriverKey { tenant, driver }, query).await?;
-    respond(breadcrumbs, query, &params, &headers)
+    let breadcrumbs = api.trail_store.driver_trail(DriverKey { tenant, driver }, page.query()).await?;
+    respond(page.cut(breadcrumbs), &params, &headers)
 }
 
-fn checked_query(params: &TrailParams, from: Time) -> Result<TrailQuery, Problem> {
-    let limit = params.limit.unwrap_or(POINTS_DEFAULT);
-    if !(1..=POINTS_MAX).contains(&limit) {
-        return Err(Problem::new(ProblemKind::BadRequest, format!("limit is between 1 and {POINTS_MAX}")));
+/// A page of a trail. Several fixes may have been measured at one moment, so a page goes on from a moment and the number
+/// of its fixes that earlier pages gave: the store gives those of one moment always in one order.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Page {
+    from: Time,
+    /// How many fixes of the moment `from` came on earlier pages.
+    given: u32,
+    until: Time,
+    limit: u32,
+}
+
+impl Page {
+    fn of(params: &TrailParams, from: Time) -> Result<Page, Problem> {
+        let limit = params.limit.unwrap_or(POINTS_DEFAULT);
+        if !(1..=POINTS_MAX).contains(&limit) {
+            return Err(Problem::new(ProblemKind::BadRequest, format!("limit is between 1 and {POINTS_MAX}")));
+        }
+        let until = params.until.unwrap_or(TIME_MAX);
+        let Some([moment, given]) = params.cursor.read(List::Trail)? else {
+            return Ok(Page { from: params.from.unwrap_or(from), given: 0, until, limit });
+        };
+        let moment = Time(moment.cast_signed().clamp(-TIME_MAX.0, TIME_MAX.0));
+        Ok(Page { from: moment, given: u32::try_from(given).unwrap_or(TRAIL_MAX).min(TRAIL_MAX), until, limit })
     }
-    let until = params.until.unwrap_or(Time(i64::MAX / 2));
-    Ok(TrailQuery { from: params.from.unwrap_or(from), until, limit })
+
+    /// One more than the page holds says whether there is another.
+    fn query(self) -> TrailQuery {
+        TrailQuery { from: self.from, until: self.until, limit: self.given + self.limit + 1 }
+    }
+
+    /// What belongs on the page, and the cursor of the next.
+    fn cut(self, mut breadcrumbs: Vec<Breadcrumb>) -> (Vec<Breadcrumb>, Option<String>) {
+        let measured = |breadcrumb: &Breadcrumb| breadcrumb.record.fix.measured.to_time();
+        let before = breadcrumbs.iter().take(self.given as usize).take_while(|one| measured(one) <= self.from).count();
+        let mut page = breadcrumbs.split_off(before);
+        if page.len() <= self.limit as usize {
+            return (page, None);
+        }
+        page.truncate(self.limit as usize);
+        let next = page.last().map(|last| {
+            let moment = measured(last);
+            let on_page = page.iter().rev().take_while(|one| measured(one) == moment).count();
+            let earlier = if moment <= self.from { before } else { 0 };
+            cursor::write(List::Trail, [moment.0.cast_unsigned(), (on_page + earlier) as u64])
+        });
+        (page, next)
+    }
 }
 
 fn respond(
-    mut breadcrumbs: Vec<Breadcrumb>,
-    query: TrailQuery,
+    (breadcrumbs, next): (Vec<Breadcrumb>, Option<String>),
     params: &TrailParams,
     headers: &HeaderMap,
 ) -> Result<Response, Problem> {
-    let next = cut_page(&mut breadcrumbs, query.limit as usize);
     let accepts_geojson =
         headers.get(ACCEPT).and_then(|value| value.to_str().ok()).is_some_and(|accept| accept.contains(GEOJSON));
     let format = params.format.unwrap_or(if accepts_geojson { Format::GeoJson } else { Format::Json });
@@ -163,26 +204,11 @@ fn respond(
             let features = breadcrumbs.iter().map(feature).collect();
             let mut collection = FeatureCollection { bbox: None, features, foreign_members: None };
             if let Some(next) = next {
-                collection.foreign_members = Some([("next".to_string(), Value::from(next.0))].into_iter().collect());
+                collection.foreign_members = Some([("next".to_string(), Value::from(next))].into_iter().collect());
             }
             Ok(([(CONTENT_TYPE, GEOJSON)], collection.to_string()).into_response())
         }
     }
-}
-
-/// A full page ends before the last moment on it, so that the next page can begin there and repeats nothing. Where one
-/// moment fills the page it is given whole as far as it goes, and the next begins after it.
-fn cut_page(breadcrumbs: &mut Vec<Breadcrumb>, limit: usize) -> Option<Time> {
-    if breadcrumbs.len() < limit {
-        return None;
-    }
-    let last = breadcrumbs.last()?.record.fix.measured;
-    let keep = breadcrumbs.partition_point(|breadcrumb| breadcrumb.record.fix.measured < last);
-    if keep == 0 {
-        return Some(Time(last.to_time().0.saturating_add(100)));
-    }
-    breadcrumbs.truncate(keep);
-    Some(last.to_time())
 }
 
 fn feature(breadcrumb: &Breadcrumb) -> Feature {
@@ -209,4 +235,6 @@ fn moment<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Time>, D:
 const GEOJSON: &str = "application/geo+json";
 const POINTS_DEFAULT: u32 = 1000;
 const POINTS_MAX: u32 = 10_000;
+/// Far beyond every time that a phone can say, and far from an overflow.
+const TIME_MAX: Time = Time(i64::MAX / 2);
 const DAY: std::time::Duration = std::time::Duration::from_secs(24 * 3600);

@@ -351,7 +351,7 @@ fn a_map_is_told_who_comes_into_its_viewport_and_who_leaves_it() {
 
     assert_eq!(first.drivers.iter().map(|frame| frame.driver.0).collect::<Vec<_>>(), [1]);
     assert_eq!(kinds(&crossed), ["left", "driver"]);
-    assert_eq!((&crossed[0]["driver"], &crossed[1]["driver"]), (&1.into(), &2.into()));
+    assert_eq!((&crossed[0]["driver"], &crossed[1]["driver"]), (&"1".into(), &"2".into()));
     assert_eq!(kinds(&widened), ["driver", "driver"]);
 }
 

@@ -110,6 +110,9 @@ fn check(document: &Value, schema: &Value, value: &Value, place: &str) {
     if let Some(choices) = schema.get("enum").and_then(Value::as_array) {
         assert!(choices.contains(value), "{place} is {value}");
     }
+    if let Some(name) = schema.get("type").and_then(Value::as_str) {
+        assert!(is_of_type(value, name), "{place} is no {name}: {value}");
+    }
     if let Some(items) = schema.get("items") {
         let values = value.as_array().unwrap_or_else(|| panic!("{place} is no list: {value}"));
         values.iter().enumerate().for_each(|(n, item)| check(document, items, item, &format!("{place}[{n}]")));
@@ -129,6 +132,19 @@ fn check(document: &Value, schema: &Value, value: &Value, place: &str) {
     }
     for required in parts.iter().flat_map(|part| part["required"].as_array().into_iter().flatten()) {
         assert!(fields.contains_key(required.as_str().unwrap()), "{place} has no {required}");
+    }
+}
+
+fn is_of_type(value: &Value, name: &str) -> bool {
+    match name {
+        "string" => value.is_string(),
+        "integer" => value.is_i64() || value.is_u64(),
+        "number" => value.is_number(),
+        "boolean" => value.is_boolean(),
+        "array" => value.is_array(),
+        "object" => value.is_object(),
+        "null" => value.is_null(),
+        _ => panic!("no type of JSON is called {name}"),
     }
 }
 

@@ -93,7 +93,7 @@ async fn a_path_or_a_query_that_names_nothing_is_a_problem() {
         assert_eq!(server.get(&format!("/api/v1/tracking/{path}/status"), &tenant.key).await.0, 404, "{path}");
         assert_eq!(server.get(&format!("/api/v1/tracking/{path}/events"), &tenant.key).await.0, 404, "{path}");
     }
-    let queries = ["/api/v1/deliveries?limit=0", "/api/v1/deliveries?after=x", "/api/v1/deliveries?live=perhaps"];
+    let queries = ["/api/v1/deliveries?limit=0", "/api/v1/deliveries?cursor=x", "/api/v1/deliveries?live=perhaps"];
     for path in queries {
         let (status, problem) = server.get(path, &tenant.key).await;
         assert_eq!((status, problem["status"].as_u64()), (400, Some(400)), "{path}");

@@ -118,7 +118,7 @@ async fn an_enrolment_for_another_tenants_driver_is_refused() {
 
     let enrolled = server.post("/api/v1/devices", theirs, json!({"driver": ours.driver})).await;
     let (_, made) = server.post("/api/v1/deliveries", theirs, two_stops()).await;
-    let path = format!("/api/v1/deliveries/{}/assign", made["delivery"]);
+    let path = format!("/api/v1/deliveries/{}/assign", text(&made["delivery"]));
     let assigned = server.post(&path, theirs, json!({"driver": ours.driver})).await;
 
     assert_eq!((enrolled.0, assigned.0), (422, 422), "{enrolled:?} {assigned:?}");
@@ -170,7 +170,7 @@ async fn a_customers_token_opens_its_own_delivery_and_no_other_of_the_same_tenan
     let (_, other) = server.post("/api/v1/deliveries", &ours.key, two_stops()).await;
 
     let own = server.get(&format!("/api/v1/tracking/{}/status", ours.delivery.delivery), &ours.token).await;
-    let others = server.get(&format!("/api/v1/tracking/{}/status", other["delivery"]), &ours.token).await;
+    let others = server.get(&format!("/api/v1/tracking/{}/status", text(&other["delivery"])), &ours.token).await;
     let none = server.get("/api/v1/tracking/999999/status", &ours.token).await;
 
     assert_eq!((own.0, others.0, none.0), (200, 404, 404));
@@ -188,8 +188,12 @@ async fn what_another_tenant_has_and_what_nobody_has_are_the_same_answer() {
     assert_eq!(server.post("/api/v1/deliveries", &ours.key, body).await.0, 201);
 
     for path in ["", "/trail"] {
-        let others = server.get(&format!("/api/v1/deliveries/4711{path}"), &theirs.key).await;
-        let nobodys = server.get(&format!("/api/v1/deliveries/4712{path}"), &theirs.key).await;
+        let mut others = server.get(&format!("/api/v1/deliveries/4711{path}"), &theirs.key).await;
+        let mut nobodys = server.get(&format!("/api/v1/deliveries/4712{path}"), &theirs.key).await;
+        // Every answer has an id of its own.
+        for answer in [&mut others.1, &mut nobodys.1] {
+            assert!(answer.as_object_mut().unwrap().remove("request_id").is_some());
+        }
         assert_eq!(others, nobodys);
     }
 }

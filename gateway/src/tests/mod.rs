@@ -207,14 +207,14 @@ impl Server {
         assert_eq!(status, 201, "{device}");
         let (status, made) = self.post("/api/v1/deliveries", &key, two_stops()).await;
         assert_eq!(status, 201, "{made}");
-        let id = TenantId(tenant["tenant"].as_u64().unwrap() as u32);
+        let id = TenantId(number(&tenant["tenant"]) as u32);
         Tenant {
             id,
             key,
-            driver: DriverId(driver["driver"].as_u64().unwrap() as u32),
-            device: device["device"].as_u64().unwrap() as u16,
+            driver: DriverId(number(&driver["driver"]) as u32),
+            device: number(&device["device"]) as u16,
             credential: device["credential"].as_str().unwrap().to_string(),
-            delivery: DeliveryKey { tenant: id, delivery: DeliveryId(made["delivery"].as_u64().unwrap()) },
+            delivery: DeliveryKey { tenant: id, delivery: DeliveryId(number(&made["delivery"])) },
             token: made["token"].as_str().unwrap().to_string(),
         }
     }
@@ -508,3 +508,12 @@ impl World {
 const ADMIN_KEY: &str = "the-operator-s-key-of-the-tests";
 const PATIENCE: Duration = Duration::from_secs(20);
 const DOOR_GRACE: Duration = Duration::from_secs(15);
+
+/// An id as answers give it.
+fn text(id: &Value) -> &str {
+    id.as_str().expect("ids are text")
+}
+
+fn number(id: &Value) -> u64 {
+    text(id).parse().expect("ids are digits")
+}

@@ -103,7 +103,7 @@ async fn who_watches_a_partition_that_goes_to_another_gateway_is_told_to_come_ba
     let tenant = first.tenant("ours").await;
     for _ in 0..12 {
         let (_, made) = first.post("/api/v1/deliveries", &tenant.key, two_stops()).await;
-        let path = format!("/api/v1/tracking/{}/connect", made["delivery"]);
+        let path = format!("/api/v1/tracking/{}/connect", text(&made["delivery"]));
         let mut socket = first.socket(&path, &tenant.key).await;
         socket.frame().await;
         sockets.push(socket);

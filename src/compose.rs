@@ -16,9 +16,10 @@ use anyhow::{Context, Result, bail};
 use axum::{Extension, Router};
 use backends::route_service::{self, RouterConfig, RouterConfigError, RouterSettings};
 use daemon::admin::{self, Readiness};
+use daemon::descriptors::raise_limit;
 use daemon::meter::Exposition;
 use daemon::serve::{Listener, ServeLimits, serve};
-use daemon::{Clock, Drain, Meter};
+use daemon::{Clock, Drain, Meter, Signals};
 use gateway::{GatewayParts, SecureDoor, TileSource};
 use processor::{Processor, ProcessorParts, RouteServiceConfig};
 use protocol::session::EdgeAddress;
@@ -44,8 +45,6 @@ pub struct Running {
 /// Everything, running.
 pub struct Whole {
     pub running: Running,
-    /// Told that the map's file is to be looked at now.
-    pub look_at_map: Arc<Notify>,
     stores: Stores,
     stages: Stages,
     whole: Drain,
@@ -66,6 +65,16 @@ impl Stages {
         let part = || whole.part();
         Stages { doors: part(), edge: part(), relay: part(), processor: part(), gateway: part(), upkeep: part() }
     }
+
+    /// One after the other; false if some part had not ended in time.
+    async fn stop(&self) -> bool {
+        let Stages { doors, edge, relay, processor, gateway, upkeep } = self;
+        let mut has_ended = true;
+        for stage in [doors, edge, relay, processor, gateway, upkeep] {
+            has_ended &= stage.stop(STAGE_GRACE).await;
+        }
+        has_ended
+    }
 }
 
 /// What every part is handed.
@@ -77,19 +86,32 @@ struct Ground {
 }
 
 impl Whole {
-    pub async fn start(settings: Settings) -> Result<Whole> {
+    /// None: it was told to stop before it was up.
+    pub async fn start(settings: Settings, signals: &Signals) -> Result<Option<Whole>> {
         let whole = Drain::default();
         let (meter, exposition) = Meter::prometheus();
         let clock = settings.clock()?;
-        let ground = Ground { clock, meter, readiness: Readiness::default(), look_at_map: Arc::default() };
+        let ground = Ground { clock, meter, readiness: Readiness::default(), look_at_map: signals.look_again.clone() };
         let stages = Stages::of(&whole);
-        let stores = Stores::open(&settings, &ground.clock, &ground.meter, &stages.upkeep).await?;
-        let look_at_map = ground.look_at_map.clone();
-        let started = start_roles(&settings, &stores, &ground, &stages, &exposition, &whole).await;
+        let opening = Stores::open(&settings, &ground.clock, &ground.meter, &stages.upkeep);
+        let stores = tokio::select! {
+            opened = opening => opened?,
+            () = signals.stop.cancelled() => return Ok(None),
+        };
+        let started = tokio::select! {
+            started = start_roles(&settings, &stores, &ground, &stages, &exposition) => started.map(Some),
+            () = signals.stop.cancelled() => Ok(None),
+        };
         match started {
-            Ok(running) => Ok(Whole { running, look_at_map, stores, stages, whole }),
+            Ok(Some(running)) => Ok(Some(Whole { running, stores, stages, whole })),
+            Ok(None) => {
+                info!("told to stop before all was up");
+                stages.stop().await;
+                stores.close().await;
+                Ok(None)
+            }
             Err(error) => {
-                whole.stop(STAGE_GRACE).await;
+                stages.stop().await;
                 stores.close().await;
                 Err(error)
             }
@@ -100,14 +122,10 @@ impl Whole {
     pub async fn until_stopped(self, stop: impl Future<Output = Result<()>>) -> Result<()> {
         tokio::select! {
             outcome = stop => outcome?,
-            () = self.whole.token().cancelled() => {}
+            () = self.whole.failed().cancelled() => {}
         }
         info!("stopping");
-        let Stages { doors, edge, relay, processor, gateway, upkeep } = self.stages;
-        let mut has_ended = true;
-        for stage in [doors, edge, relay, processor, gateway, upkeep] {
-            has_ended &= stage.stop(STAGE_GRACE).await;
-        }
+        let has_ended = self.stages.stop().await;
         self.stores.close().await;
         if let Some(failure) = self.whole.failure() {
             bail!("{failure}");
@@ -126,7 +144,6 @@ async fn start_roles(
     ground: &Ground,
     stages: &Stages,
     exposition: &Exposition,
-    whole: &Drain,
 ) -> Result<Running> {
     let Ground { clock, meter, readiness, look_at_map } = ground;
     let key_file = first_tenant(settings, stores, clock).await?;
@@ -164,8 +181,9 @@ async fn start_roles(
         stages.processor.spawn("map watch", watch.run(stages.processor.clone()));
     }
     let router = gateway.router.merge(edge.http_router);
-    let admin = admin::router(readiness.clone(), exposition.clone(), whole.token().clone());
-    let (http, https, admin) = doors.open(router, admin, meter, stages)?;
+    let admin = admin::router(readiness.clone(), exposition.clone(), stages.doors.token().clone());
+    let limits = settings.connections.check(raise_limit()).map_err(|error| SettingsError::Role(error.to_string()))?;
+    let (http, https, admin) = doors.open(router, admin, &limits, meter, stages)?;
     Ok(Running { http, https, admin, udp: edge.udp_addr, key_file })
 }
 
@@ -256,19 +274,19 @@ impl Doors {
         self,
         router: Router,
         admin: Router,
+        limits: &ServeLimits,
         meter: &Meter,
         stages: &Stages,
     ) -> Result<(Option<SocketAddr>, Option<SocketAddr>, Option<SocketAddr>)> {
-        let limits = ServeLimits::default();
         let mut addresses = [None, None, None];
         let secure = router.clone().layer(Extension(SecureDoor));
         let doors = [
-            ("http door", self.http, router, &stages.doors),
-            ("https door", self.https, secure, &stages.doors),
-            // Health can be asked for until the last.
-            ("admin door", self.admin, admin, &stages.upkeep),
+            ("http door", self.http, router, limits.clone(), &stages.doors),
+            ("https door", self.https, secure, limits.clone(), &stages.doors),
+            // Health can be asked for until the last, whoever holds all other connections.
+            ("admin door", self.admin, admin, limits.reserved(), &stages.upkeep),
         ];
-        for (place, (name, listener, router, drain)) in addresses.iter_mut().zip(doors) {
+        for (place, (name, listener, router, limits, drain)) in addresses.iter_mut().zip(doors) {
             let Some(listener) = listener else { continue };
             *place = Some(listener.local_addr()?);
             serve(name, listener, router, limits, meter, drain);

@@ -6,6 +6,7 @@ use std::process::Stdio;
 use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail};
+use daemon::Signals;
 use maps::import::ImportOptions;
 use tokio::process::{Child, Command};
 
@@ -41,26 +42,26 @@ pub fn run(options: &Options) -> Result<()> {
     }
     let settings = settings(options, &map)?;
     daemon::logging::start(settings.logging.format, "warn");
-    up::runtime()?.block_on(async {
-        let whole = Whole::start(settings).await?;
+    let signals = Signals::listen()?;
+    up::run_to_end(async {
+        let Some(whole) = Whole::start(settings, &signals).await? else { return Ok(()) };
         let key = std::fs::read_to_string(&whole.running.key_file).context("read the tenant's key")?;
         let mut fleet = fleet(options, &map, &whole.running)?;
         eprintln!("{}", invitation(options, &whole.running, key.trim()));
-        let outcome = whole.until_stopped(told_to_stop_or_fleet_over(&mut fleet)).await;
+        let outcome = whole.until_stopped(told_to_stop_or_fleet_over(&signals, &mut fleet)).await;
         fleet.kill().await.ok();
         outcome
     })
 }
 
 /// Recorded trips come to an end; the server stays for those who look at it.
-async fn told_to_stop_or_fleet_over(fleet: &mut Child) -> Result<()> {
-    let stop = up::told_to_stop();
-    tokio::pin!(stop);
+async fn told_to_stop_or_fleet_over(signals: &Signals, fleet: &mut Child) -> Result<()> {
     tokio::select! {
-        outcome = &mut stop => return outcome,
+        () = signals.stop.cancelled() => return Ok(()),
         ended = fleet.wait() => eprintln!("the fleet ended ({}); Ctrl-C stops the server", ended.context("wait for the fleet")?),
     }
-    stop.await
+    signals.stop.cancelled().await;
+    Ok(())
 }
 
 fn settings(options: &Options, map: &Path) -> Result<Settings> {

@@ -10,6 +10,7 @@ use clap::Subcommand;
 use daemon::Clock;
 use daemon::clock::Scale;
 use daemon::logging::LogFormat;
+use daemon::serve::ConnectionSettings;
 use serde::{Deserialize, Serialize};
 
 use crate::output::Standard;
@@ -31,6 +32,8 @@ pub struct Settings {
     pub https: DoorSettings,
     /// Health and metrics.
     pub admin: DoorSettings,
+    /// What the HTTP doors grant their peers.
+    pub connections: ConnectionSettings,
     pub record_log: RecordLogSettings,
     pub edge: edge::EdgeSettings,
     pub processor: processor::ProcessorSettings,
@@ -117,6 +120,7 @@ impl Default for Settings {
             http: DoorSettings { listen: Some(SocketAddr::from(([127, 0, 0, 1], 8080))) },
             https: DoorSettings::default(),
             admin: DoorSettings { listen: Some(SocketAddr::from(([127, 0, 0, 1], 9464))) },
+            connections: ConnectionSettings::default(),
             record_log: RecordLogSettings::default(),
             edge: edge::EdgeSettings::default(),
             processor: processor::ProcessorSettings::default(),
@@ -191,6 +195,7 @@ impl Settings {
         if !(1..=1024).contains(&partitions) {
             return Err(SettingsError::Partitions(partitions));
         }
+        self.connections.check(u64::MAX).map_err(|error| SettingsError::Role(error.to_string()))?;
         Ok(())
     }
 }

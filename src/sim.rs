@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use daemon::{Clock, Scale};
+use daemon::{Clock, Scale, Signals};
 use fleet::replay::{self, ReplayOptions};
 use fleet::sim::{self, SimOptions};
 use fleet::{Conditions, FleetOptions, Report, TenantKey};
@@ -96,7 +96,8 @@ pub fn simulate(arguments: &SimArguments) -> Result<()> {
     options.vehicles.clone_from(&arguments.vehicles);
     options.interval = Duration::from_secs(arguments.every.max(1));
     options.duration = arguments.fleet.duration.map(Duration::from_secs);
-    let report = up::runtime()?.block_on(sim::run(options, told_to_stop())).context("drive")?;
+    let signals = Signals::listen()?;
+    let report = up::runtime()?.block_on(sim::run(options, told_to_stop(signals))).context("drive")?;
     print(&report)
 }
 
@@ -108,7 +109,8 @@ pub fn replay(arguments: &ReplayArguments) -> Result<()> {
     options.every = arguments.every.map(Duration::from_secs);
     options.again = arguments.again;
     options.duration = arguments.fleet.duration.map(Duration::from_secs);
-    let report = up::runtime()?.block_on(replay::run(options, told_to_stop())).context("drive")?;
+    let signals = Signals::listen()?;
+    let report = up::runtime()?.block_on(replay::run(options, told_to_stop(signals))).context("drive")?;
     print(&report)
 }
 
@@ -116,11 +118,8 @@ fn vehicle(name: &str) -> Result<Vehicle, String> {
     serde_json::from_value(name.into()).map_err(|_| "expected car, moped, bicycle or foot".to_string())
 }
 
-async fn told_to_stop() {
-    if let Err(error) = up::told_to_stop().await {
-        tracing::warn!(%error, "signals cannot be heard");
-        std::future::pending::<()>().await;
-    }
+async fn told_to_stop(signals: Signals) {
+    signals.stop.cancelled().await;
 }
 
 fn print(report: &Report) -> Result<()> {

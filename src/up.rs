@@ -2,11 +2,10 @@
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::Notify;
+use anyhow::{Context, Result};
+use daemon::Signals;
 
 use crate::compose::{Running, Whole};
 use crate::settings::Settings;
@@ -54,38 +53,25 @@ impl Options {
 pub fn run(options: &Options) -> Result<()> {
     let settings = options.settings()?;
     daemon::logging::start(settings.logging.format, "info");
-    runtime()?.block_on(async move {
-        let whole = Whole::start(settings).await?;
+    let signals = Signals::listen()?;
+    run_to_end(async move {
+        let Some(whole) = Whole::start(settings, &signals).await? else { return Ok(()) };
         eprintln!("{}", describe(&whole.running));
-        look_at_map_when_told(whole.look_at_map.clone())?;
-        whole.until_stopped(told_to_stop()).await
+        whole.until_stopped(async { Ok(signals.stop.cancelled().await) }).await
     })
 }
 
-/// At SIGHUP, as daemons do. Without a map there is nothing to look at, and SIGHUP is heard all the same.
-fn look_at_map_when_told(look_at_map: Arc<Notify>) -> Result<()> {
-    let mut hangup = signal(SignalKind::hangup()).context("listen for SIGHUP")?;
-    tokio::spawn(async move {
-        while hangup.recv().await.is_some() {
-            look_at_map.notify_one();
-        }
-    });
-    Ok(())
+/// Runs this on a runtime of its own. What waits for a disk that does not answer is left behind at the end: the process
+/// ends with it.
+pub fn run_to_end<T>(task: impl Future<Output = Result<T>>) -> Result<T> {
+    let runtime = runtime()?;
+    let outcome = runtime.block_on(task);
+    runtime.shutdown_timeout(LEFT_BEHIND_AFTER);
+    outcome
 }
 
 pub fn runtime() -> Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")
-}
-
-/// Resolves at SIGTERM or SIGINT.
-pub async fn told_to_stop() -> Result<()> {
-    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
-    tokio::select! {
-        got = terminate.recv() => if got.is_none() { bail!("SIGTERM cannot be heard") },
-        got = interrupt.recv() => if got.is_none() { bail!("SIGINT cannot be heard") },
-    }
-    Ok(())
 }
 
 fn describe(running: &Running) -> String {
@@ -121,3 +107,5 @@ pub fn network_address() -> Option<IpAddr> {
     let ip = socket.local_addr().ok()?.ip();
     (!ip.is_loopback() && !ip.is_unspecified()).then_some(ip)
 }
+
+const LEFT_BEHIND_AFTER: Duration = Duration::from_secs(1);

@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod clock;
+pub mod descriptors;
 pub mod drain;
 pub mod logging;
 pub mod meter;
@@ -9,6 +10,7 @@ pub mod problem;
 pub mod request_id;
 pub mod retry;
 pub mod serve;
+pub mod signals;
 
 pub use clock::{Clock, Scale};
 pub use drain::Drain;
@@ -16,3 +18,4 @@ pub use meter::Meter;
 pub use problem::{Problem, ProblemKind};
 pub use request_id::RequestId;
 pub use retry::{Backoff, retry};
+pub use signals::Signals;

@@ -18,7 +18,7 @@ use mio::{Poll, Waker};
 use protocol::session::{EdgeConfig as SessionsConfig, EdgeSessions, FleetKeys};
 use protocol::{EdgeId, Time};
 use rand::Rng;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tracing::info;
 
 use crate::config::EdgeConfig;
@@ -86,7 +86,8 @@ pub fn start(
             clock,
             metrics: metrics.clone(),
         };
-        spawn_thread(UdpThread::new(parts), index, drain)?;
+        let thread = UdpThread::new(parts);
+        drain.spawn_thread(format!("edge udp {index}"), move || thread.run()).context("start a UDP thread")?;
     }
     drop(parcels);
 
@@ -166,17 +167,6 @@ fn make_ports(count: usize) -> anyhow::Result<(Vec<ThreadPort>, Vec<ThreadEnd>)>
         ends.push((poll, inbox));
     }
     Ok((ports, ends))
-}
-
-/// A thread of the system, watched by a task: should it die, the process drains.
-fn spawn_thread(thread: UdpThread, index: usize, drain: &Drain) -> anyhow::Result<()> {
-    let (done, outcome) = oneshot::channel();
-    let body = move || {
-        let _nobody_waits = done.send(thread.run());
-    };
-    std::thread::Builder::new().name(format!("edge udp {index}")).spawn(body).context("start a UDP thread")?;
-    drain.spawn("edge udp", async move { outcome.await.context("a UDP thread died")? });
-    Ok(())
 }
 
 /// Tells the threads what changes in `control`, and that it is time to stop.

@@ -97,7 +97,7 @@ impl Feed {
         let token = self.drain.token().child_token();
         let reign = self.shards.take(partition);
         let feed = PartitionFeed { feed: self.clone(), partition, reign, stop: token.clone() };
-        self.drain.spawn("gateway partition", feed.run());
+        self.drain.spawn_job("gateway partition", feed.run());
         token
     }
 

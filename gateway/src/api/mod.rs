@@ -97,7 +97,7 @@ impl Api {
     /// Tells the edges of a tenant's policy. The registry has it already, so this may take its time.
     fn publish_policy(&self, tenant: TenantId, policy: DeliveryPolicy) {
         let api = self.clone();
-        self.drain.spawn("gateway publish policy", async move {
+        self.drain.spawn_job("gateway publish policy", async move {
             let put = || api.control_writer.put_policy(tenant, policy);
             let is_transient = backends::log::LogError::is_transient;
             if let Err(error) = retry("publish a policy", Backoff::default(), &api.stop, is_transient, put).await {

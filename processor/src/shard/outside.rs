@@ -97,7 +97,7 @@ impl Asker {
                 continue;
             }
             let asker = self.clone();
-            drain.spawn("ask for a way", async move {
+            drain.spawn_job("ask for a way", async move {
                 let _place = place;
                 asker.ask(wish).await;
                 Ok(())

@@ -138,7 +138,7 @@ impl Teller {
         offered.lock().unwrap_or_else(PoisonError::into_inner)[place] = Some(hash);
         let (shards, partition, give_up) = (self.shards.clone(), self.partition, self.give_up.clone());
         let (using, stop) = (self.using.clone(), self.stop.clone());
-        self.drain.spawn("take a body into use", async move {
+        self.drain.spawn_job("take a body into use", async move {
             let mut failures = 0;
             // Others take their turn while this one waits for room on the disk: the body that is in use stays in use.
             let (_turn, checked) = loop {
@@ -182,7 +182,7 @@ impl Teller {
     fn keep_snapshot(&self, next: Offset, body: Vec<u8>, bodies: Vec<BlobHash>) {
         let Ok(turn) = self.keeping.clone().try_lock_owned() else { return };
         let (shards, partition, own) = (self.shards.clone(), self.partition, self.own);
-        self.drain.spawn("keep a snapshot", async move {
+        self.drain.spawn_job("keep a snapshot", async move {
             let _turn = turn;
             match keep(&shards, partition, own, next, body).await {
                 Ok(()) => {

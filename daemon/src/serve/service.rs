@@ -1,0 +1,165 @@
+//! What happens to every request of every door before its handler: who asks is found, a request that could be read in
+//! two ways is refused, bodies get their bounds, an answer waits while its address has much to take.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::ConnectInfo;
+use axum::http::header::HOST;
+use axum::http::{Method, Request, StatusCode, Version};
+use axum::response::{IntoResponse, Response};
+use hyper::body::{Body as _, Incoming};
+use hyper::service::Service;
+use hyper_util::service::TowerToHyperService;
+use tokio_util::sync::CancellationToken;
+
+use super::Stopping;
+use super::body::{AnswerBody, PacedBody};
+use super::counters::Counters;
+use super::io::Watch;
+use super::peers::{Place, Places, Reserved, Unread};
+use super::proxy::{AddressRange, forwarded_for};
+use crate::problem::{Problem, ProblemKind};
+use crate::request_id::{self, RequestId};
+
+/// The router of one connection.
+#[derive(Clone)]
+pub(super) struct RequestService {
+    pub router: TowerToHyperService<Router>,
+    pub parts: Arc<ConnectionParts>,
+}
+
+/// What all requests of one connection share.
+pub(super) struct ConnectionParts {
+    pub peer: SocketAddr,
+    /// The peer is a proxy that we trust: its requests name who asks.
+    pub is_proxy: bool,
+    pub trusted_proxies: Arc<[AddressRange]>,
+    pub places: Places,
+    pub unread: Arc<Unread>,
+    pub watch: Watch,
+    pub body_first: Duration,
+    pub counters: Counters,
+    pub stop: CancellationToken,
+}
+
+impl ConnectionParts {
+    /// Who asks: the address, and a place of its own if the connection is a proxy's.
+    fn asker(&self, request: &Request<Incoming>) -> Result<(SocketAddr, Option<Place>), Problem> {
+        let forwarded: Option<IpAddr> =
+            self.is_proxy.then(|| forwarded_for(request.headers(), &self.trusted_proxies)).flatten();
+        let Some(address) = forwarded else { return Ok((self.peer, None)) };
+        let place = self.places.take_within(address).map_err(|reason| {
+            self.counters.refused(reason);
+            Problem::new(ProblemKind::RateLimited, "this address has too many requests under way").retry_after(AGAIN)
+        })?;
+        Ok((SocketAddr::new(address, 0), Some(place)))
+    }
+
+    /// Room for the answer, among what the address has yet to take. What changes something is answered briefly.
+    async fn reserve(
+        &self,
+        method: &Method,
+        is_http2: bool,
+        unread: &Arc<Unread>,
+    ) -> Result<Option<Reserved>, Problem> {
+        if *method != Method::GET {
+            return Ok(None);
+        }
+        let bytes = if is_http2 { ANSWER_BYTES_HTTP2 } else { ANSWER_BYTES };
+        match tokio::time::timeout(RESERVE_MAX, unread.reserve(bytes)).await {
+            Ok(reserved) => Ok(Some(reserved)),
+            Err(_) => {
+                self.counters.unread.increment(1);
+                let detail = "this address has yet to take what it asked for before";
+                Err(Problem::new(ProblemKind::RateLimited, detail).retry_after(AGAIN))
+            }
+        }
+    }
+}
+
+/// An answer, and what it holds until it is taken.
+struct Answered {
+    response: Response,
+    reserved: Option<Reserved>,
+    place: Option<Place>,
+}
+
+impl RequestService {
+    async fn answer(self, mut request: Request<Incoming>) -> Result<Answered, Problem> {
+        check_host(&request)?;
+        let (asker, place) = self.parts.asker(&request)?;
+        let is_http2 = request.version() == Version::HTTP_2;
+        let unread = place.as_ref().map_or(&self.parts.unread, Place::unread).clone();
+        let mut reserved = self.parts.reserve(request.method(), is_http2, &unread).await?;
+        request.extensions_mut().insert(ConnectInfo(asker));
+        request.extensions_mut().insert(Stopping(self.parts.stop.clone()));
+        let request = request.map(|body| Body::new(PacedBody::new(body, self.parts.body_first)));
+        let Ok(response) = self.router.call(request).await;
+        if let Some(reserved) = &mut reserved {
+            // A stream says no size: it makes its frames as its peer takes them.
+            let bytes = response.body().size_hint().exact().unwrap_or(0);
+            reserved.settle(usize::try_from(bytes).unwrap_or(usize::MAX / 2));
+        }
+        Ok(Answered { response, reserved, place })
+    }
+}
+
+impl Service<Request<Incoming>> for RequestService {
+    type Response = hyper::Response<AnswerBody>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let is_http2 = request.version() == Version::HTTP_2;
+        let under_way = self.parts.watch.begin(is_http2);
+        let watch = self.parts.watch.clone();
+        let id = RequestId::of(request.headers());
+        let answering = id.clone().scope(self.clone().answer_or_problem(request));
+        Box::pin(async move {
+            let Answered { mut response, reserved, mut place } = answering.await;
+            response.headers_mut().insert(request_id::HEADER, id.to_header());
+            if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                watch.upgrade();
+                // The answer ends here, the connection does not.
+                place.take().into_iter().for_each(|place| watch.keep(place));
+            }
+            Ok(response.map(|body| AnswerBody::new(body, is_http2, reserved, place, under_way)))
+        })
+    }
+}
+
+impl RequestService {
+    async fn answer_or_problem(self, request: Request<Incoming>) -> Answered {
+        self.answer(request).await.unwrap_or_else(|problem| Answered {
+            response: problem.into_response(),
+            reserved: None,
+            place: None,
+        })
+    }
+}
+
+/// Which host is asked must be said once: proxies and we might pick different ones of two (RFC 9112 §3.2).
+fn check_host(request: &Request<Incoming>) -> Result<(), Problem> {
+    let count = request.headers().get_all(HOST).iter().count();
+    let is_fine = match request.version() {
+        Version::HTTP_2 | Version::HTTP_3 => count <= 1 && (count == 1 || request.uri().authority().is_some()),
+        Version::HTTP_11 => count == 1,
+        _ => count <= 1,
+    };
+    if is_fine { Ok(()) } else { Err(Problem::new(ProblemKind::BadRequest, "name one host")) }
+}
+
+/// How long a request waits for its address to take what it asked for before.
+const RESERVE_MAX: Duration = Duration::from_secs(10);
+const AGAIN: Duration = Duration::from_secs(5);
+/// Held of the address's share until the answer's size is known. One connection of HTTP/1.1 has one answer at a time,
+/// one of HTTP/2 as many as it has streams.
+const ANSWER_BYTES: usize = 128 << 10;
+const ANSWER_BYTES_HTTP2: usize = 1 << 20;

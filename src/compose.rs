@@ -151,7 +151,7 @@ async fn start_roles(
 
     let edge_folder = settings.data.join("edge");
     let edge_config = settings.edge.check(&edge_folder).map_err(|error| SettingsError::Role(error.to_string()))?;
-    let tls = edge::tls::server_tls(&edge_config.tls, &edge_folder).context("prepare the certificate")?;
+    let tls = edge::tls::server_tls(&edge_config.tls, &edge_folder, *clock).context("prepare the certificate")?;
     let log = stores.log.clone();
     let edge = edge::start(&edge_config, log, &stores.control, *clock, meter, readiness.clone(), &stages.edge)
         .context("start the edge")?;
@@ -176,13 +176,18 @@ async fn start_roles(
     let gateway_config =
         settings.gateway.clone().check().map_err(|error| SettingsError::Role(format!("gateway.{error}")))?;
     let gateway = gateway::start(gateway_config, parts, *clock, meter, readiness, &stages.gateway);
+    let beside = gateway.open_to_origins(edge.http_router);
     if let Some(file) = settings.map.clone() {
         let watch = MapWatch { file, seen, processor, tiles: gateway.tiles, now: look_at_map.clone() };
         stages.processor.spawn("map watch", watch.run(stages.processor.clone()));
     }
-    let router = gateway.router.merge(edge.http_router);
+    let router = gateway.router.merge(beside);
     let admin = admin::router(readiness.clone(), exposition.clone(), stages.doors.token().clone());
     let limits = settings.connections.check(raise_limit()).map_err(|error| SettingsError::Role(error.to_string()))?;
+    if doors.https.is_some() {
+        let (readiness, stop) = (readiness.clone(), stages.doors.token().clone());
+        stages.doors.spawn("certificate watch", tls.watch.run(readiness, stop));
+    }
     let (http, https, admin) = doors.open(router, admin, &limits, meter, stages)?;
     Ok(Running { http, https, admin, udp: edge.udp_addr, key_file })
 }

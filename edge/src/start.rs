@@ -68,11 +68,10 @@ pub fn start(
     let (threads, ends) = make_ports(config.udp_thread_count)?;
     let (parcels, parcels_in) = mpsc::channel(threads.len() * (PARCELS_MAX + 1));
 
-    let partition_count = log.partition_count(Topic::Records);
     let now = Time(clock.now_ms());
     let metrics = ThreadMetrics::new(meter);
     for (index, (socket, (poll, inbox))) in sockets.into_iter().zip(ends).enumerate() {
-        let intake = Intake::new(intake_config(config, id, index, partition_count), now);
+        let intake = Intake::new(intake_config(config, id, index, log.partition_count(Topic::Records)), now);
         let parts = ThreadParts {
             index,
             socket,
@@ -86,8 +85,8 @@ pub fn start(
             clock,
             metrics: metrics.clone(),
         };
-        let thread = UdpThread::new(parts);
-        drain.spawn_thread(format!("edge udp {index}"), move || thread.run()).context("start a UDP thread")?;
+        let body = move || UdpThread::new(parts).run();
+        drain.spawn_thread(format!("edge udp {index}"), body).context("start a UDP thread")?;
     }
     drop(parcels);
 

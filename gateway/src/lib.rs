@@ -63,6 +63,17 @@ pub struct GatewayHandle {
     pub router: Router,
     /// None: it was started without a map.
     pub tiles: Option<TilesHandle>,
+    allowed_origins: settings::AllowedOrigins,
+}
+
+impl GatewayHandle {
+    /// Opens routes that are served beside the gateway's to the same origins' pages.
+    pub fn open_to_origins(&self, router: Router) -> Router {
+        match api::cors(&self.allowed_origins) {
+            Some(cors) => router.layer(cors),
+            None => router,
+        }
+    }
 }
 
 /// Lets another map be shown while the gateway runs.
@@ -112,6 +123,7 @@ pub fn start(
     let tiles_handle = tiles.clone().map(TilesHandle);
     let edges = if config.edges.is_empty() { parts.edges } else { config.edges.clone() };
     let views = Views { shards: shards.clone(), ledger: parts.ledger.clone(), live_store: parts.live_store.clone() };
+    let allowed_origins = config.allowed_origins.clone();
     let api = Api::new(ApiParts {
         config,
         ledger: parts.ledger,
@@ -131,7 +143,7 @@ pub fn start(
         drain: drain.clone(),
         stop: drain.token().clone(),
     });
-    GatewayHandle { router: api::router(api, parts.pages), tiles: tiles_handle }
+    GatewayHandle { router: api::router(api, parts.pages), tiles: tiles_handle, allowed_origins }
 }
 
 /// Counts the views while all is well; at a stop lets every stream go and waits until all have.

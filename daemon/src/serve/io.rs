@@ -249,7 +249,7 @@ async fn linger<S: Bytes>(mut stream: S, _place: Option<Place>) {
         let earned = Duration::from_secs_f64(f64::from(taken) / LINGER_BYTES_PER_S);
         let until = begun + (LINGER_FIRST + earned).min(LINGER_MAX);
         match tokio::time::timeout_at(until, stream.read(&mut bytes)).await {
-            Ok(Ok(count)) if count > 0 => taken = taken.saturating_add(count as u32),
+            Ok(Ok(count)) if count > 0 && taken < LINGER_BYTES_MAX => taken += count as u32,
             Ok(Ok(_) | Err(_)) | Err(_) => return,
         }
     }
@@ -259,6 +259,8 @@ const HTTP2_BEGINS: &[u8; 4] = b"PRI ";
 const TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\ncontent-type: application/problem+json\r\ncontent-length: 135\r\nconnection: close\r\n\r\n{\"type\":\"urn:wayfix:problem:too_slow\",\"title\":\"the request did not come in time\",\"status\":408,\"detail\":\"its headers came too slowly\"  }";
 const LINGER_FIRST: Duration = Duration::from_secs(2);
 const LINGER_MAX: Duration = Duration::from_secs(30);
+/// No body that is taken anywhere is larger.
+const LINGER_BYTES_MAX: u32 = 16 << 20;
 /// A slow phone's uplink; whoever sends less than this is not waited for.
 const LINGER_BYTES_PER_S: f64 = 8192.0;
 

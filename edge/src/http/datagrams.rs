@@ -1,17 +1,18 @@
 //! `POST /v1/datagrams`: one sealed datagram as a body. It goes to the thread that its session id names, so a replay
 //! by another way meets the same window.
 
-use axum::body::{Body, to_bytes};
+use axum::body::Body;
 use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
+use daemon::serve::read_body;
 use daemon::{Problem, ProblemKind};
 use protocol::datagram::{DATAGRAM_LEN_MAX, thread_of};
 use protocol::record::Door;
 use tokio::sync::oneshot;
 
-use super::{BODY_READ_MAX, DoorState, RETRY_AFTER};
+use super::{DoorState, RETRY_AFTER};
 use crate::intake::ANSWER_AFTER;
 use crate::udp::inbox::{Reply, Visitor};
 
@@ -20,16 +21,9 @@ pub async fn post(State(door): State<DoorState>, headers: HeaderMap, body: Body)
         let detail = format!("send {MEDIA_TYPE}");
         return Problem::new(ProblemKind::MediaType, detail).into_response();
     }
-    let bytes = match tokio::time::timeout(BODY_READ_MAX, to_bytes(body, DATAGRAM_LEN_MAX)).await {
-        Ok(Ok(bytes)) => bytes,
-        Ok(Err(_)) => {
-            let detail = format!("a datagram has at most {DATAGRAM_LEN_MAX} bytes");
-            return Problem::new(ProblemKind::TooLarge, detail).into_response();
-        }
-        Err(_) => {
-            let detail = "the body did not arrive in time";
-            return Problem::new(ProblemKind::TooSlow, detail).into_response();
-        }
+    let bytes = match read_body(body, DATAGRAM_LEN_MAX).await {
+        Ok(bytes) => bytes,
+        Err(problem) => return problem.into_response(),
     };
     let (reply, answer) = oneshot::channel();
     let thread = thread_of(&bytes, door.0.threads.len());

@@ -1,21 +1,25 @@
 //! `POST /api/v1/tracking/locations`: fixes as a JSON array, answered 202 once all of them are in the log. Who sent
 //! them is what the credential says, and nothing else.
 
+use std::io::Read;
 use std::time::Duration;
 
-use axum::body::{Body, Bytes, to_bytes};
+use axum::body::{Body, Bytes};
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
-use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
+use axum::http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
+use daemon::serve::read_body;
 use daemon::{Problem, ProblemKind};
+use flate2::read::MultiGzDecoder;
 use protocol::DeviceKey;
 use protocol::record::Door;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
-use super::fixes::{self, IdClaim, JsonFault};
-use super::{BODY_READ_MAX, DoorState, RETRY_AFTER};
+use super::fixes::{self, Ignored, JsonFault, JsonFixes, Missing, is_id};
+use super::{DoorState, RETRY_AFTER};
 use crate::intake::RejectedFix;
 use crate::metrics::DoorOutcome;
 use crate::udp::inbox::{Submission, SubmissionOutcome, Visitor};
@@ -30,22 +34,33 @@ pub struct Claims {
 #[derive(Serialize)]
 struct Taken {
     accepted: usize,
+    /// By their place in the array: those that were recorded as rejected, and those that could not be read.
     rejected: Vec<Rejected>,
+    /// Fields that were left out of fixes that were taken, the first hundred.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    ignored: Vec<Ignored>,
 }
 
 #[derive(Serialize)]
 struct Rejected {
     index: usize,
-    reason: &'static str,
+    reason: Reason,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Reason {
+    Judged(&'static str),
+    Unreadable(Missing),
 }
 
 pub async fn post(
     State(door): State<DoorState>,
-    Query(claims): Query<Claims>,
+    claims: Result<Query<Claims>, QueryRejection>,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
-    let (outcome, response) = match take(&door, &claims, &headers, body).await {
+    let (outcome, response) = match take(&door, claims, &headers, body).await {
         Ok(taken) => (DoorOutcome::Accepted, (StatusCode::ACCEPTED, axum::Json(taken)).into_response()),
         Err((outcome, problem)) => (outcome, problem.into_response()),
     };
@@ -55,8 +70,14 @@ pub async fn post(
 
 type Refused = (DoorOutcome, Problem);
 
-async fn take(door: &DoorState, claims: &Claims, headers: &HeaderMap, body: Body) -> Result<Taken, Refused> {
+async fn take(
+    door: &DoorState,
+    claims: Result<Query<Claims>, QueryRejection>,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Taken, Refused> {
     let device = identify(door, headers)?;
+    let Query(claims) = claims.map_err(|error| bad_request(format!("the query: {}", error.body_text())))?;
     if claims.contradict(device) {
         return Err(contradicting("the query names another driver or tenant than the credential"));
     }
@@ -64,38 +85,41 @@ async fn take(door: &DoorState, claims: &Claims, headers: &HeaderMap, body: Body
     if door.0.log_state.is_away() {
         return Err(unavailable("fixes cannot be stored at the moment; keep them and send them again"));
     }
-    let body = read_body(body, door.0.bytes_max).await?;
+    let bytes_max = door.0.bytes_max;
+    let body = read_body(body, bytes_max).await.map_err(|problem| (outcome_of(problem.kind), problem))?;
+    let body = decoded(headers, body, bytes_max)?;
     let read = fixes::parse(&body, device, door.0.fixes_max).map_err(|fault| match fault {
-        JsonFault::Malformed(detail) => (DoorOutcome::BadRequest, Problem::new(ProblemKind::BadRequest, detail)),
+        JsonFault::Malformed(detail) => bad_request(detail),
         JsonFault::TooMany => too_large(format!("more than {} fixes in one request", door.0.fixes_max)),
     })?;
     if let Some(index) = read.contradiction {
         return Err(contradicting(&format!("fix {index} names another driver or tenant than the credential")));
     }
-    let count = read.fixes.len();
+    let JsonFixes { fixes, places, unreadable, mut ignored, .. } = read;
+    let unreadable = unreadable.iter().map(|fix| Rejected { index: fix.index, reason: Reason::Unreadable(fix.reason) });
+    let mut rejected: Vec<Rejected> = unreadable.collect();
+    ignored.truncate(IGNORED_SHOWN_MAX);
+    let count = fixes.len();
     if count == 0 {
-        return Ok(Taken { accepted: 0, rejected: Vec::new() });
+        return Ok(Taken { accepted: 0, rejected, ignored });
     }
     door.0.limit.take(device, count).map_err(|wait| {
         let detail = "this device has sent more fixes than its share";
-        let problem = Problem::new(ProblemKind::RateLimited, detail).retry_after(wait);
-        (DoorOutcome::RateLimited, problem)
+        (DoorOutcome::RateLimited, Problem::new(ProblemKind::RateLimited, detail).retry_after(wait))
     })?;
-    let rejected = submit(door, device, read.fixes).await?;
-    Ok(Taken { accepted: count - rejected.len(), rejected: rejected.iter().map(Rejected::of).collect() })
+    let judged = submit(door, device, fixes).await?;
+    let accepted = count - judged.len();
+    rejected.extend(
+        judged.iter().map(|fix| Rejected { index: places[fix.index], reason: Reason::Judged(fix.reason.name()) }),
+    );
+    rejected.sort_by_key(|fix| fix.index);
+    Ok(Taken { accepted, rejected, ignored })
 }
 
 impl Claims {
     fn contradict(&self, device: DeviceKey) -> bool {
-        let differs =
-            |claim: &Option<String>, id: u32| claim.as_ref().is_some_and(|claim| !IdClaim::Text(claim.clone()).is(id));
+        let differs = |claim: &Option<String>, id: u32| claim.as_ref().is_some_and(|claim| !is_id(claim, id));
         differs(&self.driver, device.driver.0) || differs(&self.tenant, device.tenant.0)
-    }
-}
-
-impl Rejected {
-    fn of(fix: &RejectedFix) -> Self {
-        Rejected { index: fix.index, reason: fix.reason.name() }
     }
 }
 
@@ -122,24 +146,32 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), Refused> {
     Err((DoorOutcome::BadRequest, problem))
 }
 
-async fn read_body(body: Body, bytes_max: usize) -> Result<Bytes, Refused> {
-    match tokio::time::timeout(BODY_READ_MAX, to_bytes(body, bytes_max)).await {
-        Ok(Ok(bytes)) => Ok(bytes),
-        Ok(Err(error)) if is_length_limit(&error) => Err(too_large(format!("more than {bytes_max} bytes"))),
-        Ok(Err(_)) => {
-            let problem = Problem::new(ProblemKind::BadRequest, "the body ended before its end");
-            Err((DoorOutcome::BadRequest, problem))
-        }
-        Err(_) => {
-            let problem = Problem::new(ProblemKind::TooSlow, "the body did not arrive in time");
-            Err((DoorOutcome::BadRequest, problem))
+/// The body as it was before it was compressed. What it would become is bounded like what comes.
+fn decoded(headers: &HeaderMap, body: Bytes, bytes_max: usize) -> Result<Bytes, Refused> {
+    let encoding = headers.get(CONTENT_ENCODING).map(|value| value.to_str().unwrap_or("?").trim().to_ascii_lowercase());
+    match encoding.as_deref() {
+        None | Some("" | "identity") => return Ok(body),
+        Some("gzip" | "x-gzip") => {}
+        Some(_) => {
+            let problem = Problem::new(ProblemKind::MediaType, "send the body as it is, or with content-encoding gzip");
+            return Err((DoorOutcome::BadRequest, problem));
         }
     }
+    let mut plain = Vec::new();
+    let mut decoder = MultiGzDecoder::new(&body[..]).take(bytes_max as u64 + 1);
+    decoder.read_to_end(&mut plain).map_err(|_| bad_request("the body is not gzip, or is cut short".to_string()))?;
+    if plain.len() > bytes_max {
+        return Err(too_large(format!("more than {bytes_max} bytes once decoded")));
+    }
+    Ok(plain.into())
 }
 
-fn is_length_limit(error: &axum::Error) -> bool {
-    use std::error::Error;
-    error.source().is_some_and(|source| source.is::<http_body_util::LengthLimitError>())
+fn outcome_of(kind: ProblemKind) -> DoorOutcome {
+    if kind == ProblemKind::TooLarge { DoorOutcome::TooLarge } else { DoorOutcome::BadRequest }
+}
+
+fn bad_request(detail: String) -> Refused {
+    (DoorOutcome::BadRequest, Problem::new(ProblemKind::BadRequest, detail))
 }
 
 /// All of one driver go to one thread, so that they stay in order.
@@ -177,3 +209,4 @@ fn unavailable(detail: &str) -> Refused {
 
 /// A scaled clock must not make the disk look slow.
 const WAIT_MIN: Duration = Duration::from_secs(2);
+const IGNORED_SHOWN_MAX: usize = 100;

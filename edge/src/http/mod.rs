@@ -59,7 +59,5 @@ async fn no_method() -> Problem {
     Problem::new(ProblemKind::MethodNotAllowed, "this door takes POST")
 }
 
-/// For a body to arrive; a phone on a bad network still manages a few KiB in that.
-const BODY_READ_MAX: Duration = Duration::from_secs(20);
 /// What a client is told to wait when we cannot take its fixes.
 const RETRY_AFTER: Duration = Duration::from_secs(5);

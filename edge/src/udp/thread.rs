@@ -51,6 +51,8 @@ pub struct UdpThread {
     said: OpenedDatagram,
     counts: ThreadCounts,
     sessions_due: Time,
+    /// Failures of the socket in a row.
+    receive_failures: u32,
     stop: Option<Stop>,
 }
 
@@ -76,6 +78,7 @@ impl UdpThread {
             said: OpenedDatagram::default(),
             counts: ThreadCounts::default(),
             sessions_due: Time(i64::MIN),
+            receive_failures: 0,
             stop: None,
         }
     }
@@ -127,12 +130,10 @@ impl UdpThread {
         let count = match self.parts.socket.state.recv(socket, &mut slices, &mut buffers.metas) {
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return 0,
-            // An ICMP error that some answer of ours brought back. It has taken no datagram with it.
-            Err(error) => {
-                trace!(%error, "receive failed");
-                return 1;
-            }
+            // Most likely an ICMP error that some answer of ours brought back. It has taken no datagram with it.
+            Err(error) => return self.receive_failed(&error),
         };
+        self.receive_failures = 0;
         for (bytes, meta) in buffers.bytes.chunks_exact_mut(buffers.each).zip(&buffers.metas[..count]) {
             for datagram in bytes[..meta.len].chunks_mut(meta.stride.max(1)) {
                 let reply = Reply::Udp { peer: meta.addr, local: meta.dst_ip };
@@ -145,6 +146,20 @@ impl UdpThread {
             }
         }
         count
+    }
+
+    /// Asks again at once, a few times; a socket that goes on failing is left until the next wake, so that its thread
+    /// does not spin.
+    fn receive_failed(&mut self, error: &io::Error) -> usize {
+        trace!(%error, "receive failed");
+        self.receive_failures += 1;
+        if self.receive_failures < RECEIVE_FAILURES_MAX {
+            return 1;
+        }
+        if self.receive_failures == RECEIVE_FAILURES_MAX {
+            warn!(%error, "the socket for datagrams fails");
+        }
+        0
     }
 
     fn hand_over(&mut self, thread: usize, datagram: &[u8], reply: Reply) {
@@ -371,6 +386,8 @@ impl UdpThread {
 /// Far below any linger, far above what waking a thread costs.
 const GATHER: Duration = Duration::from_micros(200);
 const VISITORS_PER_TURN: usize = 64;
+/// As many ICMP errors may wait for one batch of answers.
+const RECEIVE_FAILURES_MAX: u32 = 64;
 /// Longer than the shipper gives a log that is away, so that its last word is heard.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 /// A full receive buffer takes far less.

@@ -2,11 +2,10 @@
 //! is refused by name, because it is most likely one that was misspelled. Unknown query parameters are passed by:
 //! proxies and browsers add them.
 
-use std::time::Duration;
-
-use axum::body::{Body, to_bytes};
+use axum::body::Body;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query};
 use backends::ledger::Idempotency;
+use daemon::serve::read_body;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::request::Parts;
 use http::{HeaderMap, Request};
@@ -42,12 +41,7 @@ impl<T: DeserializeOwned> FromRequest<Api> for Input<T> {
         if announced.is_some_and(|bytes| bytes > api.config.body_bytes_max as u64) {
             return Err(too_large());
         }
-        let reading = tokio::time::timeout(BODY_TIMEOUT, to_bytes(body, api.config.body_bytes_max));
-        let bytes = match reading.await {
-            Ok(Ok(bytes)) => bytes,
-            Ok(Err(_)) => return Err(too_large()),
-            Err(_) => return Err(Problem::new(ProblemKind::TooSlow, "the body did not end in time")),
-        };
+        let bytes = read_body(body, api.config.body_bytes_max).await?;
         let json: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
         // A list would pass for the fields of an object in their order.
         if json.trim_ascii_start().first() != Some(&b'{') {
@@ -154,5 +148,4 @@ pub(crate) fn impossible(detail: impl Into<String>) -> Problem {
     Problem::new(ProblemKind::Unprocessable, detail)
 }
 
-const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 const IDEMPOTENCY_CHARS_MAX: usize = 255;

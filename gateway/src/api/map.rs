@@ -54,16 +54,20 @@ pub(crate) async fn connect(
 async fn connect_by_first_message(api: Api, mut socket: WebSocket, params: MapParams, mut place: Place) {
     let opened = match first_watcher(&api, &mut socket).await {
         Ok(watcher) => match watcher.tenant() {
-            Ok(tenant) => open(&api, tenant, params.viewport).await.map_err(|problem| close_code_of(problem.kind())),
-            Err(problem) => Err(close_code_of(problem.kind())),
+            Ok(tenant) => {
+                open(&api, tenant, params.viewport).await.map_err(|problem| Some(close_code_of(problem.kind())))
+            }
+            Err(problem) => Err(Some(close_code_of(problem.kind()))),
         },
         Err(code) => Err(code),
     };
     match opened {
         Ok(stream) => socket::run(socket, stream, place, api.socket_times()).await,
         Err(code) => {
-            place.end = StreamEnd::Refused;
-            socket::close(socket, code, "").await;
+            place.end = code.map_or(StreamEnd::Left, |_| StreamEnd::Refused);
+            if let Some(code) = code {
+                socket::close(socket, code, "").await;
+            }
         }
     }
 }

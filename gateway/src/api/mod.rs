@@ -28,8 +28,10 @@ use backends::live_store::LiveStore;
 use backends::registry::Registry;
 use backends::trail_store::TrailStore;
 use daemon::{Backoff, Clock, Drain, retry};
-use http::HeaderValue;
-use http::header::X_CONTENT_TYPE_OPTIONS;
+use http::header::{
+    AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, ETAG, IF_NONE_MATCH, LOCATION, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
+};
+use http::{HeaderName, HeaderValue, Method};
 use protocol::session::EdgeAddress;
 use protocol::{DeliveryPolicy, TenantId, Time};
 use tokio_util::sync::CancellationToken;
@@ -191,11 +193,27 @@ async fn measured(State(api): State<Api>, request: Request, next: Next) -> Respo
 }
 
 /// No cookies are used anywhere, so no origin can borrow a visitor's rights: these only open the API to others' pages.
-fn cors(origins: &AllowedOrigins) -> Option<CorsLayer> {
-    let layer = CorsLayer::new().allow_methods(Any).allow_headers(Any);
+/// Headers are named, because `*` does not stand for `authorization` (Fetch §3.2.3).
+pub(crate) fn cors(origins: &AllowedOrigins) -> Option<CorsLayer> {
+    let layer = CorsLayer::new()
+        .allow_methods([Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE])
+        .allow_headers([
+            AUTHORIZATION,
+            CONTENT_TYPE,
+            CONTENT_ENCODING,
+            IF_NONE_MATCH,
+            HeaderName::from_static("idempotency-key"),
+            HeaderName::from_static("last-event-id"),
+            HeaderName::from_static(daemon::request_id::HEADER),
+        ])
+        .expose_headers([RETRY_AFTER, ETAG, LOCATION, HeaderName::from_static(daemon::request_id::HEADER)])
+        .max_age(PREFLIGHT_KEPT);
     match origins {
         AllowedOrigins::None => None,
         AllowedOrigins::All => Some(layer.allow_origin(Any)),
         AllowedOrigins::These(origins) => Some(layer.allow_origin(origins.clone())),
     }
 }
+
+/// As long as the most patient of browsers keeps an answer to its question.
+const PREFLIGHT_KEPT: std::time::Duration = std::time::Duration::from_secs(7200);

@@ -55,6 +55,12 @@ impl IntoResponse for Problem {
     }
 }
 
+impl From<daemon::Problem> for Problem {
+    fn from(problem: daemon::Problem) -> Self {
+        Problem(problem)
+    }
+}
+
 impl From<LedgerError> for Problem {
     fn from(error: LedgerError) -> Self {
         match error {

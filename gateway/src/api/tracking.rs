@@ -75,29 +75,31 @@ async fn connect_by_first_message(
 ) {
     let opened = match first_watcher(&api, &mut socket).await {
         Ok(watcher) => match watcher.key(delivery) {
-            Ok(key) => open(&api, key, resume).await.map_err(|problem| close_code_of(problem.kind())),
-            Err(problem) => Err(close_code_of(problem.kind())),
+            Ok(key) => open(&api, key, resume).await.map_err(|problem| Some(close_code_of(problem.kind()))),
+            Err(problem) => Err(Some(close_code_of(problem.kind()))),
         },
         Err(code) => Err(code),
     };
     match opened {
         Ok(stream) => socket::run(socket, stream, place, api.socket_times()).await,
         Err(code) => {
-            place.end = StreamEnd::Refused;
-            socket::close(socket, code, "").await;
+            place.end = code.map_or(StreamEnd::Left, |_| StreamEnd::Refused);
+            if let Some(code) = code {
+                socket::close(socket, code, "").await;
+            }
         }
     }
 }
 
-/// Whose token the first message shows.
-pub(crate) async fn first_watcher(api: &Api, socket: &mut WebSocket) -> Result<Watcher, CloseCode> {
+/// Whose token the first message shows; or with which code to close, none where the peer has closed.
+pub(crate) async fn first_watcher(api: &Api, socket: &mut WebSocket) -> Result<Watcher, Option<CloseCode>> {
     let stopping = api.stop.cancelled();
     let text = tokio::select! {
-        text = socket::first_text(socket, FIRST_MESSAGE_WAIT) => text.ok_or(CloseCode::NoToken)?,
-        () = stopping => return Err(CloseCode::ComeBack),
+        text = socket::first_text(socket, FIRST_MESSAGE_WAIT) => text?,
+        () = stopping => return Err(Some(CloseCode::ComeBack)),
     };
-    let first: FirstMessage = serde_json::from_str(&text).map_err(|_| CloseCode::BadMessage)?;
-    watcher_of(api, &first.token).await.map_err(|problem| close_code_of(problem.kind()))
+    let first: FirstMessage = serde_json::from_str(&text).map_err(|_| Some(CloseCode::BadMessage))?;
+    watcher_of(api, &first.token).await.map_err(|problem| Some(close_code_of(problem.kind())))
 }
 
 pub(crate) fn close_code_of(kind: ProblemKind) -> CloseCode {

@@ -6,6 +6,7 @@ mod doors;
 mod isolation;
 mod map;
 mod reading;
+mod sockets;
 mod streams;
 
 use std::net::SocketAddr;

@@ -93,6 +93,7 @@ impl Whole {
         let clock = settings.clock()?;
         let ground = Ground { clock, meter, readiness: Readiness::default(), look_at_map: signals.look_again.clone() };
         let stages = Stages::of(&whole);
+        exposition.start_upkeep(&stages.upkeep);
         let opening = Stores::open(&settings, &ground.clock, &ground.meter, &stages.upkeep);
         let stores = tokio::select! {
             opened = opening => opened?,

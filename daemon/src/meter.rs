@@ -3,9 +3,12 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder, SharedString, Unit};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+
+use crate::drain::Drain;
 
 /// Where counters come from. Cheap to clone.
 #[derive(Clone)]
@@ -24,6 +27,18 @@ impl fmt::Debug for Meter {
 pub struct Exposition(PrometheusHandle);
 
 impl Exposition {
+    /// Histograms keep every sample until somebody puts them into their buckets: this does, until the drain stops, so
+    /// that they stay small where nobody scrapes.
+    pub fn start_upkeep(&self, drain: &Drain) {
+        let (handle, stop) = (self.0.clone(), drain.token().clone());
+        drain.spawn("metrics upkeep", async move {
+            while stop.run_until_cancelled(tokio::time::sleep(UPKEEP_EVERY)).await.is_some() {
+                handle.run_upkeep();
+            }
+            Ok(())
+        });
+    }
+
     pub fn render(&self) -> String {
         self.0.run_upkeep();
         self.0.render()
@@ -74,6 +89,8 @@ fn key(name: &'static str, labels: &[(&'static str, &'static str)]) -> Key {
 }
 
 static METADATA: Metadata<'static> = Metadata::new("wayfix", Level::INFO, None);
+
+const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 
 const SECONDS_BUCKETS: &[f64] =
     &[0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];

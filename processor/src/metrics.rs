@@ -44,6 +44,8 @@ pub struct ProcessorMetrics {
     pub proposals_written: Counter,
     pub proposals_refused: Counter,
     pub sink_entries_damaged: Counter,
+    pub events_deliveries_shed: Counter,
+    pub live_views_shed: Counter,
 }
 
 impl ProcessorMetrics {
@@ -96,6 +98,14 @@ impl ProcessorMetrics {
                 "Proposals the ledger did not want.",
             ),
             sink_entries_damaged: counter("wayfix_processor_sink_entries_damaged_total", "Entries no sink can read."),
+            events_deliveries_shed: counter(
+                "wayfix_processor_events_deliveries_shed_total",
+                "Deliveries that the events sink let go because it remembered too many.",
+            ),
+            live_views_shed: counter(
+                "wayfix_processor_live_views_shed_total",
+                "Views that the live sink let go because it held too many.",
+            ),
         }
     }
 

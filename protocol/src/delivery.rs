@@ -40,7 +40,7 @@ impl DeliveryState {
             Received => &[Accepted, Failed],
             Accepted => &[Preparing, Failed],
             Preparing => &[Ready, Failed],
-            Ready => &[PickedUp],
+            Ready => &[PickedUp, Failed],
             PickedUp => &[Delivered, Failed],
             Delivered | Failed => &[],
         }
@@ -48,6 +48,12 @@ impl DeliveryState {
 
     pub fn is_finished(self) -> bool {
         self.allowed_next().is_empty()
+    }
+
+    /// Whether a person who calls for this change must say why: goods that lie ready and never leave the shop are
+    /// somebody's loss.
+    pub fn needs_reason(self, to: DeliveryState) -> bool {
+        self == DeliveryState::Ready && to == DeliveryState::Failed
     }
 
     pub fn name(self) -> &'static str {
@@ -145,6 +151,15 @@ pub struct DeliveryPolicy {
     pub unavailable_after_s: u16,
     /// How often the device is expected to send.
     pub expected_interval_s: u16,
+    /// So long after its last event an open delivery has failed, as abandoned. The ledger alone goes by it: records and
+    /// updates do not carry it.
+    #[serde(default = "abandoned_after_h")]
+    #[wincode(skip(default_val = ABANDONED_AFTER_H))]
+    pub abandoned_after_h: u16,
+}
+
+fn abandoned_after_h() -> u16 {
+    ABANDONED_AFTER_H
 }
 
 impl DeliveryPolicy {
@@ -167,6 +182,7 @@ impl Default for DeliveryPolicy {
             stale_after_s: 30,
             unavailable_after_s: 120,
             expected_interval_s: 5,
+            abandoned_after_h: ABANDONED_AFTER_H,
         }
     }
 }
@@ -192,10 +208,28 @@ impl Delivery {
     pub fn last_number(&self) -> JournalNumber {
         self.journal.last().map_or(JournalNumber(0), |entry| entry.number)
     }
+
+    /// The state it was in when it ended, as far back as its journal goes; None if it is open.
+    pub fn state_before_end(&self) -> Option<DeliveryState> {
+        if !self.state.is_finished() {
+            return None;
+        }
+        let open = self.journal.iter().rev().find_map(|entry| match entry.kind {
+            JournalKind::Status { status, .. } if !status.is_finished() => Some(status),
+            JournalKind::Status { .. } | JournalKind::Assigned { .. } | JournalKind::Milestone { .. } => None,
+        });
+        Some(open.unwrap_or(DeliveryState::Received))
+    }
 }
 
 /// How many journal entries travel with a delivery.
 pub const JOURNAL_MAX: usize = 64;
+/// How many open deliveries one driver has at most.
+pub const OPEN_PER_DRIVER_MAX: usize = 256;
+/// Why a delivery that nobody closed has failed.
+pub const ABANDONED: &str = "abandoned";
+/// Two days: a night and the day after it.
+const ABANDONED_AFTER_H: u16 = 48;
 /// How many stops a delivery has at most.
 pub const STOPS_MAX: usize = 16;
 
@@ -219,6 +253,7 @@ mod tests {
                 (Preparing, Ready),
                 (Preparing, Failed),
                 (Ready, PickedUp),
+                (Ready, Failed),
                 (PickedUp, Delivered),
                 (PickedUp, Failed),
             ]

@@ -358,20 +358,34 @@ impl LiveView {
     /// Takes an update by the rule of readers: a higher epoch from its keyframe on; in the same epoch only number + 1,
     /// or a keyframe with a higher number; everything else is dropped.
     pub fn handle_update(&mut self, update: &DeliveryUpdate) -> Taken {
-        if update.epoch < self.epoch || (update.epoch == self.epoch && update.number <= self.number) {
-            return Taken::Dropped;
+        let taken = update.taken_after(self.epoch, self.number);
+        if taken == Taken::Dropped {
+            return taken;
         }
-        let is_next = update.epoch == self.epoch && update.number == self.number + 1;
         match &update.body {
             DeliveryBody::Keyframe { view } => self.view.clone_from(view),
-            DeliveryBody::Changed { changed } if is_next => self.view.handle_changed(changed, &update.events),
-            DeliveryBody::Changed { .. } => return Taken::Dropped,
+            DeliveryBody::Changed { changed } => self.view.handle_changed(changed, &update.events),
         }
         self.epoch = update.epoch;
         self.number = update.number;
         self.at = update.at;
         self.is_last = update.is_last;
-        if is_next { Taken::Next } else { Taken::Whole }
+        taken
+    }
+}
+
+impl DeliveryUpdate {
+    /// The rule of readers, for one that took number `number` of `epoch` last.
+    pub fn taken_after(&self, epoch: Epoch, number: u64) -> Taken {
+        if self.epoch < epoch || (self.epoch == epoch && self.number <= number) {
+            return Taken::Dropped;
+        }
+        let is_next = self.epoch == epoch && self.number == number + 1;
+        match &self.body {
+            DeliveryBody::Keyframe { .. } | DeliveryBody::Changed { .. } if is_next => Taken::Next,
+            DeliveryBody::Keyframe { .. } => Taken::Whole,
+            DeliveryBody::Changed { .. } => Taken::Dropped,
+        }
     }
 }
 

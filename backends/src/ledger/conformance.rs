@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use protocol::delivery::{JOURNAL_MAX, STOPS_MAX};
+use protocol::delivery::{JOURNAL_MAX, OPEN_PER_DRIVER_MAX, STOPS_MAX};
 use protocol::update::Proposal;
 use protocol::{
     AssignmentNumber, Delivery, DeliveryId, DeliveryKey, DeliveryPolicy, DeliveryState, DriverId, DriverKey,
@@ -25,6 +25,10 @@ macro_rules! ledger_conformance {
         $crate::ledger::conformance::ledger_conformance!(@ $fixture;
             a_delivery_is_received_first_and_assigned_second,
             only_the_promised_transitions_are_taken,
+            a_ready_delivery_fails_only_with_a_reason,
+            a_finished_delivery_is_opened_again_as_a_new_assignment,
+            an_abandoned_delivery_fails_by_itself_and_no_other_does,
+            a_driver_has_no_more_open_deliveries_than_his_tracker_holds,
             a_change_of_driver_goes_to_both_keys_whole,
             a_finished_delivery_stays_with_its_holder_and_changes_no_more,
             the_same_request_twice_is_done_once,
@@ -108,6 +112,112 @@ pub(crate) async fn only_the_promised_transitions_are_taken(open: impl AsyncFn()
             }
         }
     }
+}
+
+pub(crate) async fn a_ready_delivery_fails_only_with_a_reason(open: impl AsyncFn() -> Opened) {
+    let ledger = open().await;
+    let delivery = delivery_in(&ledger, DeliveryState::Ready).await;
+    let fail = async |reason: Option<&str>| {
+        ledger.transition(delivery.key, DeliveryState::Failed, reason.map(str::to_string), None, LATER).await
+    };
+
+    for reason in [None, Some(""), Some("  ")] {
+        assert!(matches!(fail(reason).await, Err(LedgerError::Invalid { .. })), "{reason:?}");
+    }
+    assert_eq!(fail(Some("the shop burned down")).await.unwrap().state, DeliveryState::Failed);
+}
+
+pub(crate) async fn a_finished_delivery_is_opened_again_as_a_new_assignment(open: impl AsyncFn() -> Opened) {
+    let ledger = open().await;
+    let reopen = async |key, reason: &str| ledger.reopen(key, reason.to_string(), None, LATER).await;
+
+    for (ended, way) in [
+        (DeliveryState::Failed, [DeliveryState::Ready, DeliveryState::Failed]),
+        (DeliveryState::Delivered, [DeliveryState::PickedUp, DeliveryState::Delivered]),
+    ] {
+        let delivery = delivery_in(&ledger, way[0]).await;
+        let key = delivery.key;
+        assert!(matches!(reopen(key, "why").await, Err(LedgerError::Open { state }) if state == way[0]));
+        let before = ledger.transition(key, ended, Some("by mistake".into()), None, NOW).await.unwrap();
+        settle_all(&ledger).await;
+        assert!(matches!(reopen(key, " ").await, Err(LedgerError::Invalid { .. })));
+
+        let again = reopen(key, "it is on its way").await.unwrap();
+
+        assert_eq!((again.state, again.driver), (way[0], before.driver));
+        assert_eq!(again.assignment.0, before.assignment.0 + 1);
+        let status = JournalKind::Status { status: way[0], reason: Some("it is on its way".into()) };
+        assert_eq!(kinds(&again)[before.journal.len()..], [assigned(Some(8), again.assignment.0), status]);
+        let told = Record::Assign { to: of_driver(8), delivery: Box::new(again.clone()) };
+        assert_eq!(records(&ledger).await, [told]);
+        assert_eq!(ledger.delivery(key).await.unwrap(), Some(again));
+        assert!(ledger.transition(key, way[1], Some("after all".into()), None, LATER).await.is_ok());
+    }
+    let nobody = DeliveryKey { tenant: TENANT, delivery: DeliveryId(999) };
+    assert!(matches!(reopen(nobody, "why").await, Err(LedgerError::NotFound { .. })));
+}
+
+pub(crate) async fn an_abandoned_delivery_fails_by_itself_and_no_other_does(open: impl AsyncFn() -> Opened) {
+    let ledger = open().await;
+    let hours = |n: u64| NOW + std::time::Duration::from_secs(3600 * n);
+    let state = async |key| ledger.delivery(key).await.unwrap().unwrap().state;
+    let mut open_ones = Vec::new();
+    for from in DeliveryState::ALL.into_iter().filter(|state| !state.is_finished()) {
+        open_ones.push(delivery_in(&ledger, from).await.key);
+    }
+    let finished = delivery_in(&ledger, DeliveryState::Delivered).await;
+    let patient = DeliveryPolicy { abandoned_after_h: 100, ..DeliveryPolicy::default() };
+    let patient = delivery_by(&ledger, patient, DeliveryState::Ready).await;
+    let touched = delivery_in(&ledger, DeliveryState::Received).await.key;
+    ledger.transition(touched, DeliveryState::Accepted, None, None, hours(1)).await.unwrap();
+    settle_all(&ledger).await;
+
+    assert_eq!(ledger.fail_abandoned(100, Time(hours(48).0 - 1)).await.unwrap(), []);
+    let mut failed = ledger.fail_abandoned(2, hours(48)).await.unwrap();
+    assert_eq!(failed.len(), 2);
+    failed.extend(ledger.fail_abandoned(100, hours(48)).await.unwrap());
+    failed.sort_unstable();
+
+    assert_eq!(failed, open_ones);
+    assert_eq!(ledger.fail_abandoned(100, hours(48)).await.unwrap(), []);
+    let why = JournalKind::Status { status: DeliveryState::Failed, reason: Some("abandoned".into()) };
+    assert_eq!(records(&ledger).await.len(), open_ones.len());
+    for key in open_ones {
+        let delivery = ledger.delivery(key).await.unwrap().unwrap();
+        let entry = delivery.journal.last().unwrap();
+        assert_eq!((entry.at, &entry.kind), (hours(48), &why));
+        let told = Record::Ledger { to: of_driver(8), delivery: key, entry: entry.clone() };
+        assert!(records(&ledger).await.contains(&told));
+    }
+    assert_eq!(state(touched).await, DeliveryState::Accepted);
+    assert_eq!(state(finished.key).await, DeliveryState::Delivered);
+    assert_eq!(ledger.fail_abandoned(100, hours(49)).await.unwrap(), [touched]);
+    assert_eq!(ledger.fail_abandoned(100, hours(100)).await.unwrap(), [patient.key]);
+    // Opened again it has as long as before.
+    ledger.reopen(touched, "found".into(), None, hours(100)).await.unwrap();
+    assert_eq!(ledger.fail_abandoned(100, hours(147)).await.unwrap(), []);
+    assert_eq!(ledger.fail_abandoned(100, hours(148)).await.unwrap(), [touched]);
+}
+
+pub(crate) async fn a_driver_has_no_more_open_deliveries_than_his_tracker_holds(open: impl AsyncFn() -> Opened) {
+    let ledger = open().await;
+    let mut keys = Vec::new();
+    for _ in 0..OPEN_PER_DRIVER_MAX {
+        keys.push(ledger.create(order(Some(8)), None, NOW).await.unwrap().key);
+    }
+    let waiting = ledger.create(order(None), None, NOW).await.unwrap().key;
+    let is_full = |outcome: Result<Delivery, LedgerError>| {
+        matches!(outcome, Err(LedgerError::DriverFull { driver: DriverId(8) }))
+    };
+
+    assert!(is_full(ledger.create(order(Some(8)), None, NOW).await));
+    assert!(is_full(ledger.assign(waiting, Some(DriverId(8)), None, NOW).await));
+    assert!(ledger.create(order(Some(9)), None, NOW).await.is_ok());
+    assert_eq!(ledger.delivery(waiting).await.unwrap().unwrap().driver, None);
+
+    ledger.transition(keys[0], DeliveryState::Failed, None, None, NOW).await.unwrap();
+    assert!(ledger.assign(waiting, Some(DriverId(8)), None, NOW).await.is_ok());
+    assert!(is_full(ledger.reopen(keys[0], "after all".into(), None, NOW).await));
 }
 
 pub(crate) async fn a_change_of_driver_goes_to_both_keys_whole(open: impl AsyncFn() -> Opened) {

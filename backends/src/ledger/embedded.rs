@@ -5,10 +5,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use protocol::delivery::STOPS_MAX;
+use protocol::delivery::{ABANDONED, OPEN_PER_DRIVER_MAX, STOPS_MAX};
 use protocol::update::Proposal;
 use protocol::{
-    AssignmentNumber, Delivery, DeliveryId, DeliveryKey, DeliveryState, DriverId, JournalEntry, JournalKind,
+    AssignmentNumber, Delivery, DeliveryId, DeliveryKey, DeliveryState, DriverId, DriverKey, JournalEntry, JournalKind,
     JournalNumber, Milestone, Record, StopKind, TenantId, Time,
 };
 use rusqlite::Connection;
@@ -67,6 +67,9 @@ impl DeliveryLedger for EmbeddedLedger {
             if !allowed.contains(&to) {
                 return Err(LedgerError::Transition { from, to, allowed });
             }
+            if from.needs_reason(to) && reason.as_deref().unwrap_or_default().trim().is_empty() {
+                return Err(LedgerError::Invalid { reason: "a delivery that is ready fails only with a reason" });
+            }
             append(connection, &mut delivery, JournalKind::Status { status: to, reason }, now)?;
             Ok(delivery)
         })
@@ -81,6 +84,36 @@ impl DeliveryLedger for EmbeddedLedger {
         now: Time,
     ) -> Result<Delivery, LedgerError> {
         self.write_once(key.tenant, idempotency, now, move |connection| assign(connection, key, driver, now)).await
+    }
+
+    async fn reopen(
+        &self,
+        key: DeliveryKey,
+        reason: String,
+        idempotency: Option<Idempotency>,
+        now: Time,
+    ) -> Result<Delivery, LedgerError> {
+        check_text(&reason)?;
+        self.write_once(key.tenant, idempotency, now, move |connection| reopen(connection, key, reason, now)).await
+    }
+
+    async fn fail_abandoned(&self, limit: u32, now: Time) -> Result<Vec<DeliveryKey>, LedgerError> {
+        self.db
+            .write(move |connection| {
+                let abandoned = rows::abandoned(connection, limit, now)?;
+                for key in &abandoned {
+                    let mut delivery = known(connection, *key)?;
+                    let reason = Some(ABANDONED.to_string());
+                    append(
+                        connection,
+                        &mut delivery,
+                        JournalKind::Status { status: DeliveryState::Failed, reason },
+                        now,
+                    )?;
+                }
+                Ok(abandoned)
+            })
+            .await
     }
 
     async fn propose(
@@ -160,6 +193,7 @@ fn create(connection: &Connection, new: NewDelivery, now: Time) -> Result<Delive
     if rows::exists(connection, key)? {
         return Err(LedgerError::Exists { delivery: id });
     }
+    check_room(connection, new.tenant, new.driver)?;
     let assignment = AssignmentNumber(1);
     let mut delivery = Delivery {
         key,
@@ -195,15 +229,47 @@ fn assign(
     if delivery.state.is_finished() {
         return Err(LedgerError::Finished { state: delivery.state });
     }
-    let Some(next) = delivery.assignment.0.checked_add(1) else {
-        return Err(LedgerError::Invalid { reason: "this delivery was assigned as often as can be counted" });
-    };
+    let next = next_assignment(&delivery)?;
+    check_room(connection, key.tenant, driver)?;
     let release = Record::Release { from: rows::holder(&delivery), delivery: key, assignment: delivery.assignment };
     outbox::insert(connection, release)?;
-    let assigned = JournalKind::Assigned { driver, assignment: AssignmentNumber(next) };
+    let assigned = JournalKind::Assigned { driver, assignment: next };
     rows::append_event(connection, &mut delivery, assigned, now)?;
     hand_over(connection, &delivery)?;
     Ok(delivery)
+}
+
+fn reopen(connection: &Connection, key: DeliveryKey, reason: String, now: Time) -> Result<Delivery, LedgerError> {
+    let mut delivery = known(connection, key)?;
+    let Some(status) = delivery.state_before_end() else {
+        return Err(LedgerError::Open { state: delivery.state });
+    };
+    if reason.trim().is_empty() {
+        return Err(LedgerError::Invalid { reason: "a delivery is opened again only with a reason" });
+    }
+    let assignment = next_assignment(&delivery)?;
+    check_room(connection, key.tenant, delivery.driver)?;
+    let driver = delivery.driver;
+    rows::append_event(connection, &mut delivery, JournalKind::Assigned { driver, assignment }, now)?;
+    let again = JournalKind::Status { status, reason: Some(reason) };
+    rows::append_event(connection, &mut delivery, again, now)?;
+    hand_over(connection, &delivery)?;
+    Ok(delivery)
+}
+
+fn next_assignment(delivery: &Delivery) -> Result<AssignmentNumber, LedgerError> {
+    let next = delivery.assignment.0.checked_add(1).map(AssignmentNumber);
+    next.ok_or(LedgerError::Invalid { reason: "this delivery was assigned as often as can be counted" })
+}
+
+/// A tracker can hold no more: said here, before anything is promised.
+fn check_room(connection: &Connection, tenant: TenantId, driver: Option<DriverId>) -> Result<(), LedgerError> {
+    let Some(driver) = driver else { return Ok(()) };
+    let open = rows::open_of(connection, DriverKey { tenant, driver }, OPEN_PER_DRIVER_MAX)?;
+    if open >= OPEN_PER_DRIVER_MAX {
+        return Err(LedgerError::DriverFull { driver });
+    }
+    Ok(())
 }
 
 fn propose(

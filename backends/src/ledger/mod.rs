@@ -4,7 +4,8 @@
 //! **Contract:** only allowed transitions, atomically; events of a delivery are numbered from 1 without gaps; the same
 //! idempotency key with the same request answers the first answer again for `IDEMPOTENCY_KEPT`, with another request
 //! it is refused (a request that was refused itself did nothing and is not remembered); outbox rows come in commit
-//! order, per delivery in event order, and stay until they are settled. Every record of a delivery goes to the key
+//! order, per delivery in event order, and stay until they are settled. A driver has at most `OPEN_PER_DRIVER_MAX` open
+//! deliveries: as many as his tracker can hold. Every record of a delivery goes to the key
 //! that holds it: its driver's, or its own while it has none, finished or not.
 
 #[cfg(test)]
@@ -15,6 +16,7 @@ mod rows;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use protocol::delivery::OPEN_PER_DRIVER_MAX;
 use protocol::update::Proposal;
 use protocol::{
     AssignmentNumber, Delivery, DeliveryId, DeliveryKey, DeliveryPolicy, DeliveryState, DriverId, JournalEntry,
@@ -52,6 +54,10 @@ pub enum LedgerError {
     Transition { from: DeliveryState, to: DeliveryState, allowed: &'static [DeliveryState] },
     #[error("a delivery that is {} cannot be assigned", state.name())]
     Finished { state: DeliveryState },
+    #[error("a delivery that is {} is open", state.name())]
+    Open { state: DeliveryState },
+    #[error("driver {driver} has {OPEN_PER_DRIVER_MAX} open deliveries, and no driver has more")]
+    DriverFull { driver: DriverId },
     #[error("{reason}")]
     Invalid { reason: &'static str },
     #[error("this idempotency key was used for another request")]
@@ -126,6 +132,21 @@ pub trait DeliveryLedger: Send + Sync + 'static {
         idempotency: Option<Idempotency>,
         now: Time,
     ) -> Result<Delivery, LedgerError>;
+
+    /// A correction: a finished delivery is open again, in the state in which it ended, with the same driver. It is a new
+    /// assignment, because the tracker that let it go has said its last of the one before: `Assigned`, then the status
+    /// with its reason, and `Assign` whole to the key that holds it.
+    async fn reopen(
+        &self,
+        key: DeliveryKey,
+        reason: String,
+        idempotency: Option<Idempotency>,
+        now: Time,
+    ) -> Result<Delivery, LedgerError>;
+
+    /// Fails open deliveries whose last event is older than their policy allows, as `ABANDONED`, `limit` at most; answers
+    /// those it failed. Fewer than `limit`: there are no more.
+    async fn fail_abandoned(&self, limit: u32, now: Time) -> Result<Vec<DeliveryKey>, LedgerError>;
 
     /// The clerk's door: once per (delivery, assignment, kind, stop), if the assignment is the current one. Picked up
     /// only from ready and by the policy; arriving by the policy; nothing once the delivery is finished.

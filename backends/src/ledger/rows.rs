@@ -2,6 +2,8 @@
 //! `delivery_events` only grows, by triggers that refuse anything else; `deliveries` is what its events come to, kept
 //! beside them so that a list needs no fold.
 
+use std::time::Duration;
+
 use protocol::{
     AssignmentNumber, Delivery, DeliveryId, DeliveryKey, DeliveryState, DriverId, DriverKey, JournalEntry, JournalKind,
     JournalNumber, TenantId, Time, TrackerKey,
@@ -81,6 +83,14 @@ pub(super) const SCHEMA: Schema = Schema {
         CREATE INDEX idempotency_created ON idempotency (created_ms);
     ",
         outbox::TABLE,
+        // When an open delivery counts as abandoned.
+        "
+        ALTER TABLE deliveries ADD COLUMN abandoned_ms INTEGER NOT NULL DEFAULT 0;
+        UPDATE deliveries SET abandoned_ms = 48 * 3600000 +
+            (SELECT max(at_ms) FROM delivery_events e
+             WHERE e.tenant = deliveries.tenant AND e.delivery = deliveries.delivery);
+        CREATE INDEX deliveries_abandoned ON deliveries (abandoned_ms) WHERE state NOT IN ('delivered', 'failed');
+    ",
     ],
 };
 
@@ -123,7 +133,7 @@ pub(super) fn exists(connection: &Connection, key: DeliveryKey) -> Result<bool, 
 
 /// Without its events.
 pub(super) fn insert_delivery(connection: &Connection, delivery: &Delivery) -> Result<(), LedgerError> {
-    connection.prepare_cached("INSERT INTO deliveries VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")?.execute(
+    connection.prepare_cached("INSERT INTO deliveries VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)")?.execute(
         params![
             delivery.key.tenant.0,
             sql_id(delivery.key.delivery),
@@ -134,6 +144,7 @@ pub(super) fn insert_delivery(connection: &Connection, delivery: &Delivery) -> R
             to_json(&delivery.policy)?,
             delivery.reference,
             delivery.created.0,
+            abandoned_at(delivery, delivery.created).0,
         ],
     )?;
     Ok(())
@@ -158,16 +169,44 @@ pub(super) fn append_event(
     delivery.handle_entry(entry.clone());
     connection
         .prepare_cached(
-            "UPDATE deliveries SET state = ?3, assignment = ?4, driver = ?5 WHERE tenant = ?1 AND delivery = ?2",
+            "UPDATE deliveries SET state = ?3, assignment = ?4, driver = ?5, abandoned_ms = ?6
+             WHERE tenant = ?1 AND delivery = ?2",
         )?
         .execute(params![
             tenant,
             id,
             delivery.state.name(),
             delivery.assignment.0,
-            delivery.driver.map(|driver| driver.0)
+            delivery.driver.map(|driver| driver.0),
+            abandoned_at(delivery, now).0,
         ])?;
     Ok(entry)
+}
+
+fn abandoned_at(delivery: &Delivery, last_event: Time) -> Time {
+    last_event + Duration::from_secs(3600 * u64::from(delivery.policy.abandoned_after_h))
+}
+
+/// Open deliveries that count as abandoned, those that have waited longest first.
+pub(super) fn abandoned(connection: &Connection, limit: u32, now: Time) -> Result<Vec<DeliveryKey>, LedgerError> {
+    let mut statement = connection.prepare_cached(
+        "SELECT tenant, delivery FROM deliveries INDEXED BY deliveries_abandoned
+         WHERE abandoned_ms <= ?1 AND state NOT IN ('delivered', 'failed') ORDER BY abandoned_ms LIMIT ?2",
+    )?;
+    let key = |row: &Row| {
+        Ok(DeliveryKey { tenant: TenantId(row.get(0)?), delivery: DeliveryId(row.get::<_, i64>(1)? as u64) })
+    };
+    Ok(statement.query_map(params![now.0, limit.min(LIST_MAX)], key)?.collect::<Result<_, _>>()?)
+}
+
+/// How many open deliveries a driver has, as far as `most`.
+pub(super) fn open_of(connection: &Connection, driver: DriverKey, most: usize) -> Result<usize, LedgerError> {
+    let mut statement = connection.prepare_cached(
+        "SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE tenant = ?1 AND driver = ?2
+         AND state NOT IN ('delivered', 'failed') LIMIT ?3)",
+    )?;
+    let count: u32 = statement.query_row(params![driver.tenant.0, driver.driver.0, most as i64], |row| row.get(0))?;
+    Ok(count as usize)
 }
 
 pub(super) fn delivery(connection: &Connection, key: DeliveryKey) -> Result<Option<Delivery>, LedgerError> {

@@ -289,6 +289,25 @@ pub(crate) async fn cancel(
     Ok(Json(DeliveryOut::from(delivery)))
 }
 
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Reopen {
+    reason: String,
+}
+
+/// A correction of a delivery that ended by mistake.
+pub(crate) async fn reopen(
+    State(api): State<Api>,
+    OfTenant(tenant): OfTenant,
+    DeliveryPath(delivery): DeliveryPath,
+    input: Input<Reopen>,
+) -> Result<impl IntoResponse, Problem> {
+    let reason = checked_text("reason", input.value.reason, TEXT_CHARS_MAX)?;
+    let key = DeliveryKey { tenant, delivery };
+    let delivery = api.ledger.reopen(key, reason, input.idempotency, api.now()).await?;
+    Ok(Json(DeliveryOut::from(delivery)))
+}
+
 async fn check_driver(api: &Api, tenant: TenantId, driver: Option<DriverId>) -> Result<(), Problem> {
     if let Some(driver) = driver {
         api.registry.driver(tenant, driver).await.map_err(named_driver)?;

@@ -140,6 +140,7 @@ pub(crate) fn routes() -> Vec<Route> {
         post("/api/v1/deliveries/{delivery}/assign", self::post(deliveries::assign)),
         post("/api/v1/deliveries/{delivery}/status", self::post(deliveries::change_status)),
         post("/api/v1/deliveries/{delivery}/cancel", self::post(deliveries::cancel)),
+        post("/api/v1/deliveries/{delivery}/reopen", self::post(deliveries::reopen)),
         post("/api/v1/deliveries/{delivery}/token", self::post(deliveries::create_token)),
         get("/api/v1/deliveries/{delivery}/trail", self::get(trail::of_delivery)),
         get("/api/v1/tracking/link", self::get(tracking::link)),

@@ -75,6 +75,10 @@ impl From<LedgerError> for Problem {
             LedgerError::Finished { state } => Problem::new(ProblemKind::Transition, error.to_string())
                 .with("from", json!(state.name()))
                 .with("allowed", json!([])),
+            LedgerError::Open { state } => Problem::new(ProblemKind::Transition, error.to_string())
+                .with("from", json!(state.name()))
+                .with("allowed", json!(state.allowed_next().iter().map(|state| state.name()).collect::<Vec<_>>())),
+            LedgerError::DriverFull { .. } => Problem::new(ProblemKind::Conflict, error.to_string()),
             LedgerError::Invalid { .. } | LedgerError::IdempotencyMismatch => {
                 Problem::new(ProblemKind::Unprocessable, error.to_string())
             }

@@ -32,6 +32,7 @@ pub(crate) struct PolicyPatch {
     stale_after_s: Option<u16>,
     unavailable_after_s: Option<u16>,
     expected_interval_s: Option<u16>,
+    abandoned_after_h: Option<u16>,
 }
 
 impl PolicyPatch {
@@ -42,10 +43,14 @@ impl PolicyPatch {
             stale_after_s: self.stale_after_s.unwrap_or(base.stale_after_s),
             unavailable_after_s: self.unavailable_after_s.unwrap_or(base.unavailable_after_s),
             expected_interval_s: self.expected_interval_s.unwrap_or(base.expected_interval_s),
+            abandoned_after_h: self.abandoned_after_h.unwrap_or(base.abandoned_after_h),
         };
         let seconds = [policy.stale_after_s, policy.unavailable_after_s, policy.expected_interval_s];
         if seconds.into_iter().any(|value| value == 0) {
             return Err(impossible("the seconds of a policy are at least 1"));
+        }
+        if !(1..=ABANDONED_AFTER_H_MAX).contains(&policy.abandoned_after_h) {
+            return Err(impossible(format!("abandoned_after_h is between 1 and {ABANDONED_AFTER_H_MAX}")));
         }
         if policy.stale_after_s > policy.unavailable_after_s {
             return Err(impossible("a position is stale before it is unavailable"));
@@ -234,5 +239,7 @@ fn required(name: &str, text: String, chars_max: usize) -> Result<String, Proble
 pub(crate) const NO_STORE: [(http::HeaderName, HeaderValue); 1] =
     [(CACHE_CONTROL, HeaderValue::from_static("no-store"))];
 const NAME_CHARS_MAX: usize = 200;
+/// A year.
+const ABANDONED_AFTER_H_MAX: u16 = 24 * 366;
 const PAGE_DEFAULT: u32 = 100;
 const PAGE_MAX: u32 = 1000;

@@ -96,9 +96,8 @@ impl DeliveryEntry {
         if (after.1, after.2) != (before.1, before.2) {
             news |= News::MAP;
         }
-        if self.ended.is_none() && after.1.is_finished() {
-            self.ended = Some(now);
-        }
+        // A correction opens it again.
+        self.ended = after.1.is_finished().then(|| self.ended.unwrap_or(now));
         (taken, news | self.state_news(now))
     }
 

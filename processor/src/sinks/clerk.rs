@@ -75,6 +75,8 @@ impl ClerkWork {
                 | LedgerError::Exists { .. }
                 | LedgerError::Transition { .. }
                 | LedgerError::Finished { .. }
+                | LedgerError::Open { .. }
+                | LedgerError::DriverFull { .. }
                 | LedgerError::Invalid { .. }
                 | LedgerError::IdempotencyMismatch),
             ) => {

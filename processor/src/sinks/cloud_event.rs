@@ -2,7 +2,7 @@
 //! gets it twice can tell.
 
 use protocol::update::{Eta, Event, Proposal, ShownPosition};
-use protocol::{DeliveryUpdate, JournalEntry, JournalKind, LiveView, Time};
+use protocol::{DeliveryKey, DeliveryState, DeliveryUpdate, JournalEntry, JournalKind, Time};
 use serde::Serialize;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
@@ -22,23 +22,33 @@ pub struct CloudEvent {
     data: Value,
 }
 
+/// What an event says of its delivery: all that is remembered of a delivery between two of its events.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Subject {
+    pub key: DeliveryKey,
+    pub state: DeliveryState,
+    pub reference: Box<str>,
+    pub position: Option<ShownPosition>,
+    pub eta: Option<Eta>,
+}
+
 /// A journal entry: its number within the delivery makes it one and the same, whoever tells it.
-pub fn of_journal(view: &LiveView, entry: &JournalEntry) -> CloudEvent {
+pub fn of_journal(subject: &Subject, entry: &JournalEntry) -> CloudEvent {
     let kind = match &entry.kind {
         JournalKind::Status { .. } => "status_changed",
         JournalKind::Assigned { .. } => "assigned",
         JournalKind::Milestone { .. } => "milestone",
     };
-    let data = json!({ "entry": entry, "status": view.view.delivery.state, "reference": view.view.delivery.reference });
-    event(view, format!("journal-{}", entry.number), kind, entry.at, data)
+    let data = json!({ "entry": entry, "status": subject.state, "reference": subject.reference });
+    event(subject.key, format!("journal-{}", entry.number), kind, entry.at, data)
 }
 
 /// Any other event of an update; None for what is told elsewhere.
-pub fn of_event(view: &LiveView, update: &DeliveryUpdate, at: usize, event_told: &Event) -> Option<CloudEvent> {
+pub fn of_event(subject: &Subject, update: &DeliveryUpdate, at: usize, event_told: &Event) -> Option<CloudEvent> {
     let (kind, data) = match event_told {
         Event::Journal { .. } => return None,
-        Event::Moved => ("moved", json!({ "position": view.view.position.as_ref().map(position) })),
-        Event::EtaChanged => ("eta_changed", json!({ "eta": view.view.eta.as_ref().map(eta) })),
+        Event::Moved => ("moved", json!({ "position": subject.position.as_ref().map(position) })),
+        Event::EtaChanged => ("eta_changed", json!({ "eta": subject.eta.as_ref().map(eta) })),
         Event::FenceEntered { fence } => ("fence_entered", json!({ "fence": fence })),
         Event::FenceLeft { fence } => ("fence_left", json!({ "fence": fence })),
         Event::FenceDwelt { fence } => ("fence_dwelt", json!({ "fence": fence })),
@@ -60,11 +70,10 @@ pub fn of_event(view: &LiveView, update: &DeliveryUpdate, at: usize, event_told:
         "{}-{}.{}-{}-{at}",
         epoch.assignment, epoch.generation.incarnation, epoch.generation.claim, update.number
     );
-    Some(event(view, id, kind, update.at, data))
+    Some(event(subject.key, id, kind, update.at, data))
 }
 
-fn event(view: &LiveView, id: String, kind: &str, at: Time, data: Value) -> CloudEvent {
-    let key = view.view.delivery.key;
+fn event(key: DeliveryKey, id: String, kind: &str, at: Time, data: Value) -> CloudEvent {
     CloudEvent {
         specversion: "1.0",
         id: format!("{}-{}-{id}", key.tenant, key.delivery),

@@ -1,20 +1,22 @@
 //! Events for other systems: CloudEvents on the events topic, keyed by delivery. Journal entries are told once each and
 //! in order, taken from the view's journal by number: an entry that only an older epoch would have told is not missed.
 
-use std::collections::BTreeMap;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap};
 
 use anyhow::Context;
 use async_trait::async_trait;
 use backends::log::{Append, LogError, StoredEntry, Topic};
 use bytes::Bytes;
 use daemon::{Backoff, retry};
-use protocol::update::{Event, Taken};
+use protocol::update::{DeliveryBody, Epoch, Event, Taken};
 use protocol::{
-    DeliveryKey, DeliveryUpdate, JournalNumber, LiveView, Offset, PartitionId, TrackerKey, Update, partition_of,
+    DeliveryKey, DeliveryUpdate, JournalEntry, JournalKind, JournalNumber, Offset, PartitionId, Time, TrackerKey,
+    Update, partition_of,
 };
 use tracing::error;
 
-use super::cloud_event::{CloudEvent, of_event, of_journal};
+use super::cloud_event::{CloudEvent, Subject, of_event, of_journal};
 use super::{Reader, Sink, Work};
 
 pub struct Events {
@@ -30,26 +32,34 @@ impl Sink for Events {
 
     fn begin(&self, _: PartitionId) -> EventsWork {
         EventsWork {
-            views_max: self.views_max,
+            deliveries_max: self.views_max,
             of_movement: self.of_movement,
-            told: BTreeMap::new(),
+            known: HashMap::new(),
+            by_age: BTreeSet::new(),
             tell_from: Offset(0),
         }
     }
 }
 
 pub struct EventsWork {
-    views_max: usize,
+    deliveries_max: usize,
     of_movement: bool,
-    told: BTreeMap<DeliveryKey, Told>,
+    known: HashMap<DeliveryKey, Known>,
+    /// The same deliveries, the one that was not heard of for longest first.
+    by_age: BTreeSet<(Time, DeliveryKey)>,
     /// What stands before was told in an earlier life: it is read for what is known by it.
     tell_from: Offset,
 }
 
-/// A delivery, and the journal entry told last.
-struct Told {
-    view: LiveView,
+/// What is remembered of a delivery so that none of its events goes out twice and none is missed: not its view, which
+/// is ten times as large.
+struct Known {
+    epoch: Epoch,
+    number: u64,
+    at: Time,
+    /// The journal entry that went out last.
     journal: JournalNumber,
+    subject: Subject,
 }
 
 #[async_trait]
@@ -70,7 +80,7 @@ impl Work for EventsWork {
                 }
             }
         }
-        self.forget();
+        reader.metrics.events_deliveries_shed.increment(self.forget());
         if appends.is_empty() {
             return Ok(());
         }
@@ -85,47 +95,99 @@ impl Work for EventsWork {
 impl EventsWork {
     /// What an update says to the outside; nothing if it was said before.
     pub(super) fn handle_update(&mut self, update: &DeliveryUpdate) -> Vec<CloudEvent> {
-        if let Some(told) = self.told.get_mut(&update.key) {
-            if told.view.handle_update(update) == Taken::Dropped {
-                return Vec::new();
+        let known = match self.known.entry(update.key) {
+            Entry::Occupied(known) => {
+                let known = known.into_mut();
+                if update.taken_after(known.epoch, known.number) == Taken::Dropped {
+                    return Vec::new();
+                }
+                self.by_age.remove(&(known.at, update.key));
+                known
             }
-        } else {
-            let Some(view) = LiveView::begin(update) else { return Vec::new() };
-            let journal = told_before(&view, update);
-            self.told.insert(update.key, Told { view, journal });
-        }
-        let Some(told) = self.told.get_mut(&update.key) else { return Vec::new() };
-        let entries = told.view.view.delivery.journal.iter().filter(|entry| entry.number > told.journal);
-        let mut events: Vec<CloudEvent> = entries.map(|entry| of_journal(&told.view, entry)).collect();
-        told.journal = told.journal.max(told.view.view.delivery.last_number());
+            Entry::Vacant(place) => match Known::begin(update) {
+                Some(known) => place.insert(known),
+                None => return Vec::new(),
+            },
+        };
+        let entries = known.handle_update(update);
+        self.by_age.insert((known.at, update.key));
+        let mut events: Vec<CloudEvent> = entries.iter().map(|entry| of_journal(&known.subject, entry)).collect();
         let others = update.events.iter().enumerate();
         let others = others.filter(|(_, event)| self.of_movement || **event != Event::Moved);
-        events.extend(others.filter_map(|(i, event)| of_event(&told.view, update, i, event)));
+        events.extend(others.filter_map(|(i, event)| of_event(&known.subject, update, i, event)));
         events
     }
 
-    /// Deliveries that were not told of for long, when they become too many.
-    fn forget(&mut self) {
-        if self.told.len() <= self.views_max {
-            return;
+    /// Deliveries that are over or were not heard of for long; answers how many of others were too many.
+    fn forget(&mut self) -> u64 {
+        let newest = self.by_age.last().map_or(Time::default(), |(at, _)| *at);
+        let mut shed = 0;
+        while let Some((at, key)) = self.by_age.first().copied() {
+            let is_old = newest.millis_since(at) >= REMEMBERED_MS;
+            if !is_old && self.known.len() <= self.deliveries_max {
+                break;
+            }
+            shed += u64::from(!is_old);
+            self.by_age.pop_first();
+            self.known.remove(&key);
         }
-        let newest = self.told.values().map(|told| told.view.at).max();
-        let is_fresh = |told: &Told| newest.is_some_and(|newest| newest.millis_since(told.view.at) < FRESH_MS);
-        self.told.retain(|_, told| is_fresh(told) && !told.view.is_last);
-        while self.told.len() > self.views_max {
-            self.told.pop_first();
-        }
+        shed
     }
 }
 
-/// What is first heard of a delivery may be the middle of its life: only what this update tells is news.
-fn told_before(view: &LiveView, update: &DeliveryUpdate) -> JournalNumber {
-    let number = |event: &Event| match event {
-        Event::Journal { entry } => Some(entry.number),
+impl Known {
+    /// What is first heard of a delivery may be the middle of its life: only what this update tells is news. None: only
+    /// a keyframe says where a delivery stands.
+    fn begin(update: &DeliveryUpdate) -> Option<Known> {
+        let DeliveryBody::Keyframe { view } = &update.body else { return None };
+        let number = |event: &Event| match event {
+            Event::Journal { entry } => Some(entry.number),
+            _ => None,
+        };
+        let first = update.events.iter().filter_map(number).min();
+        let journal = first.map_or(view.delivery.last_number(), |first| JournalNumber(first.0.saturating_sub(1)));
+        let subject = Subject {
+            key: update.key,
+            state: view.delivery.state,
+            reference: view.delivery.reference.as_str().into(),
+            position: None,
+            eta: None,
+        };
+        Some(Known { epoch: update.epoch, number: 0, at: update.at, journal, subject })
+    }
+
+    /// Takes an update that is to be taken, and answers the journal entries that it brings.
+    fn handle_update(&mut self, update: &DeliveryUpdate) -> Vec<JournalEntry> {
+        (self.epoch, self.number, self.at) = (update.epoch, update.number, update.at);
+        let after = self.journal;
+        let is_news = |entry: &&JournalEntry| entry.number > after;
+        let entries: Vec<JournalEntry> = match &update.body {
+            DeliveryBody::Keyframe { view } => {
+                self.subject.state = view.delivery.state;
+                (self.subject.position, self.subject.eta) = (view.position, view.eta);
+                view.delivery.journal.iter().filter(is_news).cloned().collect()
+            }
+            DeliveryBody::Changed { changed } => {
+                self.subject.position = changed.position.or(self.subject.position);
+                self.subject.eta = changed.eta.unwrap_or(self.subject.eta);
+                update.events.iter().filter_map(journal_entry).filter(is_news).cloned().collect()
+            }
+        };
+        for entry in &entries {
+            self.journal = self.journal.max(entry.number);
+            if let (JournalKind::Status { status, .. }, DeliveryBody::Changed { .. }) = (&entry.kind, &update.body) {
+                self.subject.state = *status;
+            }
+        }
+        entries
+    }
+}
+
+fn journal_entry(event: &Event) -> Option<&JournalEntry> {
+    match event {
+        Event::Journal { entry } => Some(entry),
         _ => None,
-    };
-    let first = update.events.iter().filter_map(number).min();
-    first.map_or(view.view.delivery.last_number(), |first| JournalNumber(first.0.saturating_sub(1)))
+    }
 }
 
 fn entry(reader: &Reader, key: DeliveryKey, event: &CloudEvent) -> Option<Append> {
@@ -139,16 +201,14 @@ fn entry(reader: &Reader, key: DeliveryKey, event: &CloudEvent) -> Option<Append
     })
 }
 
-/// What has not been told of for longer is over, or gets a keyframe when it goes on.
-const FRESH_MS: i64 = 120_000;
+/// What was not heard of for longer is over, or gets a keyframe when it goes on. As long as a new owner of the records
+/// may repeat what the one before has said: it begins at a snapshot of the last minutes.
+const REMEMBERED_MS: i64 = 600_000;
 
 #[cfg(test)]
 mod tests {
-    use protocol::update::{Changed, DeliveryBody, DeliveryView, Epoch, Source};
-    use protocol::{
-        AssignmentNumber, Delivery, DeliveryId, DeliveryPolicy, DeliveryState, JournalEntry, JournalKind, TenantId,
-        Time,
-    };
+    use protocol::update::{Changed, DeliveryView, Source};
+    use protocol::{AssignmentNumber, Delivery, DeliveryId, DeliveryPolicy, DeliveryState, TenantId};
 
     use super::*;
 
@@ -187,6 +247,51 @@ mod tests {
 
         assert_eq!(told(&mut all, &moved), ["7-9-1-0.0-2-0", "7-9-1-0.0-2-1", "7-9-1-0.0-2-2"]);
         assert_eq!(told(&mut few, &moved), ["7-9-1-0.0-2-1", "7-9-1-0.0-2-2"]);
+    }
+
+    #[test]
+    fn a_day_of_finished_deliveries_leaves_only_its_last_minutes() {
+        let mut work = Events { views_max: 200_000, of_movement: true }.begin(PartitionId(0));
+        for n in 0..10_000u64 {
+            let mut last = keyframe(1, 1, 2, &[1, 2]);
+            (last.key.delivery, last.at, last.is_last) = (DeliveryId(n), Time(n as i64 * 1_000), true);
+            work.handle_update(&last);
+            assert_eq!(work.forget(), 0);
+        }
+
+        let kept = REMEMBERED_MS as usize / 1_000;
+        assert_eq!((work.known.len(), work.by_age.len()), (kept, kept));
+        let longest_reference = 200 * 4;
+        let bytes = size_of::<(DeliveryKey, Known)>() + size_of::<(Time, DeliveryKey)>() + longest_reference;
+        assert!(bytes <= 1_150, "{bytes}");
+    }
+
+    #[test]
+    fn what_a_new_owner_says_again_of_a_finished_delivery_is_not_told_again() {
+        let mut work = Events { views_max: 10, of_movement: true }.begin(PartitionId(0));
+        let mut last = keyframe(1, 2, 2, &[2]);
+        last.is_last = true;
+        told(&mut work, &keyframe(1, 1, 1, &[1]));
+        told(&mut work, &last);
+        work.forget();
+
+        assert!(told(&mut work, &keyframe(1, 1, 1, &[1])).is_empty());
+        assert!(told(&mut work, &last).is_empty());
+    }
+
+    #[test]
+    fn too_many_deliveries_are_shed_oldest_first_and_counted() {
+        let mut work = Events { views_max: 2, of_movement: true }.begin(PartitionId(0));
+        for n in 0..5u64 {
+            let mut update = keyframe(1, 1, 1, &[1]);
+            (update.key.delivery, update.at) = (DeliveryId(n), Time(n as i64));
+            work.handle_update(&update);
+        }
+
+        assert_eq!(work.forget(), 3);
+        let mut kept: Vec<u64> = work.known.keys().map(|key| key.delivery.0).collect();
+        kept.sort_unstable();
+        assert_eq!(kept, [3, 4]);
     }
 
     fn told(work: &mut EventsWork, update: &DeliveryUpdate) -> Vec<String> {

@@ -1,7 +1,7 @@
 //! Updates to the live store. A sink that begins reads back as far as keyframes reach, so that the store is whole at
 //! once even if it was empty.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use backends::live_store::{LiveDriver, LiveEntry, LiveStore, LiveStoreError};
 use backends::log::{StoredEntry, Topic};
 use daemon::{Backoff, retry};
-use protocol::update::{Changed, DriverBody, DriverUpdate, Taken};
-use protocol::{DeliveryKey, DeliveryUpdate, DriverKey, LiveView, Offset, PartitionId, Time, Update};
+use protocol::update::{Changed, DeliveryView, DriverBody, DriverUpdate, Taken};
+use protocol::{DeliveryKey, DeliveryUpdate, DriverKey, LiveView, Offset, PartitionId, Time, TrackerKey, Update};
 
 use super::{Reader, Sink, Work};
 
@@ -31,6 +31,7 @@ impl Sink for Live {
             views_max: self.views_max,
             deliveries: BTreeMap::new(),
             drivers: BTreeMap::new(),
+            by_age: BTreeSet::new(),
         }
     }
 }
@@ -41,6 +42,8 @@ pub struct LiveWork {
     views_max: usize,
     deliveries: BTreeMap<DeliveryKey, LiveView>,
     drivers: BTreeMap<DriverKey, LiveDriver>,
+    /// The same views, the one that was not heard of for longest first.
+    by_age: BTreeSet<(Time, TrackerKey)>,
 }
 
 #[async_trait]
@@ -58,7 +61,7 @@ impl Work for LiveWork {
             }
         }
         let entries = self.entries(&changed);
-        self.forget();
+        reader.metrics.live_views_shed.increment(self.forget(&changed));
         if entries.is_empty() {
             return Ok(());
         }
@@ -71,8 +74,8 @@ impl Work for LiveWork {
 /// What one read changed, each once.
 #[derive(Default)]
 struct Touched {
-    deliveries: std::collections::BTreeSet<DeliveryKey>,
-    drivers: std::collections::BTreeSet<DriverKey>,
+    deliveries: BTreeSet<DeliveryKey>,
+    drivers: BTreeSet<DriverKey>,
 }
 
 impl LiveWork {
@@ -93,10 +96,22 @@ impl LiveWork {
     }
 
     fn handle_delivery(&mut self, update: &DeliveryUpdate) -> bool {
+        let key = TrackerKey::Delivery(update.key);
         match self.deliveries.get_mut(&update.key) {
-            Some(view) => view.handle_update(update) != Taken::Dropped,
-            None => LiveView::begin(update).map(|view| self.deliveries.insert(update.key, view)).is_some(),
+            Some(view) => {
+                let before = view.at;
+                if view.handle_update(update) == Taken::Dropped {
+                    return false;
+                }
+                self.by_age.remove(&(before, key));
+            }
+            None => {
+                let Some(view) = LiveView::begin(update) else { return false };
+                self.deliveries.insert(update.key, view);
+            }
         }
+        self.by_age.insert((update.at, key));
+        true
     }
 
     fn handle_driver(&mut self, update: &DriverUpdate) -> bool {
@@ -110,30 +125,64 @@ impl LiveWork {
             (DriverBody::Changed { .. }, None) => return false,
         };
         let DriverUpdate { key, generation, fold_version, source, at, .. } = *update;
-        self.drivers.insert(key, LiveDriver { generation, fold_version, source, at, view });
+        let before = self.drivers.insert(key, LiveDriver { generation, fold_version, source, at, view });
+        if let Some(before) = before {
+            self.by_age.remove(&(before.at, TrackerKey::Driver(key)));
+        }
+        self.by_age.insert((at, TrackerKey::Driver(key)));
         true
     }
 
     fn entries(&self, touched: &Touched) -> Vec<LiveEntry> {
         let deliveries = touched.deliveries.iter().filter_map(|key| self.deliveries.get(key));
         let drivers = touched.drivers.iter().filter_map(|key| self.drivers.get(key));
-        let deliveries = deliveries.map(|view| LiveEntry::Delivery(Box::new(view.clone())));
+        let deliveries = deliveries.map(|view| LiveEntry::Delivery(Box::new(kept_view(view))));
         deliveries.chain(drivers.map(|driver| LiveEntry::Driver(Box::new(driver.clone())))).collect()
     }
 
-    /// Views that are over or too many: the store has them, and a keyframe begins one again.
-    fn forget(&mut self) {
-        self.deliveries.retain(|_, view| !view.is_last);
-        if self.deliveries.len() + self.drivers.len() > self.views_max {
-            let newest = self.deliveries.values().map(|v| v.at).chain(self.drivers.values().map(|d| d.at)).max();
-            let is_fresh = |at: Time| newest.is_some_and(|newest| newest.millis_since(at) < FRESH_MS);
-            self.deliveries.retain(|_, view| is_fresh(view.at));
-            self.drivers.retain(|_, driver| is_fresh(driver.at));
-            while self.deliveries.len() + self.drivers.len() > self.views_max {
-                let _ = self.drivers.pop_first().map(|_| ()).or_else(|| self.deliveries.pop_first().map(|_| ()));
+    /// Views that are over, old or too many: the store has them, and a keyframe begins one again. Answers how many were
+    /// too many.
+    fn forget(&mut self, touched: &Touched) -> u64 {
+        for key in &touched.deliveries {
+            if let Some(view) = self.deliveries.get(key).filter(|view| view.is_last) {
+                self.by_age.remove(&(view.at, TrackerKey::Delivery(*key)));
+                self.deliveries.remove(key);
             }
         }
+        let newest = self.by_age.last().map_or(Time::default(), |(at, _)| *at);
+        let mut shed = 0;
+        while let Some((at, key)) = self.by_age.first().copied() {
+            let is_old = newest.millis_since(at) >= FRESH_MS;
+            if !is_old && self.by_age.len() <= self.views_max {
+                break;
+            }
+            shed += u64::from(!is_old);
+            self.by_age.pop_first();
+            match key {
+                TrackerKey::Delivery(key) => drop(self.deliveries.remove(&key)),
+                TrackerKey::Driver(key) => drop(self.drivers.remove(&key)),
+            }
+        }
+        shed
     }
+}
+
+/// The view as the store keeps it. Nobody asks the store for the way of a delivery that is over, and the way is the
+/// largest part of a view.
+fn kept_view(view: &LiveView) -> LiveView {
+    if !view.view.delivery.state.is_finished() {
+        return view.clone();
+    }
+    let DeliveryView { delivery, position, .. } = &view.view;
+    let over = DeliveryView {
+        delivery: delivery.clone(),
+        position: *position,
+        progress: None,
+        eta: None,
+        plan: None,
+        silent: None,
+    };
+    LiveView { epoch: view.epoch, number: view.number, at: view.at, view: over, is_last: view.is_last }
 }
 
 fn changed_view(known: &LiveDriver, changed: &Changed) -> protocol::update::DriverView {
@@ -145,5 +194,5 @@ fn changed_view(known: &LiveDriver, changed: &Changed) -> protocol::update::Driv
     view
 }
 
-/// What has not been told of for longer gets no keyframes any more.
-const FRESH_MS: i64 = 120_000;
+/// What was not heard of for longer gets no keyframes any more.
+const FRESH_MS: i64 = 600_000;

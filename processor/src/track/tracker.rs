@@ -516,5 +516,4 @@ const FORGET_MS: i64 = 72 * 3_600_000;
 const DEVICES_MAX: usize = 8;
 const FENCES_MAX: usize = 64;
 const RING_MAX: usize = 1_000;
-/// More than one driver can carry.
-const DELIVERIES_MAX: usize = 256;
+const DELIVERIES_MAX: usize = protocol::delivery::OPEN_PER_DRIVER_MAX;

@@ -64,6 +64,29 @@ fn a_finished_delivery_is_let_go_and_does_not_come_back() {
 }
 
 #[test]
+fn a_delivery_that_is_opened_again_is_live_again_for_every_reader() {
+    let mut world = World::new();
+    world.push(assign(DRIVER, TO_READY));
+    world.push(ledger(DRIVER, status(6, DeliveryState::PickedUp)));
+    world.push(ledger(DRIVER, status(7, DeliveryState::Failed)));
+    assert!(world.view().is_last);
+    let mut journal = world.view().view.delivery.journal;
+    journal.extend([assigned(8, Some(DRIVER), 2), status(9, DeliveryState::PickedUp)]);
+    let again = Record::Assign { to: DRIVER.into(), delivery: Box::new(delivery(Some(DRIVER), 2, journal)) };
+
+    world.push(again.clone());
+    world.push(again);
+    world.push(ledger(DRIVER, status(7, DeliveryState::Failed)));
+    world.drive(30.0);
+
+    let view = world.view();
+    assert_eq!((view.view.delivery.state, view.is_last), (DeliveryState::PickedUp, false));
+    assert_eq!(journal_told(&world), [1, 2, 3, 4, 5, 6, 7, 8, 9]);
+    world.push(ledger(DRIVER, status(10, DeliveryState::Delivered)));
+    assert_eq!((world.view().view.delivery.state, world.view().is_last), (DeliveryState::Delivered, true));
+}
+
+#[test]
 fn reassigned_between_partitions_the_journal_stays_gapless_and_the_old_driver_is_not_heard_any_more() {
     let (mut first, mut second) = (World::of_partition(0), World::of_partition(1));
     first.push(assign(DRIVER, TO_READY));

@@ -15,6 +15,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use axum::{Extension, Router};
 use backends::route_service::{self, RouterConfig, RouterConfigError, RouterSettings};
+use backends::upkeep::Upkeep;
 use daemon::admin::{self, Readiness};
 use daemon::descriptors::raise_limit;
 use daemon::meter::Exposition;
@@ -148,6 +149,7 @@ async fn start_roles(
 ) -> Result<Running> {
     let Ground { clock, meter, readiness, look_at_map } = ground;
     let key_file = first_tenant(settings, stores, clock).await?;
+    start_upkeep(settings, stores, ground, &stages.upkeep);
     backends::relay::start(stores.log.clone(), stores.ledger.clone(), stores.registry.clone(), &stages.relay);
 
     let edge_folder = settings.data.join("edge");
@@ -191,6 +193,19 @@ async fn start_roles(
     }
     let (http, https, admin) = doors.open(router, admin, &limits, meter, stages)?;
     Ok(Running { http, https, admin, udp: edge.udp_addr, key_file })
+}
+
+/// Ends what nobody else does.
+fn start_upkeep(settings: &Settings, stores: &Stores, ground: &Ground, drain: &Drain) {
+    let upkeep = Upkeep {
+        log: stores.log.clone(),
+        ledger: stores.ledger.clone(),
+        trail_store: stores.trail_store.clone(),
+        clock: ground.clock,
+        meter: ground.meter.clone(),
+        history_kept: Duration::from_secs(86_400 * u64::from(settings.history.keep_days)),
+    };
+    upkeep.start(drain);
 }
 
 async fn start_processor(settings: &Settings, stores: &Stores, ground: &Ground, stages: &Stages) -> Result<Processor> {

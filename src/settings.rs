@@ -35,6 +35,7 @@ pub struct Settings {
     /// What the HTTP doors grant their peers.
     pub connections: ConnectionSettings,
     pub record_log: RecordLogSettings,
+    pub history: HistorySettings,
     pub edge: edge::EdgeSettings,
     pub processor: processor::ProcessorSettings,
     pub gateway: gateway::GatewaySettings,
@@ -110,6 +111,20 @@ impl Default for EmbeddedLogSettings {
     }
 }
 
+/// Every fix with its verdict, as `…/trail` answers it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HistorySettings {
+    /// After so many days a day of history is dropped.
+    pub keep_days: u32,
+}
+
+impl Default for HistorySettings {
+    fn default() -> Self {
+        HistorySettings { keep_days: 90 }
+    }
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Settings {
@@ -122,6 +137,7 @@ impl Default for Settings {
             admin: DoorSettings { listen: Some(SocketAddr::from(([127, 0, 0, 1], 9464))) },
             connections: ConnectionSettings::default(),
             record_log: RecordLogSettings::default(),
+            history: HistorySettings::default(),
             edge: edge::EdgeSettings::default(),
             processor: processor::ProcessorSettings::default(),
             gateway: gateway::GatewaySettings::default(),
@@ -145,6 +161,8 @@ pub enum SettingsError {
     NoDoor,
     #[error("record_log.embedded.partitions: 1 to 1024, not {0}")]
     Partitions(u32),
+    #[error("history.keep_days: 4 to 36500, not {0}")]
+    HistoryDays(u32),
     #[error("maps.mirror: {0} is no http:// or https:// address")]
     Mirror(String),
     #[error("{0}")]
@@ -196,6 +214,10 @@ impl Settings {
             return Err(SettingsError::Partitions(partitions));
         }
         self.connections.check(u64::MAX).map_err(|error| SettingsError::Role(error.to_string()))?;
+        // Phones bring fixes of the last three days.
+        if !(4..=36_500).contains(&self.history.keep_days) {
+            return Err(SettingsError::HistoryDays(self.history.keep_days));
+        }
         Ok(())
     }
 }

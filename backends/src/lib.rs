@@ -14,3 +14,4 @@ pub mod relay;
 pub mod route_service;
 mod sqlite;
 pub mod trail_store;
+pub mod upkeep;

@@ -121,19 +121,23 @@ impl Sqlite {
         F: FnOnce(&Connection) -> Result<T, E> + Send + 'static,
     {
         let (tell, told) = oneshot::channel();
-        let write: Write = Box::new(move |transaction| {
-            let outcome = match transaction {
-                Ok(connection) => in_savepoint(connection, work),
-                Err(fault) => Err(fault.into()),
-            };
-            Box::new(move |committed| {
-                let outcome = committed.map_err(E::from).and(outcome);
-                let _caller_may_be_gone = tell.send(outcome);
-            })
-        });
+        let write = write_of(work, move |outcome| drop(tell.send(outcome)));
         let writes = self.writes.as_ref().expect("only dropping takes the sender away");
         writes.send(write).await.map_err(|_| ended())?;
         told.await.map_err(|_| ended())?
+    }
+
+    /// The same, for a thread that may wait.
+    pub(crate) fn write_blocking<T, E, F>(&self, work: F) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<Fault> + Send + 'static,
+        F: FnOnce(&Connection) -> Result<T, E> + Send + 'static,
+    {
+        let (tell, told) = std::sync::mpsc::sync_channel(1);
+        let write = write_of(work, move |outcome| drop(tell.send(outcome)));
+        send_blocking(self.writes.as_ref().expect("only dropping takes the sender away"), write)?;
+        told.recv().map_err(|_| ended())?
     }
 
     /// Runs `work` on one committed state of the file.
@@ -144,16 +148,65 @@ impl Sqlite {
         F: FnOnce(&Connection) -> Result<T, E> + Send + 'static,
     {
         let (tell, told) = oneshot::channel();
-        let read: Read = Box::new(move |connection| {
-            let outcome = match connection.unchecked_transaction() {
-                Ok(transaction) => work(&transaction),
-                Err(error) => Err(Fault::from(error).into()),
-            };
-            let _caller_may_be_gone = tell.send(outcome);
-        });
+        let read = read_of(work, move |outcome| drop(tell.send(outcome)));
         let reads = self.reads.as_ref().expect("only dropping takes the sender away");
         reads.send(read).await.map_err(|_| ended())?;
         told.await.map_err(|_| ended())?
+    }
+
+    /// The same, for a thread that may wait.
+    pub(crate) fn read_blocking<T, E, F>(&self, work: F) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<Fault> + Send + 'static,
+        F: FnOnce(&Connection) -> Result<T, E> + Send + 'static,
+    {
+        let (tell, told) = std::sync::mpsc::sync_channel(1);
+        let read = read_of(work, move |outcome| drop(tell.send(outcome)));
+        send_blocking(self.reads.as_ref().expect("only dropping takes the sender away"), read)?;
+        told.recv().map_err(|_| ended())?
+    }
+}
+
+/// `answer` is called on the database's thread once it is known what came of the work.
+fn write_of<T, E, F>(work: F, answer: impl FnOnce(Result<T, E>) + Send + 'static) -> Write
+where
+    T: Send + 'static,
+    E: From<Fault> + Send + 'static,
+    F: FnOnce(&Connection) -> Result<T, E> + Send + 'static,
+{
+    Box::new(move |transaction| {
+        let outcome = match transaction {
+            Ok(connection) => in_savepoint(connection, work),
+            Err(fault) => Err(fault.into()),
+        };
+        Box::new(move |committed| answer(committed.map_err(E::from).and(outcome)))
+    })
+}
+
+fn read_of<T, E, F>(work: F, answer: impl FnOnce(Result<T, E>) + Send + 'static) -> Read
+where
+    T: Send + 'static,
+    E: From<Fault> + Send + 'static,
+    F: FnOnce(&Connection) -> Result<T, E> + Send + 'static,
+{
+    Box::new(move |connection| {
+        answer(match connection.unchecked_transaction() {
+            Ok(transaction) => work(&transaction),
+            Err(error) => Err(Fault::from(error).into()),
+        });
+    })
+}
+
+/// Tokio's own way to wait refuses threads that run tasks, and a store is opened on one.
+fn send_blocking<T>(queue: &mpsc::Sender<T>, mut item: T) -> Result<(), Fault> {
+    loop {
+        item = match queue.try_send(item) {
+            Ok(()) => return Ok(()),
+            Err(mpsc::error::TrySendError::Full(item)) => item,
+            Err(mpsc::error::TrySendError::Closed(_)) => return Err(ended()),
+        };
+        thread::sleep(Duration::from_millis(1));
     }
 }
 

@@ -5,6 +5,7 @@ pub mod bare;
 pub mod bench_edge;
 pub mod city;
 pub mod cpu;
+pub mod http;
 pub mod load;
 pub mod matching;
 pub mod null_log;

@@ -107,7 +107,8 @@ pub async fn start(
     readiness: &Readiness,
     drain: &Drain,
 ) -> anyhow::Result<Processor> {
-    let metrics = ProcessorMetrics::new(meter);
+    let mut metrics = ProcessorMetrics::new(meter);
+    metrics.readiness = readiness.clone();
     let bodies = Arc::new(LocalBodies::new(parts.blobs.clone(), config.maps_folder.clone(), drain.token().clone()));
     let map = match &parts.map {
         Some(file) => {

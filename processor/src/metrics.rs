@@ -1,6 +1,7 @@
 //! What the processor counts.
 
 use daemon::Meter;
+use daemon::admin::Readiness;
 use metrics::{Counter, Gauge, Histogram};
 use protocol::RejectReason;
 
@@ -44,6 +45,9 @@ pub struct ProcessorMetrics {
     pub proposals_written: Counter,
     pub proposals_refused: Counter,
     pub sink_entries_damaged: Counter,
+    pub sink_entries_lost: SinkCounters,
+    /// What the parts of this process say of themselves.
+    pub readiness: Readiness,
     pub events_deliveries_shed: Counter,
     pub live_views_shed: Counter,
 }
@@ -97,6 +101,8 @@ impl ProcessorMetrics {
                 "wayfix_processor_proposals_refused_total",
                 "Proposals the ledger did not want.",
             ),
+            sink_entries_lost: SinkCounters::new(meter),
+            readiness: Readiness::default(),
             sink_entries_damaged: counter("wayfix_processor_sink_entries_damaged_total", "Entries no sink can read."),
             events_deliveries_shed: counter(
                 "wayfix_processor_events_deliveries_shed_total",
@@ -123,5 +129,25 @@ impl ProcessorMetrics {
         self.assignments_refused.increment(counts.assignments_refused);
         self.planned_late.increment(counts.planned_late);
         self.folds_failed.increment(counts.folds_failed);
+    }
+}
+
+/// A counter for each sink.
+#[derive(Clone)]
+pub struct SinkCounters(Vec<(&'static str, Counter)>);
+
+impl SinkCounters {
+    fn new(meter: &Meter) -> SinkCounters {
+        let counter = |sink| {
+            let help = "Entries that the log had let go before a sink took them: lost to it.";
+            (sink, meter.counter("wayfix_processor_sink_entries_lost_total", help, &[("sink", sink)]))
+        };
+        SinkCounters(["live", "events", "trail", "clerk"].into_iter().map(counter).collect())
+    }
+
+    pub fn increment(&self, sink: &'static str, count: u64) {
+        if let Some((_, counter)) = self.0.iter().find(|(name, _)| *name == sink) {
+            counter.increment(count);
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use backends::blob_store::BlobStore;
@@ -16,7 +17,7 @@ use backends::log::embedded::{EmbeddedLog, EmbeddedLogConfig};
 use backends::registry::Registry;
 use backends::registry::embedded::EmbeddedRegistry;
 use backends::trail_store::TrailStore;
-use backends::trail_store::embedded::EmbeddedTrailStore;
+use backends::trail_store::embedded::{EmbeddedTrailConfig, EmbeddedTrailStore};
 use daemon::{Clock, Drain, Meter};
 use protocol::Time;
 
@@ -55,7 +56,7 @@ impl Stores {
             log,
             blobs: Arc::new(FolderBlobStore::open(data.join("blobs")).context("open the blob store")?),
             live_store: Arc::new(MemoryLiveStore::new(LIVE_ENTRIES_MAX, meter)),
-            trail_store: Arc::new(EmbeddedTrailStore::open(&data.join("trail.db")).context("open history")?),
+            trail_store: Arc::new(open_history(data, embedded_log.incarnation(), meter)?),
             ledger: Arc::new(EmbeddedLedger::open(&data.join("ledger.db")).context("open the ledger")?),
             registry: Arc::new(registry.context("open the registry")?),
             control,
@@ -86,5 +87,18 @@ async fn open_log(settings: &Settings, clock: &Clock, meter: &Meter) -> Result<A
     Ok(Arc::new(opened.context("open the log")?.context("open the log")?))
 }
 
+fn open_history(data: &Path, incarnation: u32, meter: &Meter) -> Result<EmbeddedTrailStore> {
+    let config = EmbeddedTrailConfig {
+        meter: meter.clone(),
+        linger: HISTORY_LINGER,
+        before: Some(data.join("trail.db")),
+        incarnation,
+        ..EmbeddedTrailConfig::default()
+    };
+    EmbeddedTrailStore::open_with(&data.join("trail"), config).context("open history")
+}
+
+/// Five syncs a second at most, whatever the traffic.
+const HISTORY_LINGER: Duration = Duration::from_millis(200);
 /// Deliveries and drivers.
 const LIVE_ENTRIES_MAX: usize = 1 << 20;

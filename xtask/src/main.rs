@@ -4,6 +4,7 @@ mod bench;
 mod city;
 mod demo;
 mod shell;
+mod soak;
 mod test;
 mod web;
 
@@ -25,12 +26,15 @@ enum Command {
     Demo(demo::Options),
     /// Every check: format, lints, tests, documents, policy. What continuous integration runs.
     Test(test::Options),
-    /// Runs a benchmark and prints its rows: datagram, whole, maps, profiles, eta, swap.
+    /// Runs a benchmark and prints its rows: datagram, whole, maps, profiles, eta, swap, trail.
     Bench {
         name: String,
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Runs phones, watchers and deliveries against the release binary for an hour, or as long as is said, and judges what
+    /// it holds and writes meanwhile.
+    Soak(soak::Options),
     /// Fetches the pages' packages from npm, by lock file.
     Web,
     /// Fetches or draws the demo's city and prints where it lies.
@@ -42,6 +46,7 @@ fn main() -> ExitCode {
         Command::Demo(options) => demo::run(&options),
         Command::Test(options) => test::run(&options),
         Command::Bench { name, arguments } => bench::run(&name, &arguments),
+        Command::Soak(options) => soak::run(&options),
         Command::Web => web::fetch(),
         Command::City => city::find().map(|path| println!("{}", path.display())),
     };

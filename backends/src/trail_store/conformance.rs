@@ -8,11 +8,12 @@ use std::time::Duration;
 use protocol::record::Door;
 use protocol::update::{SnappedPosition, Source};
 use protocol::{
-    Breadcrumb, DeliveryId, DeliveryKey, DeviceKey, DeviceNumber, DriverId, DriverKey, EdgeId, Fix, FixNumber,
-    FixRecord, MeasuredTime, Offset, PartitionId, PhoneState, Position, RejectReason, TenantId, Time, Verdict,
+    Breadcrumb, DeliveryId, DeliveryKey, DriverId, DriverKey, Fix, FixNumber, FixRecord, MeasuredTime, Offset,
+    PartitionId, PhoneState, Position, RejectReason, TenantId, Time, Verdict,
 };
 
-use super::{TRAIL_MAX, TrailQuery, TrailStore};
+use super::samples::{DAY_0_S, DAY_S, DRIVER, TENANT, crumb, drive};
+use super::{TRAIL_MAX, TrailPlace, TrailQuery, TrailStore, TrailStoreError};
 use crate::crash::acknowledge;
 
 pub(crate) type Opened = Arc<dyn TrailStore>;
@@ -30,6 +31,10 @@ macro_rules! trail_store_conformance {
             a_deliverys_trail_has_its_breadcrumbs_from_all_drivers,
             tenants_see_only_their_own,
             offsets_are_kept_for_each_partition,
+            an_offset_never_goes_back_and_is_its_incarnations_own,
+            late_fixes_of_old_days_lie_with_their_day_and_are_taken_once,
+            a_replay_of_days_changes_nothing,
+            a_driver_who_is_forgotten_is_gone_and_does_not_come_back,
             days_that_have_ended_are_dropped_and_no_other,
             wrong_clocks_are_kept_and_expire_by_their_receipt,
             partitions_written_at_once_are_all_there,
@@ -81,7 +86,7 @@ pub(crate) async fn a_breadcrumb_comes_back_as_it_was(open: impl AsyncFn() -> Op
     let bare = crumb(2);
     let rejected = Breadcrumb { verdict: Verdict::Rejected(RejectReason::Jump), ..crumb(3) };
 
-    store.append(P0, vec![full, bare, rejected], Offset(1)).await.unwrap();
+    store.append(P0, vec![full, bare, rejected], at(1)).await.unwrap();
 
     assert_eq!(trail(&store).await, [full, bare, rejected]);
     let key = DeliveryKey { tenant: TENANT, delivery: DeliveryId(u64::MAX) };
@@ -96,9 +101,9 @@ pub(crate) async fn the_first_of_an_identity_stays(open: impl AsyncFn() -> Opene
     again.record.number = None;
     again.verdict = Verdict::Rejected(RejectReason::Duplicate);
 
-    store.append(P0, vec![first, again], Offset(1)).await.unwrap();
-    store.append(P0, vec![again], Offset(2)).await.unwrap();
-    store.append(PartitionId(1), vec![again], Offset(1)).await.unwrap();
+    store.append(P0, vec![first, again], at(1)).await.unwrap();
+    store.append(P0, vec![again], at(2)).await.unwrap();
+    store.append(PartitionId(1), vec![again], at(1)).await.unwrap();
 
     assert_eq!(trail(&store).await, [first]);
 }
@@ -114,7 +119,7 @@ pub(crate) async fn whatever_differs_in_its_identity_is_kept(open: impl AsyncFn(
     let mut other_driver = base;
     other_driver.record.device.driver.0 += 1;
 
-    store.append(P0, [base].into_iter().chain(others).chain([other_driver]).collect(), Offset(1)).await.unwrap();
+    store.append(P0, [base].into_iter().chain(others).chain([other_driver]).collect(), at(1)).await.unwrap();
 
     assert_eq!(trail(&store).await.len(), 5);
     let other = DriverKey { tenant: TENANT, driver: DriverId(DRIVER.driver.0 + 1) };
@@ -122,23 +127,23 @@ pub(crate) async fn whatever_differs_in_its_identity_is_kept(open: impl AsyncFn(
 }
 
 pub(crate) async fn an_identity_is_one_whenever_it_is_received(open: impl AsyncFn() -> Opened) {
-    let (early, late) = (Duration::from_secs(20 * 86_400), Duration::from_secs(40 * 86_400));
-    for received in [[Duration::ZERO, late], [late, Duration::ZERO], [early, late]] {
+    let (early, later) = (Duration::from_secs(20 * 86_400), Duration::from_secs(40 * 86_400));
+    for received in [[Duration::ZERO, later], [later, Duration::ZERO], [early, later]] {
         let store = open().await;
         let measured = crumb(received[0].as_secs() as i64 + received[1].as_secs() as i64 * 2);
-        let at = |after: Duration| {
+        let late = |after: Duration| {
             let mut breadcrumb = measured;
             breadcrumb.record.received = measured.record.received + after;
             breadcrumb
         };
         let before = trail(&store).await.len();
 
-        store.append(P0, vec![at(received[0])], Offset(1)).await.unwrap();
-        store.append(P0, vec![at(received[1])], Offset(2)).await.unwrap();
+        store.append(P0, vec![late(received[0])], at(1)).await.unwrap();
+        store.append(P0, vec![late(received[1])], at(2)).await.unwrap();
 
         let after = trail(&store).await;
         assert_eq!(after.len(), before + 1);
-        assert!(after.contains(&at(received[0])), "{received:?}");
+        assert!(after.contains(&late(received[0])), "{received:?}");
     }
 }
 
@@ -150,7 +155,7 @@ pub(crate) async fn a_trail_is_in_order_of_measured_time_and_of_its_range(open: 
     mixed.reverse();
     mixed.swap(3, 77);
     for (n, chunk) in mixed.chunks(7).enumerate() {
-        store.append(P0, chunk.to_vec(), Offset(n as u64)).await.unwrap();
+        store.append(P0, chunk.to_vec(), at(n as u64)).await.unwrap();
     }
     let time = |n: usize| all[n].record.fix.measured.to_time();
     let part = async |from, until| store.driver_trail(DRIVER, TrailQuery { from, until, limit: 1000 }).await.unwrap();
@@ -167,7 +172,7 @@ pub(crate) async fn a_trail_is_in_order_of_measured_time_and_of_its_range(open: 
 pub(crate) async fn a_long_trail_is_read_piece_by_piece(open: impl AsyncFn() -> Opened) {
     let store = open().await;
     let all: Vec<Breadcrumb> = (0..400).map(|n| crumb(n * 900)).collect();
-    store.append(P0, all.clone(), Offset(1)).await.unwrap();
+    store.append(P0, all.clone(), at(1)).await.unwrap();
     let mut read: Vec<Breadcrumb> = Vec::new();
 
     loop {
@@ -195,7 +200,7 @@ pub(crate) async fn a_deliverys_trail_has_its_breadcrumbs_from_all_drivers(open:
         all.push(breadcrumb);
     }
 
-    store.append(P0, all.clone(), Offset(1)).await.unwrap();
+    store.append(P0, all.clone(), at(1)).await.unwrap();
 
     let of_five: Vec<_> = all.into_iter().filter(|breadcrumb| breadcrumb.delivery == Some(DeliveryId(5))).collect();
     assert_eq!(store.delivery_trail(key, ALL).await.unwrap(), of_five);
@@ -210,7 +215,7 @@ pub(crate) async fn tenants_see_only_their_own(open: impl AsyncFn() -> Opened) {
     let mut theirs = ours;
     theirs.record.device.tenant = TenantId(TENANT.0 + 1);
 
-    store.append(P0, vec![ours, theirs], Offset(1)).await.unwrap();
+    store.append(P0, vec![ours, theirs], at(1)).await.unwrap();
 
     for (tenant, breadcrumb) in [(TENANT, ours), (theirs.record.device.tenant, theirs)] {
         let driver = DriverKey { tenant, driver: DRIVER.driver };
@@ -223,19 +228,125 @@ pub(crate) async fn tenants_see_only_their_own(open: impl AsyncFn() -> Opened) {
 pub(crate) async fn offsets_are_kept_for_each_partition(open: impl AsyncFn() -> Opened) {
     let store = open().await;
 
-    store.append(PartitionId(1), vec![crumb(1)], Offset(10)).await.unwrap();
-    store.append(PartitionId(2), vec![], Offset(1 << 40)).await.unwrap();
-    store.append(PartitionId(1), vec![], Offset(11)).await.unwrap();
+    store.append(PartitionId(1), vec![crumb(1)], at(10)).await.unwrap();
+    store.append(PartitionId(2), vec![], at(1 << 40)).await.unwrap();
+    store.append(PartitionId(1), vec![], at(11)).await.unwrap();
 
-    assert_eq!(store.next_offset(PartitionId(0)).await.unwrap(), Offset(0));
-    assert_eq!(store.next_offset(PartitionId(1)).await.unwrap(), Offset(11));
-    assert_eq!(store.next_offset(PartitionId(2)).await.unwrap(), Offset(1 << 40));
+    assert_eq!(store.next_offset(PartitionId(0), INCARNATION).await.unwrap(), Offset(0));
+    assert_eq!(store.next_offset(PartitionId(1), INCARNATION).await.unwrap(), Offset(11));
+    assert_eq!(store.next_offset(PartitionId(2), INCARNATION).await.unwrap(), Offset(1 << 40));
+}
+
+pub(crate) async fn an_offset_never_goes_back_and_is_its_incarnations_own(open: impl AsyncFn() -> Opened) {
+    let store = open().await;
+    let place = |incarnation, offset| TrailPlace { incarnation, offset: Offset(offset) };
+    let late = crumb(5);
+    store.append(P0, vec![crumb(1)], place(2, 100)).await.unwrap();
+
+    store.append(P0, vec![late], place(2, 40)).await.unwrap();
+    store.append(P0, vec![], place(1, 500)).await.unwrap();
+
+    assert_eq!(store.next_offset(P0, 2).await.unwrap(), Offset(100));
+    assert_eq!(trail(&store).await, [crumb(1), late], "what a latecomer brings is taken all the same");
+    assert_eq!(store.next_offset(P0, 3).await.unwrap(), Offset(0), "other offsets, from the beginning");
+    let older = store.next_offset(P0, 1).await;
+    assert!(matches!(older, Err(TrailStoreError::Damaged { .. })), "{older:?}");
+    store.append(P0, vec![crumb(1)], place(3, 7)).await.unwrap();
+    drop(store);
+
+    let store = open().await;
+    assert_eq!(store.next_offset(P0, 3).await.unwrap(), Offset(7));
+    assert_eq!(trail(&store).await, [crumb(1), late]);
+}
+
+pub(crate) async fn late_fixes_of_old_days_lie_with_their_day_and_are_taken_once(open: impl AsyncFn() -> Opened) {
+    let all: Vec<Breadcrumb> = (0..3 * 24).map(|n| crumb(n * 3_600)).collect();
+    let is_late = |n: usize| n % 5 == 2;
+    let in_time: Vec<_> = (0..all.len()).filter(|n| !is_late(*n)).map(|n| all[n]).collect();
+    let late: Vec<_> = (0..all.len()).filter(|n| is_late(*n)).map(|n| all[n]).collect();
+    let store = open().await;
+    store.append(P0, in_time.clone(), at(1)).await.unwrap();
+    drop(store);
+
+    let store = open().await;
+    for (n, breadcrumb) in late.iter().enumerate() {
+        store.append(P0, vec![*breadcrumb, in_time[n]], at(n as u64 + 2)).await.unwrap();
+    }
+
+    assert_eq!(trail(&store).await, all);
+    drop(store);
+    let store = open().await;
+    assert_eq!(trail(&store).await, all);
+    let dropped = store.expire(Time::from_secs(DAY_0_S + DAY_S)).await.unwrap();
+    assert_eq!(dropped, 24, "with its day");
+    assert_eq!(trail(&store).await, all[24..]);
+}
+
+pub(crate) async fn a_replay_of_days_changes_nothing(open: impl AsyncFn() -> Opened) {
+    let store = open().await;
+    let trips: Vec<Vec<Breadcrumb>> = (100..110).map(|driver| drive(driver, 2_000)).collect();
+    let mixed: Vec<Breadcrumb> = (0..2_000).flat_map(|n| trips.iter().map(move |trip| trip[n])).collect();
+    let everything = async |store: &Opened| {
+        for (n, piece) in mixed.chunks(700).enumerate() {
+            store.append(P0, piece.to_vec(), at(n as u64)).await.unwrap();
+        }
+    };
+    let are_all_there = async |store: &Opened| {
+        for trip in &trips {
+            let key = trip[0].record.device.driver_key();
+            assert_eq!(store.driver_trail(key, ALL).await.unwrap(), *trip);
+            let delivery = DeliveryKey { tenant: TENANT, delivery: trip[500].delivery.unwrap() };
+            let mut of_delivery: Vec<_> =
+                trips.iter().flatten().filter(|b| b.delivery == Some(delivery.delivery)).copied().collect();
+            of_delivery.sort_by_key(|b| (b.record.fix.measured, b.record.device));
+            assert_eq!(store.delivery_trail(delivery, ALL).await.unwrap(), of_delivery);
+        }
+    };
+
+    everything(&store).await;
+    everything(&store).await;
+    are_all_there(&store).await;
+    drop(store);
+    let store = open().await;
+    everything(&store).await;
+    are_all_there(&store).await;
+    drop(store);
+    are_all_there(&open().await).await;
+}
+
+pub(crate) async fn a_driver_who_is_forgotten_is_gone_and_does_not_come_back(open: impl AsyncFn() -> Opened) {
+    let store = open().await;
+    let (ours, others) = (drive(8, 300), drive(9, 300));
+    let delivery = DeliveryKey { tenant: TENANT, delivery: DeliveryId(500) };
+    let other = DriverKey { tenant: TENANT, driver: DriverId(9) };
+    store.append(P0, [ours.clone(), others.clone()].concat(), at(1)).await.unwrap();
+    drop(store);
+    let store = open().await;
+    let waiting = Breadcrumb { delivery: Some(DeliveryId(500)), ..crumb(40_000) };
+    store.append(P0, vec![waiting], at(2)).await.unwrap();
+    let now = waiting.record.received + Duration::from_secs(1);
+
+    assert_eq!(store.forget(DRIVER, now).await.unwrap(), 301);
+
+    store.append(P0, [ours.clone(), others.clone(), vec![waiting]].concat(), at(3)).await.unwrap();
+    assert_eq!(store.forget(DRIVER, now).await.unwrap(), 0);
+    drop(store);
+    let store = open().await;
+    store.append(P0, ours, at(4)).await.unwrap();
+    assert_eq!(trail(&store).await, []);
+    assert_eq!(store.driver_trail(other, ALL).await.unwrap(), others);
+    let of_delivery = store.delivery_trail(delivery, ALL).await.unwrap();
+    assert!(!of_delivery.is_empty() && of_delivery.iter().all(|b| b.record.device.driver == other.driver));
+    // Who comes again is somebody new.
+    let again = Breadcrumb { record: FixRecord { received: now, ..crumb(50_000).record }, ..crumb(50_000) };
+    store.append(P0, vec![again], at(5)).await.unwrap();
+    assert_eq!(trail(&store).await, [again]);
 }
 
 pub(crate) async fn days_that_have_ended_are_dropped_and_no_other(open: impl AsyncFn() -> Opened) {
     let store = open().await;
     let all: Vec<Breadcrumb> = (0..10).flat_map(|day| [crumb(day * DAY_S), crumb(day * DAY_S + DAY_S - 1)]).collect();
-    store.append(P0, all.clone(), Offset(1)).await.unwrap();
+    store.append(P0, all.clone(), at(1)).await.unwrap();
     let day = |n: i64| Time::from_secs(DAY_0_S + n * DAY_S);
 
     let none = store.expire(day(0)).await.unwrap();
@@ -245,8 +356,8 @@ pub(crate) async fn days_that_have_ended_are_dropped_and_no_other(open: impl Asy
 
     assert_eq!((none, some, one_more, again), (0, 6, 2, 0));
     assert_eq!(trail(&store).await, all[8..]);
-    assert_eq!(store.next_offset(P0).await.unwrap(), Offset(1));
-    store.append(P0, vec![all[0]], Offset(2)).await.unwrap();
+    assert_eq!(store.next_offset(P0, INCARNATION).await.unwrap(), Offset(1));
+    store.append(P0, vec![all[0]], at(2)).await.unwrap();
     assert_eq!(trail(&store).await.len(), all.len() - 8 + 1);
 }
 
@@ -262,7 +373,7 @@ pub(crate) async fn wrong_clocks_are_kept_and_expire_by_their_receipt(open: impl
         [says(i64::MIN / 100, 1), says(-1, 1), says(0, 1), says(10 * (DAY_0_S + 400 * DAY_S), 2), says(i64::MAX, 2)];
     let right = crumb(5 * DAY_S);
     for chunk in [wrong[0], wrong[4], right, wrong[2], wrong[3], wrong[1]].chunks(2) {
-        store.append(P0, chunk.to_vec(), Offset(1)).await.unwrap();
+        store.append(P0, chunk.to_vec(), at(1)).await.unwrap();
     }
     let whole = TrailQuery { from: Time(i64::MIN), until: Time(i64::MAX), limit: 100 };
     let of_range = [wrong[0], wrong[1], wrong[2], right, wrong[3]];
@@ -283,7 +394,7 @@ pub(crate) async fn partitions_written_at_once_are_all_there(open: impl AsyncFn(
             tokio::spawn(async move {
                 for n in 0..20u64 {
                     let breadcrumbs = (0..10).map(|i| of_partition(partition, n * 10 + i)).collect();
-                    store.append(PartitionId(partition), breadcrumbs, Offset(n + 1)).await.unwrap();
+                    store.append(PartitionId(partition), breadcrumbs, at(n + 1)).await.unwrap();
                 }
             })
         })
@@ -296,21 +407,21 @@ pub(crate) async fn partitions_written_at_once_are_all_there(open: impl AsyncFn(
         let driver = of_partition(partition, 0).record.device.driver_key();
         let all: Vec<_> = (0..200).map(|n| of_partition(partition, n)).collect();
         assert_eq!(store.driver_trail(driver, ALL).await.unwrap(), all);
-        assert_eq!(store.next_offset(PartitionId(partition)).await.unwrap(), Offset(20));
+        assert_eq!(store.next_offset(PartitionId(partition), INCARNATION).await.unwrap(), Offset(20));
     }
 }
 
 pub(crate) async fn all_is_there_after_opening_again(open: impl AsyncFn() -> Opened) {
     let store = open().await;
     let all: Vec<Breadcrumb> = (0..50).map(|n| crumb(n * 10_000)).collect();
-    store.append(P0, all.clone(), Offset(50)).await.unwrap();
+    store.append(P0, all.clone(), at(50)).await.unwrap();
     drop(store);
 
     let store = open().await;
 
     assert_eq!(trail(&store).await, all);
-    assert_eq!(store.next_offset(P0).await.unwrap(), Offset(50));
-    store.append(P0, all.clone(), Offset(51)).await.unwrap();
+    assert_eq!(store.next_offset(P0, INCARNATION).await.unwrap(), Offset(50));
+    store.append(P0, all.clone(), at(51)).await.unwrap();
     assert_eq!(trail(&store).await, all);
 }
 
@@ -320,11 +431,11 @@ pub(crate) async fn write_until_killed(store: Opened) {
     for partition in 0..4u32 {
         let store = store.clone();
         tasks.spawn(async move {
-            let mut next = store.next_offset(PartitionId(partition)).await.unwrap().0;
+            let mut next = store.next_offset(PartitionId(partition), INCARNATION).await.unwrap().0;
             loop {
                 let breadcrumbs = (next..next + 5).map(|n| of_partition(partition, n)).collect();
                 next += 5;
-                store.append(PartitionId(partition), breadcrumbs, Offset(next)).await.unwrap();
+                store.append(PartitionId(partition), breadcrumbs, at(next)).await.unwrap();
                 acknowledge(format_args!("{partition} {next}"));
             }
         });
@@ -339,37 +450,15 @@ pub(crate) async fn offsets_and_breadcrumbs_agree(store: Opened, said: &[String]
         let (partition, next) = line.split_once(' ').unwrap();
         let partition: u32 = partition.parse().unwrap();
         partitions.insert(partition);
-        let kept = store.next_offset(PartitionId(partition)).await.unwrap();
+        let kept = store.next_offset(PartitionId(partition), INCARNATION).await.unwrap();
         assert!(kept.0 >= next.parse().unwrap(), "{line}: {kept}");
     }
     assert!(!partitions.is_empty());
     for partition in partitions {
-        let next = store.next_offset(PartitionId(partition)).await.unwrap();
+        let next = store.next_offset(PartitionId(partition), INCARNATION).await.unwrap();
         let driver = of_partition(partition, 0).record.device.driver_key();
         let all: Vec<_> = (0..next.0).map(|n| of_partition(partition, n)).collect();
         assert_eq!(store.driver_trail(driver, TrailQuery { limit: TRAIL_MAX, ..ALL }).await.unwrap(), all);
-    }
-}
-
-/// Measured this long after day 0 began, and received a second later.
-fn crumb(after_s: i64) -> Breadcrumb {
-    let measured = Time::from_secs(DAY_0_S + after_s);
-    Breadcrumb {
-        record: FixRecord {
-            device: DeviceKey { tenant: TENANT, driver: DRIVER.driver, device: DeviceNumber(1) },
-            session_start: 0,
-            number: None,
-            lowest_held: FixNumber(0),
-            edge: EdgeId(1),
-            door: Door::Udp,
-            received: measured + Duration::from_secs(1),
-            fix: Fix::at(MeasuredTime::from_time(measured), Position { lat_e7: 411_500_000, lon_e7: -86_100_000 }),
-            verdict: Verdict::Accepted,
-        },
-        verdict: Verdict::Accepted,
-        snapped: None,
-        delivery: None,
-        source: Source::default(),
     }
 }
 
@@ -381,13 +470,14 @@ fn of_partition(partition: u32, n: u64) -> Breadcrumb {
     breadcrumb
 }
 
+fn at(offset: u64) -> TrailPlace {
+    TrailPlace { incarnation: INCARNATION, offset: Offset(offset) }
+}
+
 async fn trail(store: &Opened) -> Vec<Breadcrumb> {
     store.driver_trail(DRIVER, ALL).await.unwrap()
 }
 
-const TENANT: TenantId = TenantId(7);
-const DRIVER: DriverKey = DriverKey { tenant: TENANT, driver: DriverId(8) };
 const P0: PartitionId = PartitionId(0);
-const DAY_S: i64 = 86_400;
-const DAY_0_S: i64 = 19_000 * DAY_S;
+const INCARNATION: u32 = 3;
 const ALL: TrailQuery = TrailQuery { from: Time(0), until: Time(i64::MAX), limit: 10_000 };

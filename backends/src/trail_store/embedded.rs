@@ -1,38 +1,161 @@
-//! History in one SQLite file, a table per day, so that a day is dropped as a whole and what is written lies together.
+//! History in segment files of a day, sealed block by block under a key per driver and indexed in SQLite. Forgetting a
+//! driver is forgetting his key; dropping a day is removing its file.
 //!
-//! A fix belongs to the day it says it was measured on. A phone may say any day, though: where that is far from the
-//! day of receipt the fix goes to one table of strays instead, so that a wrong clock cannot make tables without end;
-//! strays are dropped by their day of receipt. An identity is looked for on both sides before it is added to either.
+//! What comes in is journalled with one sync for all partitions that bring something (`journal`), waits packed in memory
+//! (`pending`), and is sealed into long blocks when some 32 MB of it wait (`writer`). So each fix is written about twice,
+//! 25 bytes each, and a page of a trail opens one block for each thousand of its fixes.
 //!
-//! A day's table lies in the order of drivers. A batch touches one page for each of its drivers, and those pages are
-//! what it costs; so there is no second index by delivery, only the span of time in which each driver had it. At the
-//! worst, a thousand drivers with one breadcrumb each in every batch, two busy cores took 9,000 a second; a city of
-//! 5,000 drivers makes 1,250.
+//! The folder: `index.db`, `journal-N.wfj`, `segment-N.wfs`. A start seals what a crash left in the journal. Where the
+//! index lost its newest commits, whatever they named is read again from the log, because the offsets went back with them.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::ops::RangeInclusive;
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::fs::{self, DirBuilder, File};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use async_trait::async_trait;
-use protocol::update::BreadcrumbBatch;
-use protocol::{Breadcrumb, DeliveryId, DeliveryKey, DriverKey, MeasuredTime, Offset, PartitionId, Time, envelope};
-use rusqlite::{Connection, OptionalExtension, Params, params};
+use daemon::Meter;
+use metrics::Counter;
+use parking_lot::Mutex;
+use protocol::{Breadcrumb, DeliveryKey, DriverKey, Offset, PartitionId, Time};
+use tokio::sync::{mpsc, oneshot};
+use tracing::{error, info, warn};
 
-use super::{TRAIL_MAX, TrailQuery, TrailStore, TrailStoreError};
-use crate::sqlite::{Schema, Sqlite, from_sqlite};
+use super::home::day_of;
+use super::journal::Journal;
+use super::pending::Pending;
+use super::reading::{self, Range};
+use super::takeover::Takeover;
+use super::writer::{Command, Writer, unavailable};
+use super::{TrailPlace, TrailQuery, TrailStore, TrailStoreError, index, journal, segment};
+use crate::sqlite::{Sqlite, from_sqlite};
 
-pub struct EmbeddedTrailStore {
-    db: Sqlite,
+/// How history is kept.
+#[derive(Clone, Debug)]
+pub struct EmbeddedTrailConfig {
+    pub meter: Meter,
+    /// How long an append waits for others to share its sync. Nobody waits for history, and a disk is spared.
+    pub linger: Duration,
+    /// How many bytes of memory may wait to be sealed.
+    pub pending_bytes_max: usize,
+    /// History as Wayfix kept it before it had segments: one SQLite file, which is taken over and removed.
+    pub before: Option<PathBuf>,
+    /// The log that this file's offsets are of.
+    pub incarnation: u32,
 }
 
-impl EmbeddedTrailStore {
-    /// Opens or makes the file. Blocks.
-    pub fn open(path: &Path) -> Result<Self, TrailStoreError> {
-        Ok(EmbeddedTrailStore { db: Sqlite::open(path, SCHEMA, || ())? })
+impl Default for EmbeddedTrailConfig {
+    fn default() -> Self {
+        EmbeddedTrailConfig {
+            meter: Meter::discard(),
+            linger: Duration::ZERO,
+            pending_bytes_max: 32 << 20,
+            before: None,
+            incarnation: 1,
+        }
     }
 }
 
-from_sqlite!(TrailStoreError);
+pub struct EmbeddedTrailStore {
+    shared: Arc<Shared>,
+    commands: Option<mpsc::Sender<Command>>,
+    writer: Option<JoinHandle<()>>,
+    takeover: Option<Takeover>,
+}
+
+/// What the writer and the readers work on.
+pub(super) struct Shared {
+    pub folder: PathBuf,
+    pub db: Sqlite,
+    pub pending: Mutex<Pending>,
+    /// Durable, in the journal or the index.
+    pub offsets: Mutex<BTreeMap<PartitionId, TrailPlace>>,
+    pub metrics: TrailMetrics,
+}
+
+/// What history counts.
+pub(super) struct TrailMetrics {
+    taken: Counter,
+    repeated: Counter,
+    forgotten: Counter,
+    pub blocks_unreadable: Counter,
+}
+
+impl EmbeddedTrailStore {
+    /// Opens or makes the folder, with nothing out of the ordinary. Blocks.
+    pub fn open(folder: &Path) -> Result<Self, TrailStoreError> {
+        EmbeddedTrailStore::open_with(folder, EmbeddedTrailConfig::default())
+    }
+
+    /// Opens or makes the folder, and seals what a crash has left. Blocks.
+    pub fn open_with(folder: &Path, config: EmbeddedTrailConfig) -> Result<Self, TrailStoreError> {
+        let mut builder = DirBuilder::new();
+        builder.recursive(true).mode(0o700).create(folder).map_err(unavailable)?;
+        let db = Sqlite::open(&folder.join(INDEX), index::SCHEMA, || ())?;
+        // What is deleted is overwritten: a forgotten key must not be found in the file.
+        db.write_blocking(|connection| {
+            Ok::<_, TrailStoreError>(connection.pragma_update(None, "secure_delete", true)?)
+        })?;
+        let offsets = db.read_blocking(index::offsets)?;
+        let shared = Arc::new(Shared {
+            folder: folder.to_path_buf(),
+            db,
+            pending: Mutex::default(),
+            offsets: Mutex::new(offsets),
+            metrics: TrailMetrics::new(&config.meter),
+        });
+        let writer = recover(&shared, &config)?;
+        let (commands, taken) = mpsc::channel(COMMANDS_MAX);
+        let run = move || writer.run(taken);
+        let thread = thread::Builder::new().name("history".to_string()).spawn(run).map_err(unavailable)?;
+        let mut store = EmbeddedTrailStore { shared, commands: None, writer: Some(thread), takeover: None };
+        if let Some(before) = &config.before {
+            store.takeover = Takeover::begin(before, config.incarnation, &store.shared, commands.clone())?;
+        }
+        store.commands = Some(commands);
+        Ok(store)
+    }
+
+    async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<Result<T, TrailStoreError>>) -> Command,
+    ) -> Result<T, TrailStoreError> {
+        let (answer, answered) = oneshot::channel();
+        let commands = self.commands.as_ref().expect("only dropping takes the sender away");
+        commands.send(command(answer)).await.map_err(|_| ended())?;
+        answered.await.map_err(|_| ended())?
+    }
+
+    /// Reads once more where a segment was written anew or expired between looking it up and opening it.
+    async fn read(
+        &self,
+        range: Range,
+        waiting: impl Fn(&Pending) -> Vec<Breadcrumb>,
+        sealed: impl Fn(&rusqlite::Connection, &Path, Vec<Breadcrumb>) -> Result<Vec<Breadcrumb>, TrailStoreError>
+        + Clone
+        + Send
+        + 'static,
+    ) -> Result<Vec<Breadcrumb>, TrailStoreError> {
+        if range.limit == 0 {
+            return Ok(Vec::new());
+        }
+        let mut tries = 0;
+        loop {
+            // First what waits: what is sealed meanwhile is then found twice, and told once.
+            let waiting = waiting(&self.shared.pending.lock());
+            let (sealed, folder) = (sealed.clone(), self.shared.folder.clone());
+            let read = self.shared.db.read(move |connection| sealed(connection, &folder, waiting)).await;
+            tries += 1;
+            match read {
+                Err(error) if error.is_transient() && tries < READ_TRIES => {}
+                read => return read,
+            }
+        }
+    }
+}
 
 #[async_trait]
 impl TrailStore for EmbeddedTrailStore {
@@ -40,403 +163,198 @@ impl TrailStore for EmbeddedTrailStore {
         &self,
         partition: PartitionId,
         breadcrumbs: Vec<Breadcrumb>,
-        next: Offset,
+        next: TrailPlace,
     ) -> Result<(), TrailStoreError> {
-        // Encoded here, so that the one writer has only the database's work to do.
-        let encoded: Vec<(Breadcrumb, Vec<u8>)> = breadcrumbs.into_iter().map(with_bytes).collect();
-        self.db
-            .write(move |connection| {
-                let mut tables = Tables::of(connection)?;
-                for (breadcrumb, bytes) in &encoded {
-                    tables.insert(connection, breadcrumb, bytes)?;
-                }
-                widen_spans(connection, encoded.iter().map(|(breadcrumb, _)| breadcrumb))?;
-                connection
-                    .prepare_cached(
-                        "INSERT INTO offsets VALUES (?1, ?2) ON CONFLICT DO UPDATE SET next = excluded.next",
-                    )?
-                    .execute(params![partition.0, next.0 as i64])?;
-                Ok(())
-            })
-            .await
+        self.ask(|answer| Command::Append { partition, breadcrumbs, next, answer }).await
     }
 
-    async fn next_offset(&self, partition: PartitionId) -> Result<Offset, TrailStoreError> {
-        self.db
-            .read(move |connection| {
-                let next: Option<i64> = connection
-                    .prepare_cached("SELECT next FROM offsets WHERE partition = ?1")?
-                    .query_row([partition.0], |row| row.get(0))
-                    .optional()?;
-                Ok(Offset(next.unwrap_or(0) as u64))
-            })
-            .await
+    async fn next_offset(&self, partition: PartitionId, incarnation: u32) -> Result<Offset, TrailStoreError> {
+        let place = self.shared.offsets.lock().get(&partition).copied().unwrap_or_default();
+        place.within(incarnation)
     }
 
     async fn driver_trail(&self, key: DriverKey, query: TrailQuery) -> Result<Vec<Breadcrumb>, TrailStoreError> {
-        self.db
-            .read(move |connection| {
-                trail(connection, query, |connection, table, limit| {
-                    let sql = format!(
-                        "SELECT breadcrumb FROM {table} WHERE tenant = ?1 AND driver = ?2
-                         AND measured_ds >= ?3 AND measured_ds < ?4 ORDER BY measured_ds LIMIT ?5"
-                    );
-                    let (from, until) = measured_range(query);
-                    select(connection, &sql, params![key.tenant.0, key.driver.0, from, until, limit])
-                })
-            })
-            .await
+        let range = Range::of(query);
+        let waiting = |pending: &Pending| reading::waiting_of_driver(pending, key, range);
+        self.read(range, waiting, move |connection, folder, waiting| {
+            reading::driver_trail(connection, folder, key, range, waiting)
+        })
+        .await
     }
 
     async fn delivery_trail(&self, key: DeliveryKey, query: TrailQuery) -> Result<Vec<Breadcrumb>, TrailStoreError> {
-        self.db
-            .read(move |connection| {
-                trail(connection, query, |connection, table, limit| {
-                    let sql = format!(
-                        "SELECT breadcrumb FROM spans s CROSS JOIN {table} b
-                         ON b.tenant = s.tenant AND b.driver = s.driver
-                         AND b.measured_ds >= max(?3, s.first_ds) AND b.measured_ds < ?4 AND b.measured_ds <= s.last_ds
-                         WHERE s.tenant = ?1 AND s.delivery = ?2 AND b.delivery = ?2
-                         ORDER BY b.measured_ds LIMIT ?5"
-                    );
-                    let (from, until) = measured_range(query);
-                    let delivery = key.delivery.0 as i64;
-                    select(connection, &sql, params![key.tenant.0, delivery, from, until, limit])
-                })
-            })
-            .await
+        let range = Range::of(query);
+        let waiting = |pending: &Pending| reading::waiting_of_delivery(pending, key, range);
+        self.read(range, waiting, move |connection, folder, waiting| {
+            reading::delivery_trail(connection, folder, key, range, waiting)
+        })
+        .await
     }
 
     async fn expire(&self, before: Time) -> Result<u64, TrailStoreError> {
-        let first_kept = day_of(before);
-        let mut dropped = 0;
-        // A transaction per day: appends get their turn in between.
-        while let Some(count) = self.db.write(move |connection| drop_oldest_day(connection, first_kept)).await? {
-            dropped += count;
-        }
-        loop {
-            let count = self.db.write(move |connection| drop_some_strays(connection, first_kept)).await?;
-            if count == 0 {
-                break;
-            }
-            dropped += count;
-        }
-        // Whatever was received two days before the first day kept was measured before that day, or is a stray.
-        let sql = "DELETE FROM spans WHERE last_received_day < ?1 - 1";
-        self.db.write(move |connection| Ok::<_, TrailStoreError>(connection.execute(sql, [first_kept])?)).await?;
-        Ok(dropped)
+        self.ask(|answer| Command::Expire { first_kept: day_of(before), answer }).await
+    }
+
+    async fn forget(&self, driver: DriverKey, before: Time) -> Result<u64, TrailStoreError> {
+        self.ask(|answer| Command::Forget { driver, before, answer }).await
     }
 }
 
-/// Which tables there are, as one transaction sees and changes it.
-struct Tables {
-    days: BTreeSet<i64>,
-    has_strays: bool,
-}
-
-impl Tables {
-    fn of(connection: &Connection) -> Result<Self, TrailStoreError> {
-        let mut statement = connection.prepare_cached("SELECT day FROM days")?;
-        let days = statement.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
-        let has_strays = connection.prepare_cached("SELECT 1 FROM breadcrumbs_stray LIMIT 1")?.exists([])?;
-        Ok(Tables { days, has_strays })
-    }
-
-    fn insert(
-        &mut self,
-        connection: &Connection,
-        breadcrumb: &Breadcrumb,
-        bytes: &[u8],
-    ) -> Result<(), TrailStoreError> {
-        let measured = day_of(breadcrumb.record.fix.measured.to_time());
-        let received = day_of(breadcrumb.record.received);
-        let table = table_of(measured);
-        if DAYS_AROUND_RECEIPT.contains(&measured.saturating_sub(received)) {
-            if self.has_strays && has(connection, STRAYS, breadcrumb)? {
-                return Ok(());
-            }
-            if self.days.insert(measured) {
-                connection.execute_batch(&create_table(&table))?;
-                connection.execute("INSERT INTO days VALUES (?1)", [measured])?;
-            }
-            insert_into(connection, &table, breadcrumb, bytes)
-        } else {
-            if self.days.contains(&measured) && has(connection, &table, breadcrumb)? {
-                return Ok(());
-            }
-            self.has_strays = true;
-            insert_into(connection, STRAYS, breadcrumb, bytes)
+impl Drop for EmbeddedTrailStore {
+    fn drop(&mut self) {
+        drop(self.takeover.take());
+        self.commands = None;
+        if self.writer.take().is_some_and(|writer| writer.join().is_err()) {
+            error!("the thread of history had panicked");
         }
     }
 }
 
-fn insert_into(
-    connection: &Connection,
-    table: &str,
-    breadcrumb: &Breadcrumb,
-    bytes: &[u8],
-) -> Result<(), TrailStoreError> {
-    let sql = format!("INSERT INTO {table} VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10) ON CONFLICT DO NOTHING");
-    let (device, fix) = (breadcrumb.record.device, &breadcrumb.record.fix);
-    connection.prepare_cached(&sql)?.execute(params![
-        device.tenant.0,
-        device.driver.0,
-        fix.measured.0,
-        device.device.0,
-        fix.position.lat_e7,
-        fix.position.lon_e7,
-        day_of(breadcrumb.record.received),
-        breadcrumb.delivery.map(|delivery| delivery.0 as i64),
-        breadcrumb.reject_reason().map(|reason| reason.name()),
-        bytes,
-    ])?;
-    Ok(())
-}
-
-/// When each driver had each delivery.
-fn widen_spans<'a>(
-    connection: &Connection,
-    breadcrumbs: impl Iterator<Item = &'a Breadcrumb>,
-) -> Result<(), TrailStoreError> {
-    let mut spans: BTreeMap<(DriverKey, DeliveryId), (i64, i64, i64)> = BTreeMap::new();
-    for breadcrumb in breadcrumbs {
-        let Some(delivery) = breadcrumb.delivery else { continue };
-        let (measured, received) = (breadcrumb.record.fix.measured.0, day_of(breadcrumb.record.received));
-        let span = spans.entry((breadcrumb.record.device.driver_key(), delivery));
-        let (first, last, last_day) = span.or_insert((measured, measured, received));
-        (*first, *last, *last_day) = (measured.min(*first), measured.max(*last), received.max(*last_day));
+impl Shared {
+    /// The place never goes back, whoever is late.
+    pub fn advance(&self, partition: PartitionId, place: TrailPlace) {
+        let mut offsets = self.offsets.lock();
+        let known = offsets.entry(partition).or_default();
+        *known = (*known).max(place);
     }
-    let mut statement = connection.prepare_cached(
-        "INSERT INTO spans VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT DO UPDATE SET
-         first_ds = min(first_ds, excluded.first_ds), last_ds = max(last_ds, excluded.last_ds),
-         last_received_day = max(last_received_day, excluded.last_received_day)",
-    )?;
-    for ((driver, delivery), (first, last, last_day)) in spans {
-        let delivery = delivery.0 as i64;
-        statement.execute(params![driver.tenant.0, delivery, driver.driver.0, first, last, last_day])?;
+
+    pub fn remove_journals_below(&self, number: i64) {
+        let old = journal::numbers(&self.folder).unwrap_or_default().into_iter().filter(|other| *other < number);
+        old.for_each(|old| remove(&journal::path(&self.folder, old)));
     }
-    Ok(())
-}
 
-/// Whether the table has a breadcrumb of the same identity.
-fn has(connection: &Connection, table: &str, breadcrumb: &Breadcrumb) -> Result<bool, TrailStoreError> {
-    let sql = format!(
-        "SELECT 1 FROM {table} WHERE tenant = ?1 AND driver = ?2 AND measured_ds = ?3 AND device = ?4
-         AND lat_e7 = ?5 AND lon_e7 = ?6"
-    );
-    let (device, fix) = (breadcrumb.record.device, &breadcrumb.record.fix);
-    Ok(connection.prepare_cached(&sql)?.exists(params![
-        device.tenant.0,
-        device.driver.0,
-        fix.measured.0,
-        device.device.0,
-        fix.position.lat_e7,
-        fix.position.lon_e7
-    ])?)
-}
-
-/// None if there is none to drop.
-fn drop_oldest_day(connection: &Connection, first_kept: i64) -> Result<Option<u64>, TrailStoreError> {
-    let oldest: Option<i64> = connection
-        .prepare_cached("SELECT day FROM days WHERE day < ?1 ORDER BY day LIMIT 1")?
-        .query_row([first_kept], |row| row.get(0))
-        .optional()?;
-    let Some(day) = oldest else { return Ok(None) };
-    let table = table_of(day);
-    let count: i64 = connection.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0))?;
-    connection.execute_batch(&format!("DROP TABLE {table}"))?;
-    connection.execute("DELETE FROM days WHERE day = ?1", [day])?;
-    Ok(Some(count as u64))
-}
-
-fn drop_some_strays(connection: &Connection, first_kept: i64) -> Result<u64, TrailStoreError> {
-    let identity = "tenant, driver, measured_ds, device, lat_e7, lon_e7";
-    let sql = format!(
-        "DELETE FROM {STRAYS} WHERE ({identity}) IN
-         (SELECT {identity} FROM {STRAYS} WHERE received_day < ?1 LIMIT {STRAYS_DROPPED_AT_ONCE})"
-    );
-    Ok(connection.prepare_cached(&sql)?.execute([first_kept])? as u64)
-}
-
-/// The days' tables one after the other while there is room, and the strays put in between by time.
-fn trail(
-    connection: &Connection,
-    query: TrailQuery,
-    select: impl Fn(&Connection, &str, u32) -> Result<Vec<Breadcrumb>, TrailStoreError>,
-) -> Result<Vec<Breadcrumb>, TrailStoreError> {
-    let limit = query.limit.min(TRAIL_MAX);
-    if query.from >= query.until || limit == 0 {
-        return Ok(Vec::new());
+    pub fn remove_segment(&self, file: i64) {
+        remove(&segment::path(&self.folder, file));
     }
-    let mut found = select(connection, STRAYS, limit)?;
-    let strays = found.len();
-    let days: Vec<i64> = connection
-        .prepare_cached("SELECT day FROM days WHERE day BETWEEN ?1 AND ?2 ORDER BY day")?
-        .query_map([day_of(query.from), day_of(query.until)], |row| row.get(0))?
-        .collect::<Result<_, _>>()?;
-    for day in days {
-        let room = limit.saturating_sub((found.len() - strays) as u32);
-        if room == 0 {
-            break;
+
+    /// Lets nothing that was deleted stand in the index's write-ahead file.
+    pub fn empty_wal(&self) -> Result<(), TrailStoreError> {
+        let connection = rusqlite::Connection::open(self.folder.join(INDEX))?;
+        connection.busy_timeout(Duration::from_secs(5))?;
+        connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+        Ok(())
+    }
+}
+
+impl TrailMetrics {
+    fn new(meter: &Meter) -> TrailMetrics {
+        let fixes = |outcome| {
+            let help = "Fixes brought to history: taken, there already, or of a forgotten driver.";
+            meter.counter("wayfix_history_fixes_total", help, &[("outcome", outcome)])
+        };
+        let help = "Blocks of history that could not be read when it was looked whether a fix is there already.";
+        TrailMetrics {
+            taken: fixes("taken"),
+            repeated: fixes("repeated"),
+            forgotten: fixes("forgotten"),
+            blocks_unreadable: meter.counter("wayfix_history_blocks_unreadable_total", help, &[]),
         }
-        found.extend(select(connection, &table_of(day), room)?);
     }
-    let order = |breadcrumb: &Breadcrumb| {
-        let (device, fix) = (breadcrumb.record.device, &breadcrumb.record.fix);
-        (fix.measured, device, fix.position)
-    };
-    found.sort_by_key(order);
-    found.truncate(limit as usize);
-    Ok(found)
-}
 
-fn select(connection: &Connection, sql: &str, values: impl Params) -> Result<Vec<Breadcrumb>, TrailStoreError> {
-    let mut statement = connection.prepare_cached(sql)?;
-    let mut rows = statement.query(values)?;
-    let mut found = Vec::new();
-    while let Some(row) = rows.next()? {
-        let bytes = row.get_ref(0)?.as_blob().map_err(rusqlite::Error::from)?;
-        let batch: BreadcrumbBatch = envelope::decode(bytes)
-            .map_err(|error| TrailStoreError::Damaged { reason: format!("a breadcrumb cannot be read: {error}") })?;
-        found.extend(batch.breadcrumbs);
+    pub fn count(&self, taken: usize, repeated: usize, forgotten: usize) {
+        self.taken.increment(taken as u64);
+        self.repeated.increment(repeated as u64);
+        self.forgotten.increment(forgotten as u64);
     }
-    Ok(found)
 }
 
-/// In an envelope, so that a later version of Wayfix knows which form it has.
-fn with_bytes(breadcrumb: Breadcrumb) -> (Breadcrumb, Vec<u8>) {
-    let mut batch = BreadcrumbBatch { breadcrumbs: vec![breadcrumb] };
-    let bytes = envelope::encode(&batch);
-    (batch.breadcrumbs.remove(0), bytes)
+/// Brings files and index together, as a crash left them, and what the journal holds into segments.
+fn recover(shared: &Arc<Shared>, config: &EmbeddedTrailConfig) -> Result<Writer, TrailStoreError> {
+    let number = shared.db.read_blocking(index::journal)?;
+    let journals = journal::numbers(&shared.folder).map_err(unavailable)?;
+    let newer: Vec<i64> = journals.iter().copied().filter(|other| *other >= number).collect();
+    // The journal that the index names is made before it is named.
+    let has_lost_commits = newer.first().is_some_and(|first| *first > number);
+    check_segments(shared, number == 1 && newer.is_empty(), has_lost_commits)?;
+    shared.remove_journals_below(number);
+    if has_lost_commits {
+        warn!("the index of history lost its newest entries: what they named is read again from the log");
+    } else if newer.is_empty() && number > 1 {
+        warn!("the journal of history is gone: what it held is read again from the log");
+    }
+    let next = newer.last().map_or(number, |last| last + 1);
+    let journal = Journal::create(&shared.folder, next).map_err(unavailable)?;
+    let mut writer = Writer::new(shared.clone(), journal, config.linger, config.pending_bytes_max);
+    writer.forgotten = shared.db.read_blocking(index::forgotten)?;
+    let mut frames = 0;
+    for number in &newer {
+        let replay = journal::replay(&journal::path(&shared.folder, *number)).map_err(unavailable)?;
+        if replay.is_damaged {
+            let bytes = replay.bytes_left;
+            error!(bytes, "the journal of history is damaged: what stood there is read again from the log");
+        }
+        for frame in replay.frames {
+            writer.take(frame.breadcrumbs)?;
+            if !has_lost_commits {
+                shared.advance(frame.partition, frame.next);
+            }
+            frames += 1;
+        }
+    }
+    if frames > 0 {
+        info!(frames, fixes = shared.pending.lock().count(), "history goes on from its journal");
+    }
+    writer.seal()?;
+    Ok(writer)
 }
 
-/// From inclusive, until exclusive, in tenths of a second: a tenth is in the range if its first millisecond is.
-fn measured_range(query: TrailQuery) -> (i64, i64) {
-    let tenth = |time: Time| MeasuredTime::from_time(Time(time.0.saturating_add(99))).0;
-    (tenth(query.from), tenth(query.until))
+/// Every segment is there, as long as the index says. What stands behind, or is not named, a crash left before it was: it
+/// is in the journal or the log. After a loss of the index nothing is thrown away.
+fn check_segments(shared: &Shared, is_new: bool, has_lost_commits: bool) -> Result<(), TrailStoreError> {
+    let files = shared.db.read_blocking(index::files)?;
+    for (file, bytes) in &files {
+        let path = segment::path(&shared.folder, *file);
+        let length = match fs::metadata(&path) {
+            Ok(metadata) => metadata.len(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => 0,
+            Err(error) => return Err(unavailable(error)),
+        };
+        if length < *bytes {
+            let reason = format!("{} has {length} bytes, the index says {bytes}", path.display());
+            return Err(TrailStoreError::Damaged { reason });
+        }
+    }
+    let mut unnamed = Vec::new();
+    for entry in fs::read_dir(&shared.folder).map_err(unavailable)? {
+        let path = entry.map_err(unavailable)?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let number = name.strip_prefix("segment-").and_then(|name| name.strip_suffix(".wfs")?.parse::<i64>().ok());
+        if number.is_some_and(|number| !files.contains_key(&number)) {
+            unnamed.push(path);
+        }
+    }
+    if is_new && !unnamed.is_empty() {
+        let reason = format!("{} has segments and no index: {INDEX} is gone", shared.folder.display());
+        return Err(TrailStoreError::Damaged { reason });
+    }
+    for path in unnamed {
+        if !has_lost_commits {
+            remove(&path);
+            continue;
+        }
+        warn!(path = %path.display(), "a segment that the index does not name is set aside");
+        fs::rename(&path, path.with_extension("aside")).map_err(unavailable)?;
+    }
+    File::open(&shared.folder).and_then(|folder| folder.sync_all()).map_err(unavailable)
 }
 
-fn day_of(time: Time) -> i64 {
-    time.as_secs().div_euclid(24 * 3600)
+/// What is left behind is removed at the next start.
+fn remove(path: &Path) {
+    if let Err(error) = fs::remove_file(path) {
+        warn!(%error, path = %path.display(), "a file of history could not be removed");
+    }
 }
 
-/// Days before 1970 have a table too, if a server's clock says so.
-fn table_of(day: i64) -> String {
-    if day < 0 { format!("breadcrumbs_b{}", day.unsigned_abs()) } else { format!("breadcrumbs_{day}") }
+fn ended() -> TrailStoreError {
+    TrailStoreError::Damaged { reason: "the thread of history has ended".to_string() }
 }
 
-fn create_table(table: &str) -> String {
-    format!(
-        "CREATE TABLE {table} (
-            tenant INTEGER NOT NULL,
-            driver INTEGER NOT NULL,
-            measured_ds INTEGER NOT NULL,
-            device INTEGER NOT NULL,
-            lat_e7 INTEGER NOT NULL,
-            lon_e7 INTEGER NOT NULL,
-            received_day INTEGER NOT NULL,
-            delivery INTEGER,
-            rejected TEXT,
-            breadcrumb BLOB NOT NULL,
-            PRIMARY KEY (tenant, driver, measured_ds, device, lat_e7, lon_e7)
-        ) STRICT, WITHOUT ROWID;"
-    )
-}
+from_sqlite!(TrailStoreError);
 
-/// Fixes wait at most 72 h on a phone, and no clock that is taken for right is a day ahead.
-const DAYS_AROUND_RECEIPT: RangeInclusive<i64> = -4..=1;
-const STRAYS: &str = "breadcrumbs_stray";
-const STRAYS_DROPPED_AT_ONCE: u32 = 10_000;
-
-const SCHEMA: Schema = Schema {
-    name: "history",
-    application_id: 0x5746_5431, // "WFT1"
-    steps: &["
-        CREATE TABLE offsets (
-            partition INTEGER PRIMARY KEY,
-            next INTEGER NOT NULL
-        ) STRICT;
-
-        CREATE TABLE spans (
-            tenant INTEGER NOT NULL,
-            delivery INTEGER NOT NULL,
-            driver INTEGER NOT NULL,
-            first_ds INTEGER NOT NULL,
-            last_ds INTEGER NOT NULL,
-            last_received_day INTEGER NOT NULL,
-            PRIMARY KEY (tenant, delivery, driver)
-        ) STRICT, WITHOUT ROWID;
-
-        CREATE TABLE days (
-            day INTEGER PRIMARY KEY
-        ) STRICT;
-
-        CREATE TABLE breadcrumbs_stray (
-            tenant INTEGER NOT NULL,
-            driver INTEGER NOT NULL,
-            measured_ds INTEGER NOT NULL,
-            device INTEGER NOT NULL,
-            lat_e7 INTEGER NOT NULL,
-            lon_e7 INTEGER NOT NULL,
-            received_day INTEGER NOT NULL,
-            delivery INTEGER,
-            rejected TEXT,
-            breadcrumb BLOB NOT NULL,
-            PRIMARY KEY (tenant, driver, measured_ds, device, lat_e7, lon_e7)
-        ) STRICT, WITHOUT ROWID;
-        CREATE INDEX breadcrumbs_stray_received ON breadcrumbs_stray (received_day);
-    "],
-};
+const INDEX: &str = "index.db";
+/// Appends that may wait before the next caller has to wait outside.
+const COMMANDS_MAX: usize = 256;
+const READ_TRIES: u32 = 3;
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use super::*;
-    use crate::crash;
-    use crate::trail_store::conformance::{self, Opened, trail_store_conformance};
-
-    struct Fixture(tempfile::TempDir);
-
-    impl Fixture {
-        fn new() -> Self {
-            Fixture(tempfile::tempdir().unwrap())
-        }
-
-        async fn open(&self) -> Opened {
-            open(self.0.path())
-        }
-    }
-
-    fn open(folder: &Path) -> Opened {
-        Arc::new(EmbeddedTrailStore::open(&folder.join("history.db")).unwrap())
-    }
-
-    trail_store_conformance!(Fixture::new());
-
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn offsets_and_breadcrumbs_agree_after_kill_9() {
-        if let Some(folder) = crash::folder_of_child() {
-            return conformance::write_until_killed(open(&folder)).await;
-        }
-        let folder = tempfile::tempdir().unwrap();
-        let test = "trail_store::embedded::tests::offsets_and_breadcrumbs_agree_after_kill_9";
-
-        for count in [20, 100, 200] {
-            let said = crash::kill_in_the_middle(test, folder.path(), count);
-            conformance::offsets_and_breadcrumbs_agree(open(folder.path()), &said).await;
-        }
-    }
-
-    #[tokio::test]
-    async fn a_wrong_clock_makes_no_table() {
-        let fixture = Fixture::new();
-        conformance::wrong_clocks_are_kept_and_expire_by_their_receipt(async || fixture.open().await).await;
-        let file = Connection::open(fixture.0.path().join("history.db")).unwrap();
-
-        let sql = "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name LIKE 'breadcrumbs%'";
-        let tables: i64 = file.query_row(sql, [], |row| row.get(0)).unwrap();
-
-        assert_eq!(tables, 2);
-    }
-}
+mod tests;

@@ -1,7 +1,7 @@
 //! Deliveries, drivers, devices, sessions and history over REST.
 
 use backends::registry::Registry;
-use backends::trail_store::TrailStore;
+use backends::trail_store::{TrailPlace, TrailStore};
 use protocol::record::Door;
 use protocol::session::{FleetKey, SessionGrant, SessionRecord};
 use protocol::{Breadcrumb, DeviceKey, DeviceNumber, EdgeId, Fix, FixNumber, FixRecord, RejectReason, Verdict};
@@ -147,7 +147,8 @@ async fn history_comes_whole_in_pages_with_its_verdicts_as_json_and_as_geojson()
     let begin = MeasuredTime::from_time(server.world.now() - Duration::from_secs(3600)).to_time();
     let breadcrumbs: Vec<Breadcrumb> =
         (0..25).map(|n| breadcrumb(&tenant, n, begin + Duration::from_secs(n / 10))).collect();
-    server.world.trail_store.append(PartitionId(0), breadcrumbs, Offset(1)).await.unwrap();
+    let next = TrailPlace { incarnation: 1, offset: Offset(1) };
+    server.world.trail_store.append(PartitionId(0), breadcrumbs, next).await.unwrap();
 
     // Pages end within a moment and at its end.
     for limit in [1, 5, 7, 24, 25] {

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use async_trait::async_trait;
 use backends::log::{Log, LogError, ReadLimit, StoredEntry, Topic};
+use daemon::admin::Health;
 use daemon::{Backoff, Clock, Drain, retry};
 use protocol::envelope::{self, Enveloped};
 use protocol::{Offset, PartitionId, Time, UpdateBatch};
@@ -78,6 +79,16 @@ impl Reader {
             }
         };
         entries.iter().filter_map(decode).collect()
+    }
+
+    /// The log has let entries go that this sink had not taken: nobody has them any more, and somebody should know.
+    pub fn handle_gap(&self, sink: &'static str, from: Offset, first: Offset) {
+        let lost = first.0.saturating_sub(from.0);
+        error!(sink, partition = self.partition.0, from = from.0, lost, "entries were gone before they were taken");
+        self.metrics.sink_entries_lost.increment(sink, lost);
+        let reason =
+            format!("{lost} entries of partition {} were gone from the log before they were taken", self.partition);
+        self.metrics.readiness.set(sink, Health::Degraded(reason));
     }
 
     pub fn updates(&self, entries: &[StoredEntry]) -> Vec<(Offset, UpdateBatch)> {
@@ -194,7 +205,7 @@ async fn follow<W: Work>(work: &mut W, reader: &Reader, group: &'static str) -> 
             () = reader.stop.cancelled() => break,
             entries = reading => match entries {
                 Err(LogError::Gone { first, .. }) => {
-                    warn!(group, partition = partition.0, from = next.0, first, "entries are gone before they were taken");
+                    reader.handle_gap(group, next, Offset(first));
                     next = Offset(first);
                     continue;
                 }

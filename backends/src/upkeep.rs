@@ -1,0 +1,202 @@
+//! Upkeep of the stores: what is begun and ended by nobody is ended here. Open deliveries that nobody closes fail as
+//! abandoned, by their tenant's policy; days of history that are older than they are to be kept are dropped.
+//!
+//! One process of the fleet does it, the one that has the group's partition; two at once would do no harm. Both jobs
+//! believe the clock only after it has run evenly for a while, so that a wall clock that jumps ends nothing early.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use daemon::{Clock, Drain, Meter};
+use metrics::Counter;
+use protocol::{PartitionId, Time};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::ledger::{DeliveryLedger, LedgerError};
+use crate::log::{Log, LogError, Topic};
+use crate::trail_store::{TrailStore, TrailStoreError};
+
+/// What upkeep works on.
+pub struct Upkeep {
+    pub log: Arc<dyn Log>,
+    pub ledger: Arc<dyn DeliveryLedger>,
+    pub trail_store: Arc<dyn TrailStore>,
+    pub clock: Clock,
+    pub meter: Meter,
+    /// How long history is kept.
+    pub history_kept: Duration,
+}
+
+struct Metrics {
+    deliveries_abandoned: Counter,
+    fixes_expired: Counter,
+    abandoned_failed: Counter,
+    expiry_failed: Counter,
+}
+
+impl Upkeep {
+    /// Runs until the drain stops.
+    pub fn start(self, drain: &Drain) {
+        let stop = drain.token().clone();
+        drain.spawn("upkeep", self.run(stop));
+    }
+
+    async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
+        let metrics = Metrics::new(&self.meter);
+        let mut membership = self.log.join(GROUP, Topic::Control).await.context("join upkeep")?;
+        let (mut evenness, mut is_ours) = (Evenness::new(self.now()), false);
+        let mut expired_at: Option<Duration> = None;
+        let mut begun = Instant::now();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                owned = membership.changed() => match owned {
+                    Ok(owned) => is_ours = owned.contains(&PartitionId(0)),
+                    Err(LogError::Closed) => break,
+                    Err(error) => return Err(error).context("share upkeep"),
+                },
+                () = self.clock.sleep(PASS_EVERY) => {
+                    let now = self.now();
+                    let passed = now.since(Time(now.0 - passed_ms(&self.clock, begun.elapsed())));
+                    begun = Instant::now();
+                    let even = evenness.look(passed, now);
+                    if is_ours && even >= ABANDON_AFTER_EVEN {
+                        self.fail_abandoned(&metrics, &stop).await;
+                    }
+                    let is_due = expired_at.is_none_or(|at| even < at || even - at >= EXPIRE_EVERY);
+                    if is_ours && is_due && even >= EXPIRE_AFTER_EVEN {
+                        self.expire(&metrics).await;
+                        expired_at = Some(even);
+                    }
+                }
+            }
+        }
+        membership.leave().await.context("leave upkeep")
+    }
+
+    async fn fail_abandoned(&self, metrics: &Metrics, stop: &CancellationToken) {
+        while !stop.is_cancelled() {
+            let failed: Result<_, LedgerError> = self.ledger.fail_abandoned(ABANDONED_AT_ONCE, self.now()).await;
+            let count = match failed {
+                Ok(failed) => failed.len(),
+                Err(error) => {
+                    warn!(%error, "abandoned deliveries could not be closed");
+                    metrics.abandoned_failed.increment(1);
+                    return;
+                }
+            };
+            metrics.deliveries_abandoned.increment(count as u64);
+            if count > 0 {
+                info!(deliveries = count, "deliveries that nobody closed have failed as abandoned");
+            }
+            if count < ABANDONED_AT_ONCE as usize {
+                return;
+            }
+        }
+    }
+
+    async fn expire(&self, metrics: &Metrics) {
+        let expired: Result<u64, TrailStoreError> = self.trail_store.expire(self.now() - self.history_kept).await;
+        match expired {
+            Ok(fixes) => {
+                metrics.fixes_expired.increment(fixes);
+                if fixes > 0 {
+                    info!(fixes, "days of history have expired");
+                }
+            }
+            Err(error) => {
+                warn!(%error, "history could not be expired");
+                metrics.expiry_failed.increment(1);
+            }
+        }
+    }
+
+    fn now(&self) -> Time {
+        Time(self.clock.now_ms())
+    }
+}
+
+/// How much of this clock's time passes while so much really does.
+fn passed_ms(clock: &Clock, really: Duration) -> i64 {
+    let a_second = clock.real(Duration::from_secs(1)).as_secs_f64();
+    (really.as_secs_f64() / a_second * 1000.0) as i64
+}
+
+/// For how long the wall clock has gone as fast as time does.
+struct Evenness {
+    wall: Time,
+    even: Duration,
+}
+
+impl Evenness {
+    fn new(wall: Time) -> Self {
+        Evenness { wall, even: Duration::ZERO }
+    }
+
+    /// `passed` since the last look, by a clock that cannot be set.
+    fn look(&mut self, passed: Duration, wall: Time) -> Duration {
+        let off_ms = wall.millis_since(self.wall).saturating_sub(passed.as_millis() as i64).saturating_abs();
+        self.wall = wall;
+        self.even = if off_ms > UNEVEN_MS { Duration::ZERO } else { self.even + passed };
+        self.even
+    }
+}
+
+impl Metrics {
+    fn new(meter: &Meter) -> Metrics {
+        let failed = |job| {
+            let help = "Rounds of upkeep that a store refused; the next round tries again.";
+            meter.counter("wayfix_upkeep_failures_total", help, &[("job", job)])
+        };
+        let counter = |name, help| meter.counter(name, help, &[]);
+        Metrics {
+            deliveries_abandoned: counter(
+                "wayfix_upkeep_deliveries_abandoned_total",
+                "Open deliveries that nobody closed: failed as abandoned.",
+            ),
+            fixes_expired: counter(
+                "wayfix_upkeep_history_fixes_expired_total",
+                "Fixes of history dropped because their day is too long ago.",
+            ),
+            abandoned_failed: failed("abandoned deliveries"),
+            expiry_failed: failed("history"),
+        }
+    }
+}
+
+const GROUP: &str = "upkeep";
+const PASS_EVERY: Duration = Duration::from_secs(60);
+const EXPIRE_EVERY: Duration = Duration::from_secs(3_600);
+/// A transaction of so many: others that write get their turn.
+const ABANDONED_AT_ONCE: u32 = 64;
+/// Between two looks a minute apart, this much is a step and no drift.
+const UNEVEN_MS: i64 = 5_000;
+const ABANDON_AFTER_EVEN: Duration = Duration::from_secs(300);
+/// What is dropped does not come back: no hurry.
+const EXPIRE_AFTER_EVEN: Duration = Duration::from_secs(3_600);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_was_set_is_not_believed_for_a_while() {
+        let minute = Duration::from_secs(60);
+        let mut wall = Time::from_secs(1_700_000_000);
+        let mut evenness = Evenness::new(wall);
+        let mut pass = |step: Duration| {
+            wall = wall + minute + step;
+            evenness.look(minute, wall)
+        };
+
+        assert_eq!(pass(Duration::ZERO), minute);
+        assert_eq!(pass(Duration::from_millis(4_000)), 2 * minute, "drift");
+        assert_eq!(pass(Duration::from_secs(2 * 86_400)), Duration::ZERO, "a step of two days");
+        assert_eq!(pass(Duration::ZERO), minute);
+        let mut back = Evenness::new(Time::from_secs(1_000));
+        assert_eq!(back.look(minute, Time::from_secs(1_060)), minute);
+        assert_eq!(back.look(minute, Time::from_secs(900)), Duration::ZERO, "set back");
+    }
+}

@@ -4,7 +4,8 @@
 //! Stopping goes with the way of the data: doors close, edges ship what they have, trackers and sinks finish it,
 //! gateways let their streams go, and the log is closed last.
 
-mod stores;
+mod space;
+pub mod stores;
 
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
@@ -26,7 +27,7 @@ use processor::{Processor, ProcessorParts, RouteServiceConfig};
 use protocol::session::EdgeAddress;
 use protocol::{DeliveryPolicy, Time};
 use tokio::sync::Notify;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::map_watch::{MapWatch, Print};
 use crate::settings::{Settings, SettingsError};
@@ -105,7 +106,11 @@ impl Whole {
             () = signals.stop.cancelled() => Ok(None),
         };
         match started {
-            Ok(Some(running)) => Ok(Some(Whole { running, stores, stages, whole })),
+            Ok(Some(running)) => {
+                stores.finish().context("write the installation's file")?;
+                stores.watch(&stages.upkeep);
+                Ok(Some(Whole { running, stores, stages, whole }))
+            }
             Ok(None) => {
                 info!("told to stop before all was up");
                 stages.stop().await;
@@ -233,20 +238,37 @@ fn open_router(settings: &RouterSettings) -> Result<Option<RouteServiceConfig>> 
     Ok(service.map(|service| RouteServiceConfig { service, asked_max: settings.asked_max as usize }))
 }
 
-/// The first start makes a tenant and leaves its key where only the operator can read it.
+/// The first start makes a tenant and leaves its key where only the operator can read it. A key that is not there later
+/// was taken away: the registry keeps only its hash, so it is said and nobody gets a second tenant for it.
 async fn first_tenant(settings: &Settings, stores: &Stores, clock: &Clock) -> Result<PathBuf> {
     let file = settings.data.join("tenant.key");
+    let now = Time(clock.now_ms());
     if file.exists() {
+        let key = std::fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
+        if stores.registry.scope_of(key.trim()).await.context("look the first tenant's key up")?.is_none() {
+            warn!(file = %file.display(), "this key opens nothing here: `wayfix repair --new-tenant-key 1` makes another");
+        }
         return Ok(file);
     }
-    let now = Time(clock.now_ms());
-    let (tenant, key) = stores
-        .registry
-        .create_tenant("first", DeliveryPolicy::default(), now)
-        .await
-        .context("make the first tenant")?;
-    stores.control_writer.put_policy(tenant.id, tenant.policy).await.context("publish the first tenant's policy")?;
-    write_private(&file, &key).with_context(|| format!("write {}", file.display()))?;
+    let tenants = stores.registry.tenants().await.context("list the tenants")?;
+    let Some(tenant) = tenants.first() else {
+        let made = stores.registry.create_tenant("first", DeliveryPolicy::default(), now).await;
+        let (tenant, key) = made.context("make the first tenant")?;
+        stores
+            .control_writer
+            .put_policy(tenant.id, tenant.policy)
+            .await
+            .context("publish the first tenant's policy")?;
+        write_private(&file, &key).with_context(|| format!("write {}", file.display()))?;
+        return Ok(file);
+    };
+    if stores.is_first_start {
+        // The first start was stopped between the tenant and its key, which was never told.
+        let key = stores.new_tenant_key(tenant.id, now).await?;
+        write_private(&file, &key).with_context(|| format!("write {}", file.display()))?;
+    } else {
+        warn!(file = %file.display(), "the key's file is gone: `wayfix repair --new-tenant-key 1` makes another");
+    }
     Ok(file)
 }
 

@@ -2,10 +2,13 @@
 
 mod compose;
 mod demo;
+mod installation;
 mod map_watch;
 mod maps;
 mod output;
 mod pages;
+mod repair;
+mod restore;
 mod settings;
 mod sim;
 mod tiles;
@@ -39,6 +42,11 @@ enum Command {
     Sim(sim::SimArguments),
     /// Drives recorded traces against a running server, over real sockets.
     Replay(sim::ReplayArguments),
+    /// Looks whether the stores of a data folder belong together, mends what can be mended without a loss, and goes on
+    /// without what is lost where that is accepted by name.
+    Repair(repair::Options),
+    /// Says that a data folder is a restored copy, older than what it replaces: no number is given again.
+    Restore(restore::Options),
     /// Shows or checks the configuration.
     #[command(subcommand)]
     Config(settings::Command),
@@ -51,6 +59,8 @@ fn main() -> ExitCode {
         Command::Maps(command) => maps::run(command),
         Command::Sim(arguments) => sim::simulate(&arguments),
         Command::Replay(arguments) => sim::replay(&arguments),
+        Command::Repair(options) => repair::run(&options),
+        Command::Restore(options) => restore::run(&options),
         Command::Config(command) => settings::run(&command),
     };
     match outcome {

@@ -36,6 +36,7 @@ pub struct Settings {
     pub connections: ConnectionSettings,
     pub record_log: RecordLogSettings,
     pub history: HistorySettings,
+    pub cache: CacheSettings,
     pub edge: edge::EdgeSettings,
     pub processor: processor::ProcessorSettings,
     pub gateway: gateway::GatewaySettings,
@@ -125,6 +126,33 @@ impl Default for HistorySettings {
     }
 }
 
+/// What the stores may keep in memory of what lies on disk. Maps are mapped, not read: the system takes their pages back
+/// by itself.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CacheSettings {
+    /// One budget for the log's blocks and the pages of all databases together.
+    pub bytes_max: u64,
+}
+
+impl Default for CacheSettings {
+    fn default() -> Self {
+        CacheSettings { bytes_max: 64 << 20 }
+    }
+}
+
+impl CacheSettings {
+    /// Readers of the log that keep up are served from memory of their own, so half is plenty.
+    pub fn log_bytes(self) -> u64 {
+        self.bytes_max / 2
+    }
+
+    /// Of each of the databases: registry, ledger and the index of history.
+    pub fn database_bytes(self) -> u64 {
+        self.bytes_max / 6
+    }
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Settings {
@@ -138,6 +166,7 @@ impl Default for Settings {
             connections: ConnectionSettings::default(),
             record_log: RecordLogSettings::default(),
             history: HistorySettings::default(),
+            cache: CacheSettings::default(),
             edge: edge::EdgeSettings::default(),
             processor: processor::ProcessorSettings::default(),
             gateway: gateway::GatewaySettings::default(),
@@ -163,6 +192,8 @@ pub enum SettingsError {
     Partitions(u32),
     #[error("history.keep_days: 4 to 36500, not {0}")]
     HistoryDays(u32),
+    #[error("cache.bytes_max: {CACHE_BYTES_MIN} or more, not {0}")]
+    Cache(u64),
     #[error("maps.mirror: {0} is no http:// or https:// address")]
     Mirror(String),
     #[error("{0}")]
@@ -218,9 +249,15 @@ impl Settings {
         if !(4..=36_500).contains(&self.history.keep_days) {
             return Err(SettingsError::HistoryDays(self.history.keep_days));
         }
+        if self.cache.bytes_max < CACHE_BYTES_MIN {
+            return Err(SettingsError::Cache(self.cache.bytes_max));
+        }
         Ok(())
     }
 }
+
+/// Below that every look-up would go to the disk.
+const CACHE_BYTES_MIN: u64 = 6 << 20;
 
 #[derive(Subcommand)]
 pub enum Command {

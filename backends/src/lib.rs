@@ -5,6 +5,8 @@ pub mod blob_store;
 pub mod control;
 #[cfg(test)]
 mod crash;
+pub mod file_identity;
+pub mod installation;
 pub mod ledger;
 pub mod live_store;
 pub mod log;
@@ -12,6 +14,6 @@ mod outbox;
 pub mod registry;
 pub mod relay;
 pub mod route_service;
-mod sqlite;
+pub mod sqlite;
 pub mod trail_store;
 pub mod upkeep;

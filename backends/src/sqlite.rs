@@ -7,18 +7,30 @@
 //!
 //! **Invariant:** a write answered `Ok` survives kill −9 and power cut (WAL with `synchronous=FULL`); reads see
 //! committed writes only, each read one state of the file.
+//!
+//! A database with a `Guard` belongs to an installation: what a start finds in it is checked byte by byte (`pages`) and
+//! against what the other stores know of it (`crate::installation`). See docs/decisions/stores.md.
+
+mod guard;
+mod pages;
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot};
-use tracing::error;
+use tracing::{error, warn};
+
+pub use self::guard::{Guard, remake_sums, survey};
+use self::pages::PageSums;
+pub use self::pages::{sums_path, wal_path};
+use crate::file_identity::FileIdentity;
 
 /// What a file holds: an id that tells it from every other SQLite file, and the steps that bring it from empty, or
 /// from any older version, to the newest. Version n has the first n steps applied.
@@ -30,11 +42,27 @@ pub(crate) struct Schema {
 }
 
 /// Why SQLite did not do it.
-#[derive(Clone, Debug)]
-pub(crate) enum Fault {
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Fault {
     /// It may do it later: busy, disk full, not to be read or written at this time.
+    #[error("the database cannot be reached: {0}")]
     Unavailable(String),
+    #[error("the database is damaged: {0}")]
     Damaged(String),
+}
+
+/// An error that may say that the database is damaged: the process must not go on as if nothing were.
+pub(crate) trait Faulty: From<Fault> {
+    fn damage(&self) -> Option<&str>;
+}
+
+impl Faulty for Fault {
+    fn damage(&self) -> Option<&str> {
+        match self {
+            Fault::Damaged(reason) => Some(reason),
+            Fault::Unavailable(_) => None,
+        }
+    }
 }
 
 impl From<rusqlite::Error> for Fault {
@@ -68,6 +96,12 @@ macro_rules! from_sqlite {
             }
         }
 
+        impl crate::sqlite::Faulty for $error {
+            fn damage(&self) -> Option<&str> {
+                if let Self::Damaged { reason } = self { Some(reason) } else { None }
+            }
+        }
+
         impl From<rusqlite::Error> for $error {
             fn from(error: rusqlite::Error) -> Self {
                 crate::sqlite::Fault::from(error).into()
@@ -88,43 +122,76 @@ pub(crate) struct Sqlite {
     writes: Option<mpsc::Sender<Write>>,
     reads: Option<mpsc::Sender<Read>>,
     threads: Vec<JoinHandle<()>>,
+    damage: Arc<OnceLock<String>>,
 }
 
 impl Sqlite {
     /// Opens or makes the file and brings it to the newest version. Blocks. `on_commit` is called after every commit,
     /// on the writer's thread, before its callers are answered.
     pub(crate) fn open(path: &Path, schema: Schema, on_commit: impl Fn() + Send + 'static) -> Result<Self, Fault> {
+        Self::open_guarded(path, schema, None, on_commit)
+    }
+
+    /// The same, as a part of an installation if it is handed a guard.
+    pub(crate) fn open_guarded(
+        path: &Path,
+        schema: Schema,
+        guard: Option<Guard>,
+        on_commit: impl Fn() + Send + 'static,
+    ) -> Result<Self, Fault> {
         create_file(path).map_err(|error| Fault::Unavailable(format!("{}: {error}", path.display())))?;
-        let mut writer = connect(path)?;
-        writer.pragma_update(None, "journal_mode", "WAL")?;
-        migrate(&mut writer, path, schema)?;
+        let cache_bytes = guard.as_ref().map_or(CACHE_BYTES, |guard| guard.cache_bytes);
+        let mut connection = connect(path, cache_bytes)?;
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        migrate(&mut connection, path, schema)?;
+        let damage = Arc::new(OnceLock::new());
+        let guarded = guard.map(|guard| begin_guarded(&connection, path, guard)).transpose()?;
+        let files = [path.to_path_buf(), pages::wal_path(path)];
+        let files = files.iter().filter_map(|path| FileIdentity::of(path)).collect();
+        let writer = Writer { connection, path: path.to_path_buf(), files, guarded, on_commit: Box::new(on_commit) };
 
         let (writes, writes_taken) = mpsc::channel(QUEUE_MAX);
         let (reads, reads_taken) = mpsc::channel(QUEUE_MAX);
         let reads_taken = Arc::new(Mutex::new(reads_taken));
         let mut threads = Vec::with_capacity(1 + READER_COUNT);
-        threads.push(spawn(schema.name, move || write_until_closed(&writer, writes_taken, &on_commit))?);
+        threads.push(spawn(schema.name, move || writer.write_until_closed(writes_taken))?);
         for _ in 0..READER_COUNT {
-            let reader = connect(path)?;
+            let reader = connect(path, cache_bytes)?;
             reader.pragma_update(None, "query_only", true)?;
             let reads_taken = reads_taken.clone();
             threads.push(spawn(schema.name, move || read_until_closed(&reader, &reads_taken))?);
         }
-        Ok(Sqlite { writes: Some(writes), reads: Some(reads), threads })
+        Ok(Sqlite { writes: Some(writes), reads: Some(reads), threads, damage })
+    }
+
+    /// Why this database must not be relied on any more, once anything has shown it.
+    pub(crate) fn damage(&self) -> Option<String> {
+        self.damage.get().cloned()
+    }
+
+    fn note_damage<T, E: Faulty>(&self, outcome: Result<T, E>) -> Result<T, E> {
+        if let Err(error) = &outcome
+            && let Some(reason) = error.damage()
+        {
+            let _first_reason_stays = self.damage.set(reason.to_string());
+        }
+        outcome
     }
 
     /// Runs `work` in a transaction and answers once it is durable. `Err` takes back what it wrote.
     pub(crate) async fn write<T, E, F>(&self, work: F) -> Result<T, E>
     where
         T: Send + 'static,
-        E: From<Fault> + Send + 'static,
+        E: Faulty + Send + 'static,
         F: FnOnce(&Connection) -> Result<T, E> + Send + 'static,
     {
         let (tell, told) = oneshot::channel();
         let write = write_of(work, move |outcome| drop(tell.send(outcome)));
         let writes = self.writes.as_ref().expect("only dropping takes the sender away");
-        writes.send(write).await.map_err(|_| ended())?;
-        told.await.map_err(|_| ended())?
+        let sent = writes.send(write).await.map_err(|_| ended().into());
+        self.note_damage(sent)?;
+        let outcome = told.await.unwrap_or_else(|_| Err(ended().into()));
+        self.note_damage(outcome)
     }
 
     /// The same, for a thread that may wait.
@@ -144,14 +211,16 @@ impl Sqlite {
     pub(crate) async fn read<T, E, F>(&self, work: F) -> Result<T, E>
     where
         T: Send + 'static,
-        E: From<Fault> + Send + 'static,
+        E: Faulty + Send + 'static,
         F: FnOnce(&Connection) -> Result<T, E> + Send + 'static,
     {
         let (tell, told) = oneshot::channel();
         let read = read_of(work, move |outcome| drop(tell.send(outcome)));
         let reads = self.reads.as_ref().expect("only dropping takes the sender away");
-        reads.send(read).await.map_err(|_| ended())?;
-        told.await.map_err(|_| ended())?
+        let sent = reads.send(read).await.map_err(|_| ended().into());
+        self.note_damage(sent)?;
+        let outcome = told.await.unwrap_or_else(|_| Err(ended().into()));
+        self.note_damage(outcome)
     }
 
     /// The same, for a thread that may wait.
@@ -243,16 +312,19 @@ fn create_file(path: &Path) -> std::io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-fn connect(path: &Path) -> Result<Connection, Fault> {
+fn connect(path: &Path, cache_bytes: u64) -> Result<Connection, Fault> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "foreign_keys", true)?;
     connection.pragma_update(None, "trusted_schema", false)?;
-    connection.pragma_update(None, "journal_size_limit", WAL_BYTES_KEPT)?;
-    connection.pragma_update(None, "wal_autocheckpoint", WAL_PAGES_MAX)?;
-    connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
+    // Checkpoints are the writer's alone, and none runs when a connection closes: see `pages`.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    connection.pragma_update(None, "journal_size_limit", WAL_BYTES_MAX as i64)?;
+    connection.pragma_update(None, "wal_autocheckpoint", 0)?;
+    let cache_kib = (cache_bytes / (1 + READER_COUNT as u64) / 1024).max(CACHE_KIB_MIN);
+    connection.pragma_update(None, "cache_size", -i64::try_from(cache_kib).unwrap_or(i64::MAX))?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
     Ok(connection)
 }
@@ -278,31 +350,118 @@ fn migrate(connection: &mut Connection, path: &Path, schema: Schema) -> Result<(
     Ok(transaction.commit()?)
 }
 
-fn write_until_closed(connection: &Connection, mut writes: mpsc::Receiver<Write>, on_commit: &dyn Fn()) {
-    let mut group = Vec::with_capacity(GROUP_MAX);
-    while writes.blocking_recv_many(&mut group, GROUP_MAX) > 0 {
-        write_group(connection, &mut group, on_commit);
-    }
+/// Marks the file as the installation's and makes its sums, if that was not done before. The mark comes last: it lies in
+/// the write-ahead log, so that a file with a mark has sums.
+fn begin_guarded(connection: &Connection, path: &Path, guard: Guard) -> Result<Guarded, Fault> {
+    let sums = if pages::sums_path(path).exists() {
+        PageSums::open(path)?
+    } else {
+        checkpoint(connection, "TRUNCATE")?;
+        PageSums::create(path)?
+    };
+    guard.begin(connection)?;
+    Ok(Guarded { guard, sums })
 }
 
-fn write_group(connection: &Connection, group: &mut Vec<Write>, on_commit: &dyn Fn()) {
-    let begun = connection.execute_batch("BEGIN IMMEDIATE").map_err(Fault::from);
-    let mut tells = Vec::with_capacity(group.len());
-    for write in group.drain(..) {
-        tells.push(write(within(connection, &begun)));
-    }
-    let committed = match within(connection, &begun) {
-        Ok(connection) => connection.execute_batch("COMMIT").map_err(Fault::from),
-        Err(fault) => Err(fault),
-    };
-    match &committed {
-        Ok(()) => on_commit(),
-        Err(_) => {
-            let _nothing_left_to_roll_back = connection.execute_batch("ROLLBACK");
+/// Whether all of the write-ahead log was copied to the file.
+fn checkpoint(connection: &Connection, mode: &str) -> Result<bool, Fault> {
+    let sql = format!("PRAGMA wal_checkpoint({mode})");
+    let columns =
+        |row: &rusqlite::Row<'_>| -> rusqlite::Result<(i64, i64, i64)> { Ok((row.get(0)?, row.get(1)?, row.get(2)?)) };
+    let (busy, frames, copied) = connection.query_row(&sql, [], columns)?;
+    Ok(busy == 0 && frames == copied)
+}
+
+struct Guarded {
+    guard: Guard,
+    sums: PageSums,
+}
+
+/// The one that writes, on a thread of its own.
+struct Writer {
+    connection: Connection,
+    path: PathBuf,
+    /// The files as they were opened: another one of the same name is not this database.
+    files: Vec<FileIdentity>,
+    guarded: Option<Guarded>,
+    on_commit: Box<dyn Fn() + Send>,
+}
+
+impl Writer {
+    fn write_until_closed(self, mut writes: mpsc::Receiver<Write>) {
+        let mut group = Vec::with_capacity(GROUP_MAX);
+        while writes.blocking_recv_many(&mut group, GROUP_MAX) > 0 {
+            self.write_group(&mut group);
+            self.bound_wal();
+        }
+        if let Err(error) = self.copy_wal("TRUNCATE") {
+            warn!(%error, path = %self.path.display(), "the write-ahead log stays for the next start");
         }
     }
-    for tell in tells {
-        tell(committed.clone());
+
+    fn write_group(&self, group: &mut Vec<Write>) {
+        let connection = &self.connection;
+        let begun = self.check_files().and_then(|()| Ok(connection.execute_batch("BEGIN IMMEDIATE")?));
+        let mut tells = Vec::with_capacity(group.len());
+        for write in group.drain(..) {
+            tells.push(write(within(connection, &begun)));
+        }
+        let committed = within(connection, &begun).and_then(|connection| {
+            let commit = self.guarded.as_ref().map(|guarded| guarded.guard.seal(connection)).transpose()?;
+            connection.execute_batch("COMMIT")?;
+            Ok(commit)
+        });
+        match &committed {
+            Ok(commit) => {
+                if let (Some(guarded), Some(commit)) = (&self.guarded, commit) {
+                    guarded.guard.handle_commit(*commit);
+                }
+                (self.on_commit)();
+            }
+            Err(_) => {
+                let _nothing_left_to_roll_back = connection.execute_batch("ROLLBACK");
+            }
+        }
+        let committed = committed.map(|_| ());
+        for tell in tells {
+            tell(committed.clone());
+        }
+    }
+
+    /// What is written to a file that nobody finds any more is lost at the next start: it must not be acknowledged.
+    fn check_files(&self) -> Result<(), Fault> {
+        match self.files.iter().find(|file| !file.is_in_place()) {
+            Some(file) => {
+                Err(Fault::Damaged(format!("{} was removed or replaced while it was open", file.path().display())))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Keeps the write-ahead log from growing. What cannot be copied now, because somebody reads an older state, is
+    /// copied after the next write.
+    fn bound_wal(&self) {
+        let wal_bytes = fs::metadata(pages::wal_path(&self.path)).map_or(0, |meta| meta.len());
+        if wal_bytes < WAL_BYTES_MAX {
+            return;
+        }
+        if let Err(error) = self.copy_wal("PASSIVE") {
+            warn!(%error, path = %self.path.display(), "the write-ahead log could not be copied to its file yet");
+        }
+    }
+
+    fn copy_wal(&self, mode: &str) -> Result<(), Fault> {
+        let Some(Guarded { sums, .. }) = &self.guarded else {
+            return checkpoint(&self.connection, mode).map(|_| ());
+        };
+        // First without truncating: the log must stand until the sums of what it held are on disk.
+        if checkpoint(&self.connection, "PASSIVE")? {
+            sums.update()?;
+            if mode != "PASSIVE" {
+                checkpoint(&self.connection, mode)?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -347,138 +506,14 @@ const GROUP_MAX: usize = 256;
 const READER_COUNT: usize = 2;
 /// Only another process can hold the file's lock that long.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-const WAL_BYTES_KEPT: i64 = 64 << 20;
-/// A page that changes many times before the checkpoint is written back once: 32 MiB of pages of 4 KiB.
-const WAL_PAGES_MAX: i64 = 8192;
-/// For each connection, taken only as it is needed: the pages that a batch of history changes.
-const CACHE_KIB: i64 = 32 << 10;
+/// From then on the write-ahead log is copied to its file and begun anew: a page that changes many times before is copied
+/// once, and no file of a database is longer for good than by this and one group of writes.
+const WAL_BYTES_MAX: u64 = 4 << 20;
+/// Over all connections of a database, taken only as it is needed.
+const CACHE_BYTES: u64 = 24 << 20;
+/// What one connection needs to hold the pages of a transaction.
+const CACHE_KIB_MIN: u64 = 512;
 const STATEMENTS_KEPT: usize = 64;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const SCHEMA: Schema = Schema {
-        name: "numbers",
-        application_id: 7,
-        steps: &["CREATE TABLE numbers (number INTEGER PRIMARY KEY) STRICT;"],
-    };
-
-    const NEWER_SCHEMA: Schema = Schema {
-        steps: &[SCHEMA.steps[0], "ALTER TABLE numbers ADD COLUMN name TEXT NOT NULL DEFAULT 'one';"],
-        ..SCHEMA
-    };
-
-    fn open(path: &Path, schema: Schema) -> Result<Sqlite, Fault> {
-        Sqlite::open(path, schema, || ())
-    }
-
-    fn insert(connection: &Connection, number: i64) -> Result<(), Fault> {
-        connection.execute("INSERT INTO numbers VALUES (?1)", [number])?;
-        Ok(())
-    }
-
-    async fn count(db: &Sqlite) -> i64 {
-        let count = |connection: &Connection| {
-            Ok::<_, Fault>(connection.query_row("SELECT count(*) FROM numbers", [], |row| row.get(0))?)
-        };
-        db.read(count).await.unwrap()
-    }
-
-    #[tokio::test]
-    async fn a_refused_write_takes_nothing_of_its_neighbours_with_it() {
-        let folder = tempfile::tempdir().unwrap();
-        let db = Arc::new(open(&folder.path().join("numbers.db"), SCHEMA).unwrap());
-
-        let writes: Vec<_> = (0..100i64)
-            .map(|number| {
-                let db = db.clone();
-                tokio::spawn(async move {
-                    db.write(move |connection| {
-                        insert(connection, number)?;
-                        if number % 2 == 1 { insert(connection, number) } else { Ok(()) }
-                    })
-                    .await
-                    .is_ok()
-                })
-            })
-            .collect();
-        let mut stood = 0;
-        for write in writes {
-            stood += i64::from(write.await.unwrap());
-        }
-
-        assert_eq!((stood, count(&db).await), (50, 50));
-    }
-
-    #[tokio::test]
-    async fn a_transaction_that_sqlite_took_back_is_told_to_all_who_wrote_in_it() {
-        let folder = tempfile::tempdir().unwrap();
-        let db = open(&folder.path().join("numbers.db"), SCHEMA).unwrap();
-        let fill = |first: i64| {
-            move |connection: &Connection| {
-                for number in first..first + 100_000 {
-                    insert(connection, number)?;
-                }
-                Ok::<(), Fault>(())
-            }
-        };
-        db.write(|connection| Ok::<_, Fault>(connection.pragma_update(None, "max_page_count", 20)?)).await.unwrap();
-
-        let (small, large, after) =
-            tokio::join!(db.write(|c| insert(c, -1)), db.write(fill(0)), db.write(|c| insert(c, -2)));
-
-        let Err(Fault::Unavailable(_)) = large else { panic!("20 pages hold no 100,000 rows: {large:?}") };
-        assert_eq!(count(&db).await, i64::from(small.is_ok()) + i64::from(after.is_ok()));
-    }
-
-    #[tokio::test]
-    async fn what_is_not_ours_or_from_a_later_version_is_refused_and_left_alone() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("numbers.db");
-        let db = open(&path, SCHEMA).unwrap();
-        db.write(|connection| insert(connection, 1)).await.unwrap();
-        drop(db);
-
-        let other = open(&path, Schema { application_id: 8, name: "letters", ..SCHEMA }).err();
-        let older = open(&path, Schema { steps: &[], ..SCHEMA }).err();
-        std::fs::write(folder.path().join("text.db"), "this is not a database, whatever its name says".repeat(100))
-            .unwrap();
-        let text = open(&folder.path().join("text.db"), SCHEMA).err();
-
-        for fault in [other, older, text] {
-            assert!(matches!(fault, Some(Fault::Damaged(_))), "{fault:?}");
-        }
-        assert_eq!(count(&open(&path, SCHEMA).unwrap()).await, 1);
-    }
-
-    #[tokio::test]
-    async fn an_older_file_is_brought_to_the_newest_version_with_what_it_holds() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("numbers.db");
-        let db = open(&path, SCHEMA).unwrap();
-        db.write(|connection| insert(connection, 1)).await.unwrap();
-        drop(db);
-
-        let db = open(&path, NEWER_SCHEMA).unwrap();
-
-        let name = db
-            .read(|connection| {
-                Ok::<String, Fault>(connection.query_row("SELECT name FROM numbers", [], |row| row.get(0))?)
-            })
-            .await;
-        assert_eq!(name.unwrap(), "one");
-    }
-
-    #[tokio::test]
-    async fn a_broken_rule_of_ours_ends_in_an_error_and_not_in_a_caller_that_waits_for_ever() {
-        let folder = tempfile::tempdir().unwrap();
-        let db = open(&folder.path().join("numbers.db"), SCHEMA).unwrap();
-
-        let broken = db.write(|_| -> Result<(), Fault> { panic!("broken") }).await;
-        let after = db.write(|connection| insert(connection, 1)).await;
-
-        assert!(matches!(broken, Err(Fault::Damaged(_))));
-        assert!(matches!(after, Err(Fault::Damaged(_))));
-    }
-}
+mod tests;

@@ -12,6 +12,7 @@ mod map_swap;
 mod maps;
 mod pages;
 mod policy;
+mod stores;
 mod traffic;
 mod trips;
 mod watch;

@@ -42,6 +42,10 @@ impl TokenKeys {
         self.keys.get(&id)
     }
 
+    pub fn all(&self) -> impl Iterator<Item = (TokenKeyId, &Secret)> {
+        self.keys.iter().map(|(id, key)| (*id, key))
+    }
+
     pub fn newest(&self) -> Option<(TokenKeyId, &Secret)> {
         self.keys.last_key_value().map(|(id, key)| (*id, key))
     }

@@ -4,6 +4,7 @@
 pub mod credential;
 mod entry;
 mod reader;
+pub mod reconcile;
 mod region_key;
 pub mod rotation;
 pub mod secret;

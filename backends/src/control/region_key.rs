@@ -11,6 +11,7 @@ use protocol::Time;
 use super::credential::TokenKeyId;
 use super::entry::Kid;
 use super::secret::{SECRET_BYTES, Secret, random_bytes};
+use crate::installation::{Fingerprint, fingerprint};
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RegionKey(Secret);
@@ -52,6 +53,18 @@ impl RegionKey {
             *byte = (digit(0)? << 4 | digit(1)?) as u8;
         }
         Ok(RegionKey(Secret::new(bytes)))
+    }
+
+    /// What the stores of an installation know their region key by.
+    pub fn fingerprint(&self) -> Fingerprint {
+        fingerprint(&[b"wayfix1 region key", &self.0.bytes()[..]].concat())
+    }
+
+    /// The key in this file, if there is one.
+    pub fn load(path: &Path) -> Result<Option<Self>, RegionKeyError> {
+        let exists = path.try_exists();
+        let exists = exists.map_err(|source| RegionKeyError::File { path: path.display().to_string(), source })?;
+        if exists { Self::load_or_create(path).map(Some) } else { Ok(None) }
     }
 
     /// The key in this file; the first who asks makes it, with mode 0600. Of two who ask at once both get the same.

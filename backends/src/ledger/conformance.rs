@@ -648,7 +648,7 @@ pub(crate) async fn nothing_acknowledged_is_lost(ledger: Opened, said: &[String]
     }
 }
 
-fn order(driver: Option<u32>) -> NewDelivery {
+pub(super) fn order(driver: Option<u32>) -> NewDelivery {
     let stop = |kind, lat, label: &str| Stop {
         kind,
         position: Position::from_degrees(lat, -8.61).unwrap(),

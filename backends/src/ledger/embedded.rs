@@ -15,25 +15,48 @@ use rusqlite::Connection;
 use tokio::sync::Notify;
 
 use super::{
-    DELIVERY_ID_MAX, DeliveryFilter, DeliveryLedger, Idempotency, LedgerError, NewDelivery, OutboxRow, ProposalOutcome,
-    TEXT_BYTES_MAX, rows,
+    BirthMark, DELIVERY_ID_MAX, DeliveryFilter, DeliveryLedger, Idempotency, LedgerError, NewDelivery, OutboxRow,
+    ProposalOutcome, TEXT_BYTES_MAX, rows,
 };
+use crate::installation::{Given, Numbers};
 use crate::outbox;
-use crate::sqlite::{Sqlite, from_sqlite};
+use crate::sqlite::{Guard, Sqlite, from_sqlite};
 
 pub struct EmbeddedLedger {
     db: Sqlite,
     committed: Arc<Notify>,
+    given: Given,
 }
 
 impl EmbeddedLedger {
-    /// Opens or makes the file. Blocks.
+    /// Opens or makes the file, outside any installation. Blocks.
     pub fn open(path: &Path) -> Result<Self, LedgerError> {
+        Self::open_guarded(path, None)
+    }
+
+    /// Opens or makes the file as part of an installation. Blocks.
+    pub fn open_guarded(path: &Path, guard: Option<Guard>) -> Result<Self, LedgerError> {
         let committed = Arc::new(Notify::new());
         committed.notify_one();
         let notify = committed.clone();
-        let db = Sqlite::open(path, rows::SCHEMA, move || notify.notify_one())?;
-        Ok(EmbeddedLedger { db, committed })
+        let given = Given::to(guard.as_ref());
+        let db = Sqlite::open_guarded(path, rows::SCHEMA, guard, move || notify.notify_one())?;
+        Ok(EmbeddedLedger { db, committed, given })
+    }
+
+    /// Why it must not be relied on any more, once anything has shown it.
+    pub fn damage(&self) -> Option<String> {
+        self.db.damage()
+    }
+
+    /// The highest numbers given in what the file holds. Reads it whole.
+    pub async fn numbers(&self) -> Result<Numbers, LedgerError> {
+        self.db.read(rows::numbers).await
+    }
+
+    /// From now on numbers lie above these: what was given and lost is not given again.
+    pub async fn go_on_above(&self, numbers: Numbers) -> Result<(), LedgerError> {
+        self.db.write(move |connection| rows::go_on_above(connection, numbers)).await
     }
 }
 
@@ -48,8 +71,14 @@ impl DeliveryLedger for EmbeddedLedger {
         now: Time,
     ) -> Result<Delivery, LedgerError> {
         check_new(&new)?;
-        let tenant = new.tenant;
-        self.write_once(tenant, idempotency, now, move |connection| create(connection, new, now)).await
+        let (tenant, given, is_numbered) = (new.tenant, self.given.clone(), new.id.is_none());
+        self.write_once(tenant, idempotency, now, move |connection| {
+            let delivery = create(connection, new, now)?;
+            let number = if is_numbered { delivery.key.delivery.0 } else { 0 };
+            given.give(Numbers { delivery: number, ..Numbers::default() });
+            Ok(delivery)
+        })
+        .await
     }
 
     async fn transition(
@@ -98,6 +127,7 @@ impl DeliveryLedger for EmbeddedLedger {
     }
 
     async fn fail_abandoned(&self, limit: u32, now: Time) -> Result<Vec<DeliveryKey>, LedgerError> {
+        let given = self.given.clone();
         self.db
             .write(move |connection| {
                 let abandoned = rows::abandoned(connection, limit, now)?;
@@ -123,7 +153,20 @@ impl DeliveryLedger for EmbeddedLedger {
         proposal: Proposal,
         now: Time,
     ) -> Result<ProposalOutcome, LedgerError> {
-        self.db.write(move |connection| propose(connection, key, assignment, proposal, now)).await
+        let given = self.given.clone();
+        self.db
+            .write(move |connection| {
+                let outcome = propose(connection, key, assignment, proposal, now)?;
+                if let ProposalOutcome::Written(number) = outcome {
+                    given.give(Numbers { journal: number.0, ..Numbers::default() });
+                }
+                Ok(outcome)
+            })
+            .await
+    }
+
+    async fn birth_mark(&self, key: DeliveryKey) -> Result<Option<BirthMark>, LedgerError> {
+        self.db.read(move |connection| rows::birth_mark(connection, key)).await
     }
 
     async fn delivery(&self, key: DeliveryKey) -> Result<Option<Delivery>, LedgerError> {
@@ -168,6 +211,13 @@ impl EmbeddedLedger {
     where
         F: FnOnce(&Connection) -> Result<Delivery, LedgerError> + Send + 'static,
     {
+        let given = self.given.clone();
+        let work = move |connection: &Connection| {
+            let delivery = work(connection)?;
+            let (assignment, journal) = (u64::from(delivery.assignment.0), delivery.last_number().0);
+            given.give(Numbers { assignment, journal, ..Numbers::default() });
+            Ok(delivery)
+        };
         let Some(idempotency) = idempotency else { return self.db.write(work).await };
         check_text(&idempotency.key)?;
         self.db
@@ -194,7 +244,7 @@ fn create(connection: &Connection, new: NewDelivery, now: Time) -> Result<Delive
         return Err(LedgerError::Exists { delivery: id });
     }
     check_room(connection, new.tenant, new.driver)?;
-    let assignment = AssignmentNumber(1);
+    let assignment = rows::first_assignment(connection, new.id)?;
     let mut delivery = Delivery {
         key,
         state: DeliveryState::Received,
@@ -206,7 +256,7 @@ fn create(connection: &Connection, new: NewDelivery, now: Time) -> Result<Delive
         reference: new.reference,
         created: now,
     };
-    rows::insert_delivery(connection, &delivery)?;
+    rows::insert_delivery(connection, &delivery, new.id.is_some())?;
     let received = JournalKind::Status { status: DeliveryState::Received, reason: None };
     rows::append_event(connection, &mut delivery, received, now)?;
     if new.driver.is_some() {
@@ -229,7 +279,7 @@ fn assign(
     if delivery.state.is_finished() {
         return Err(LedgerError::Finished { state: delivery.state });
     }
-    let next = next_assignment(&delivery)?;
+    let next = next_assignment(connection, &delivery)?;
     check_room(connection, key.tenant, driver)?;
     let release = Record::Release { from: rows::holder(&delivery), delivery: key, assignment: delivery.assignment };
     outbox::insert(connection, release)?;
@@ -247,7 +297,7 @@ fn reopen(connection: &Connection, key: DeliveryKey, reason: String, now: Time) 
     if reason.trim().is_empty() {
         return Err(LedgerError::Invalid { reason: "a delivery is opened again only with a reason" });
     }
-    let assignment = next_assignment(&delivery)?;
+    let assignment = next_assignment(connection, &delivery)?;
     check_room(connection, key.tenant, delivery.driver)?;
     let driver = delivery.driver;
     rows::append_event(connection, &mut delivery, JournalKind::Assigned { driver, assignment }, now)?;
@@ -257,8 +307,8 @@ fn reopen(connection: &Connection, key: DeliveryKey, reason: String, now: Time) 
     Ok(delivery)
 }
 
-fn next_assignment(delivery: &Delivery) -> Result<AssignmentNumber, LedgerError> {
-    let next = delivery.assignment.0.checked_add(1).map(AssignmentNumber);
+fn next_assignment(connection: &Connection, delivery: &Delivery) -> Result<AssignmentNumber, LedgerError> {
+    let next = rows::next_assignment(connection, delivery.assignment)?;
     next.ok_or(LedgerError::Invalid { reason: "this delivery was assigned as often as can be counted" })
 }
 
@@ -426,5 +476,28 @@ mod tests {
         for outcome in [&changed, &deleted, &replaced] {
             assert!(outcome.is_err(), "{outcome:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn no_number_that_can_have_been_given_is_given_after_a_loss() {
+        let fixture = Fixture::new();
+        let ledger = EmbeddedLedger::open(&fixture.0.path().join("ledger.db")).unwrap();
+        let order = |id| NewDelivery { id, ..conformance::order(None) };
+        let known = ledger.create(order(None), None, Time(0)).await.unwrap();
+        let lost = Numbers { delivery: 4000, assignment: 70, journal: 90, ..Numbers::default() };
+
+        ledger.go_on_above(lost).await.unwrap();
+
+        let next = ledger.create(order(None), None, Time(0)).await.unwrap();
+        assert_eq!((next.key.delivery.0, next.last_number().0, next.assignment.0), (4001, 1, 1));
+        let own = ledger.create(order(Some(DeliveryId(9))), None, Time(0)).await.unwrap();
+        assert_eq!((own.last_number().0, own.assignment.0), (91, 71), "it may be one that was lost");
+        let moved = ledger.transition(known.key, DeliveryState::Accepted, None, None, Time(0)).await.unwrap();
+        let moved_on = ledger.assign(known.key, Some(DriverId(3)), None, Time(0)).await.unwrap();
+        assert_eq!((moved.last_number().0, moved_on.last_number().0, moved_on.assignment.0), (91, 92, 71));
+        assert_eq!(ledger.journal(known.key, JournalNumber(1), 10).await.unwrap().len(), 2);
+        let given = Numbers { delivery: 4001, assignment: 71, journal: 92, ..Numbers::default() };
+        assert_eq!(ledger.numbers().await.unwrap(), given);
+        assert_ne!(ledger.birth_mark(own.key).await.unwrap(), ledger.birth_mark(next.key).await.unwrap());
     }
 }

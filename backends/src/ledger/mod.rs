@@ -1,7 +1,8 @@
 //! The delivery ledger: the source of truth about deliveries. Append-only events, each committed with the outbox rows
 //! that carry it to the log, before anybody is told.
 //!
-//! **Contract:** only allowed transitions, atomically; events of a delivery are numbered from 1 without gaps; the same
+//! **Contract:** only allowed transitions, atomically; events of a delivery are numbered from 1 without gaps, except where
+//! a loss was accepted: then they go on above every number that can have been given; the same
 //! idempotency key with the same request answers the first answer again for `IDEMPOTENCY_KEPT`, with another request
 //! it is refused (a request that was refused itself did nothing and is not remembered); outbox rows come in commit
 //! order, per delivery in event order, and stay until they are settled. A driver has at most `OPEN_PER_DRIVER_MAX` open
@@ -86,6 +87,11 @@ pub enum ProposalOutcome {
     NotAllowed,
 }
 
+/// Drawn when a delivery is made, and never told: what a token is bound to besides the delivery's number. A delivery that
+/// got the number of one that was lost has another.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct BirthMark(pub [u8; 16]);
+
 /// A row of the outbox: a record on its way to the log.
 #[derive(Clone, PartialEq, Debug)]
 pub struct OutboxRow {
@@ -157,6 +163,9 @@ pub trait DeliveryLedger: Send + Sync + 'static {
         proposal: Proposal,
         now: Time,
     ) -> Result<ProposalOutcome, LedgerError>;
+
+    /// What tokens of this delivery are bound to; None for one that is not known, or that is older than birth marks.
+    async fn birth_mark(&self, key: DeliveryKey) -> Result<Option<BirthMark>, LedgerError>;
 
     /// With its newest `JOURNAL_MAX` entries.
     async fn delivery(&self, key: DeliveryKey) -> Result<Option<Delivery>, LedgerError>;

@@ -12,7 +12,9 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{DeliveryFilter, IDEMPOTENCY_KEPT, Idempotency, LIST_MAX, LedgerError};
+use super::{BirthMark, DeliveryFilter, IDEMPOTENCY_KEPT, Idempotency, LIST_MAX, LedgerError};
+use crate::control::secret::random_bytes;
+use crate::installation::Numbers;
 use crate::outbox;
 use crate::sqlite::Schema;
 
@@ -91,16 +93,35 @@ pub(super) const SCHEMA: Schema = Schema {
              WHERE e.tenant = deliveries.tenant AND e.delivery = deliveries.delivery);
         CREATE INDEX deliveries_abandoned ON deliveries (abandoned_ms) WHERE state NOT IN ('delivered', 'failed');
     ",
+        // What a token is bound to, and where numbers go on after a loss.
+        "
+        ALTER TABLE deliveries ADD COLUMN birth BLOB CHECK (length(birth) = 16);
+        ALTER TABLE deliveries ADD COLUMN journal_from INTEGER NOT NULL DEFAULT 1;
+        CREATE TABLE floors (
+            one INTEGER PRIMARY KEY CHECK (one = 1),
+            delivery INTEGER NOT NULL,
+            assignment INTEGER NOT NULL,
+            journal INTEGER NOT NULL
+        ) STRICT;
+        INSERT INTO floors VALUES (1, 0, 0, 0);
+        DROP TRIGGER delivery_events_follow;
+        CREATE TRIGGER delivery_events_follow BEFORE INSERT ON delivery_events
+            WHEN NEW.number != max(
+                1 + (SELECT coalesce(max(number), 0) FROM delivery_events
+                     WHERE tenant = NEW.tenant AND delivery = NEW.delivery),
+                (SELECT journal_from FROM deliveries WHERE tenant = NEW.tenant AND delivery = NEW.delivery))
+            BEGIN SELECT RAISE(ABORT, 'delivery events are numbered without gaps'); END;
+        ",
     ],
 };
 
 /// The smallest free number at or above the tenant's counter, which then moves past it.
 pub(super) fn take_delivery_id(connection: &Connection, tenant: TenantId) -> Result<DeliveryId, LedgerError> {
-    let next: i64 = connection
+    let next: Option<i64> = connection
         .prepare_cached("SELECT next_delivery FROM tenants WHERE tenant = ?1")?
         .query_row([tenant.0], |row| row.get(0))
-        .optional()?
-        .unwrap_or(1);
+        .optional()?;
+    let next = next.map_or_else(|| floor(connection, Floor::Delivery).map(|floor| floor + 1), Ok)?;
     let id = first_free(connection, tenant, next)?;
     connection
         .prepare_cached(
@@ -131,22 +152,99 @@ pub(super) fn exists(connection: &Connection, key: DeliveryKey) -> Result<bool, 
     Ok(statement.exists(params![key.tenant.0, sql_id(key.delivery)])?)
 }
 
-/// Without its events.
-pub(super) fn insert_delivery(connection: &Connection, delivery: &Delivery) -> Result<(), LedgerError> {
-    connection.prepare_cached("INSERT INTO deliveries VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)")?.execute(
-        params![
-            delivery.key.tenant.0,
-            sql_id(delivery.key.delivery),
-            delivery.state.name(),
-            delivery.assignment.0,
-            delivery.driver.map(|driver| driver.0),
-            to_json(&delivery.stops)?,
-            to_json(&delivery.policy)?,
-            delivery.reference,
-            delivery.created.0,
-            abandoned_at(delivery, delivery.created).0,
-        ],
+/// Without its events. A number of the tenant's own may have been another delivery's that was lost: its journal then
+/// begins above all that were given.
+pub(super) fn insert_delivery(connection: &Connection, delivery: &Delivery, is_own: bool) -> Result<(), LedgerError> {
+    let journal_from = if is_own { floor(connection, Floor::Journal)? + 1 } else { 1 };
+    let sql = "INSERT INTO deliveries (tenant, delivery, state, assignment, driver, stops, policy, reference,
+                                       created_ms, abandoned_ms, birth, journal_from)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
+    connection.prepare_cached(sql)?.execute(params![
+        delivery.key.tenant.0,
+        sql_id(delivery.key.delivery),
+        delivery.state.name(),
+        delivery.assignment.0,
+        delivery.driver.map(|driver| driver.0),
+        to_json(&delivery.stops)?,
+        to_json(&delivery.policy)?,
+        delivery.reference,
+        delivery.created.0,
+        abandoned_at(delivery, delivery.created).0,
+        random_bytes::<16>(),
+        journal_from,
+    ])?;
+    Ok(())
+}
+
+pub(super) fn birth_mark(connection: &Connection, key: DeliveryKey) -> Result<Option<BirthMark>, LedgerError> {
+    let birth: Option<Option<Vec<u8>>> = connection
+        .prepare_cached("SELECT birth FROM deliveries WHERE tenant = ?1 AND delivery = ?2")?
+        .query_row(params![key.tenant.0, sql_id(key.delivery)], |row| row.get(0))
+        .optional()?;
+    let Some(birth) = birth.flatten() else { return Ok(None) };
+    let birth = birth.try_into().map_err(|_| damaged("a birth mark has another length".to_string()))?;
+    Ok(Some(BirthMark(birth)))
+}
+
+/// The assignment that a delivery begins with: its tenant's own number may have been another's that was lost, and readers
+/// follow the highest assignment they have seen.
+pub(super) fn first_assignment(
+    connection: &Connection,
+    own: Option<DeliveryId>,
+) -> Result<AssignmentNumber, LedgerError> {
+    let Some(_) = own else { return Ok(AssignmentNumber(1)) };
+    Ok(next_assignment(connection, AssignmentNumber(0))?.unwrap_or(AssignmentNumber(u32::MAX)))
+}
+
+/// None: there is no higher number.
+pub(super) fn next_assignment(
+    connection: &Connection,
+    last: AssignmentNumber,
+) -> Result<Option<AssignmentNumber>, LedgerError> {
+    let above = i64::from(last.0).max(floor(connection, Floor::Assignment)?) + 1;
+    Ok(u32::try_from(above).ok().map(AssignmentNumber))
+}
+
+/// Which numbers.
+#[derive(Clone, Copy)]
+enum Floor {
+    Delivery,
+    Assignment,
+    Journal,
+}
+
+/// The highest number of a kind that can have been given before a loss; 0 if nothing was ever lost.
+fn floor(connection: &Connection, kind: Floor) -> Result<i64, LedgerError> {
+    let sql = match kind {
+        Floor::Delivery => "SELECT delivery FROM floors",
+        Floor::Assignment => "SELECT assignment FROM floors",
+        Floor::Journal => "SELECT journal FROM floors",
+    };
+    Ok(connection.prepare_cached(sql)?.query_row([], |row| row.get(0))?)
+}
+
+pub(super) fn numbers(connection: &Connection) -> Result<Numbers, LedgerError> {
+    let highest = |sql: &str| -> Result<u64, LedgerError> {
+        let number: Option<i64> = connection.query_row(sql, [], |row| row.get(0))?;
+        Ok(number.unwrap_or(0) as u64)
+    };
+    Ok(Numbers {
+        delivery: highest("SELECT max(next_delivery) - 1 FROM tenants")?,
+        assignment: highest("SELECT max(assignment) FROM deliveries")?,
+        journal: highest("SELECT max(number) FROM delivery_events")?,
+        ..Numbers::default()
+    })
+}
+
+pub(super) fn go_on_above(connection: &Connection, numbers: Numbers) -> Result<(), LedgerError> {
+    let [delivery, assignment, journal] = [numbers.delivery, numbers.assignment, numbers.journal]
+        .map(|number| i64::try_from(number).unwrap_or(i64::MAX / 2));
+    connection.execute(
+        "UPDATE floors SET delivery = max(delivery, ?1), assignment = max(assignment, ?2), journal = max(journal, ?3)",
+        [delivery, assignment, journal],
     )?;
+    connection.execute("UPDATE tenants SET next_delivery = max(next_delivery, ?1)", [delivery + 1])?;
+    connection.execute("UPDATE deliveries SET journal_from = max(journal_from, ?1)", [journal + 1])?;
     Ok(())
 }
 
@@ -157,8 +255,12 @@ pub(super) fn append_event(
     kind: JournalKind,
     now: Time,
 ) -> Result<JournalEntry, LedgerError> {
-    let entry = JournalEntry { number: JournalNumber(delivery.last_number().0 + 1), at: now, kind };
     let (tenant, id) = (delivery.key.tenant.0, sql_id(delivery.key.delivery));
+    let journal_from: i64 = connection
+        .prepare_cached("SELECT journal_from FROM deliveries WHERE tenant = ?1 AND delivery = ?2")?
+        .query_row(params![tenant, id], |row| row.get(0))?;
+    let number = JournalNumber((delivery.last_number().0 + 1).max(journal_from as u64));
+    let entry = JournalEntry { number, at: now, kind };
     connection.prepare_cached("INSERT INTO delivery_events VALUES (?1, ?2, ?3, ?4, ?5)")?.execute(params![
         tenant,
         id,

@@ -31,7 +31,8 @@ use self::keeper::Keeper;
 use self::layout::{KEY_BYTES_MAX, Layout, Slot, commit_key};
 use self::partition::Standing;
 use self::shared::{Now, Shared};
-pub use self::store::WriteProbe;
+use self::store::StoreOptions;
+pub use self::store::{InstalledLog, WriteProbe, forget_acknowledged};
 use self::writer::{Queued, Request, Writer, WriterMeters};
 use super::{Append, Log, LogError, Membership, OffsetRange, ReadLimit, StoredEntry, Topic};
 
@@ -49,6 +50,10 @@ pub struct EmbeddedLogConfig {
     pub queued_bytes_max: usize,
     pub now: Now,
     pub meter: Meter,
+    /// For blocks of tables that readers have asked for.
+    pub cache_bytes: u64,
+    /// Its place in an installation, if it has one.
+    pub place: Option<InstalledLog>,
     /// For tests of crashes and full disks.
     pub probe: Option<Arc<dyn WriteProbe>>,
 }
@@ -63,6 +68,8 @@ impl Default for EmbeddedLogConfig {
             queued_bytes_max: 64 << 20,
             now: now_of(Clock::system()),
             meter: Meter::discard(),
+            cache_bytes: StoreOptions::default().cache_bytes,
+            place: None,
             probe: None,
         }
     }
@@ -99,8 +106,9 @@ impl EmbeddedLog {
     /// Opens the log at `path`, or begins one there. Blocks, for as long as the journal takes to replay.
     pub fn open(path: impl Into<PathBuf>, config: EmbeddedLogConfig) -> Result<Self, LogError> {
         let layout = Layout::new(config.partitions.max(1));
+        let options = StoreOptions { probe: config.probe, place: config.place, cache_bytes: config.cache_bytes };
         let (shared, opened, incarnation) =
-            Shared::open(path.into(), layout, config.now, config.tail_bytes_max, config.probe)?;
+            Shared::open(path.into(), layout, config.now, config.tail_bytes_max, options)?;
         let shared = Arc::new(shared);
         let (requests, queue) = mpsc::channel(QUEUED_REQUESTS_MAX);
         let meters = meters(&config.meter);

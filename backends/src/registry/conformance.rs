@@ -14,7 +14,7 @@ use super::{DriverChange, NUMBERS_STEP, Registry, RegistryError, Scope, SessionS
 use crate::control::Secret;
 use crate::control::credential::{self, TokenKeyId, TokenKeys};
 use crate::crash::acknowledge;
-use crate::ledger::TEXT_BYTES_MAX;
+use crate::ledger::{BirthMark, TEXT_BYTES_MAX};
 
 pub(crate) type Opened = Arc<dyn Registry>;
 
@@ -88,7 +88,7 @@ pub(crate) async fn what_was_registered_is_found_by_its_tenant_alone(open: impl 
     ));
     assert!(matches!(registry.enrol(NOBODY, driver.id, NOW).await, Err(RegistryError::NoTenant { .. })));
     let delivery = DeliveryKey { tenant: NOBODY, delivery: DeliveryId(1) };
-    assert!(matches!(registry.create_delivery_token(delivery, NOW).await, Err(RegistryError::NoTenant { .. })));
+    assert!(matches!(registry.create_delivery_token(delivery, None, NOW).await, Err(RegistryError::NoTenant { .. })));
 }
 
 pub(crate) async fn an_external_id_names_one_driver_of_a_tenant(open: impl AsyncFn() -> Opened) {
@@ -162,12 +162,13 @@ pub(crate) async fn a_delivery_token_opens_one_delivery(open: impl AsyncFn() -> 
     let registry = open().await;
     let key = DeliveryKey { tenant: tenant(&registry).await, delivery: DeliveryId(17) };
 
-    let token = registry.create_delivery_token(key, NOW).await.unwrap();
-    let another = registry.create_delivery_token(key, NOW).await.unwrap();
+    let birth = Some(BirthMark([7; 16]));
+    let token = registry.create_delivery_token(key, birth, NOW).await.unwrap();
+    let another = registry.create_delivery_token(key, None, NOW).await.unwrap();
 
     assert!(token.starts_with("wfl_") && token.len() >= 4 + 22 && token != another);
-    assert_eq!(registry.scope_of(&token).await.unwrap(), Some(Scope::Delivery(key)));
-    assert_eq!(registry.scope_of(&another).await.unwrap(), Some(Scope::Delivery(key)));
+    assert_eq!(registry.scope_of(&token).await.unwrap(), Some(Scope::Delivery { key, birth }));
+    assert_eq!(registry.scope_of(&another).await.unwrap(), Some(Scope::Delivery { key, birth: None }));
 }
 
 pub(crate) async fn what_is_no_token_of_ours_opens_nothing(open: impl AsyncFn() -> Opened) {

@@ -1,6 +1,8 @@
 //! The registry in one SQLite file. Numbers come from counters that only rise, so that none is ever given twice;
 //! tokens are looked up by their hash alone, device credentials first checked by their seal.
 
+mod upkeep;
+
 use std::path::Path;
 use std::sync::Arc;
 
@@ -18,26 +20,77 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use tokio::sync::Notify;
 
 use super::{Driver, DriverChange, NUMBERS_STEP, Registry, RegistryError, Scope, SessionStart, Tenant};
-use crate::control::credential::{self, TokenKeys};
+use crate::control::credential::{self, TokenKeyId, TokenKeys};
 use crate::control::secret::random_bytes;
-use crate::ledger::{LIST_MAX, OutboxRow, TEXT_BYTES_MAX};
+use crate::installation::{Given, Numbers};
+use crate::ledger::{BirthMark, LIST_MAX, OutboxRow, TEXT_BYTES_MAX};
 use crate::outbox;
-use crate::sqlite::{Schema, Sqlite, from_sqlite};
+use crate::sqlite::{Guard, Schema, Sqlite, from_sqlite};
 
 pub struct EmbeddedRegistry {
     db: Sqlite,
     committed: Arc<Notify>,
     token_keys: RwLock<TokenKeys>,
+    given: Given,
 }
 
 impl EmbeddedRegistry {
-    /// Opens or makes the file. Blocks. Credentials are issued and checked with these keys.
+    /// Opens or makes the file, outside any installation. Blocks. Credentials are issued and checked with these keys.
     pub fn open(path: &Path, token_keys: TokenKeys) -> Result<Self, RegistryError> {
+        Self::open_guarded(path, token_keys, None)
+    }
+
+    /// Opens or makes the file as part of an installation. Blocks.
+    pub fn open_guarded(path: &Path, token_keys: TokenKeys, guard: Option<Guard>) -> Result<Self, RegistryError> {
         let committed = Arc::new(Notify::new());
         committed.notify_one();
         let notify = committed.clone();
-        let db = Sqlite::open(path, SCHEMA, move || notify.notify_one())?;
-        Ok(EmbeddedRegistry { db, committed, token_keys: RwLock::new(token_keys) })
+        let given = Given::to(guard.as_ref());
+        let db = Sqlite::open_guarded(path, SCHEMA, guard, move || notify.notify_one())?;
+        Ok(EmbeddedRegistry { db, committed, token_keys: RwLock::new(token_keys), given })
+    }
+
+    /// Why it must not be relied on any more, once anything has shown it.
+    pub fn damage(&self) -> Option<String> {
+        self.db.damage()
+    }
+
+    /// The highest numbers given in what the file holds.
+    pub async fn numbers(&self) -> Result<Numbers, RegistryError> {
+        self.db.read(upkeep::numbers).await
+    }
+
+    /// From now on numbers and session starts lie above these: what was given and lost is not given again.
+    pub async fn go_on_above(&self, numbers: Numbers, now: Time) -> Result<(), RegistryError> {
+        self.db.write(move |connection| upkeep::go_on_above(connection, numbers, now)).await
+    }
+
+    /// Another API key of this tenant, answered this once; those it has go on to open.
+    pub async fn new_tenant_key(&self, id: TenantId, now: Time) -> Result<String, RegistryError> {
+        let token = random_token(TENANT_PREFIX);
+        let hash = hash_of(&token);
+        self.db
+            .write(move |connection| {
+                tenant(connection, id)?;
+                insert_token(connection, &hash, id, None, now)
+            })
+            .await?;
+        Ok(token)
+    }
+
+    /// Token keys, wrapped under the region key: the second place where they stand, should the log be lost. Every
+    /// credential of every device depends on them.
+    pub async fn keep_token_keys(&self, wrapped: Vec<(TokenKeyId, Vec<u8>)>) -> Result<(), RegistryError> {
+        self.db.write(move |connection| upkeep::keep_token_keys(connection, &wrapped)).await
+    }
+
+    pub async fn kept_token_keys(&self) -> Result<Vec<(TokenKeyId, Vec<u8>)>, RegistryError> {
+        self.db.read(upkeep::kept_token_keys).await
+    }
+
+    /// They open nothing any more: the region key that they were wrapped under is gone.
+    pub async fn forget_token_keys(&self) -> Result<(), RegistryError> {
+        self.db.write(upkeep::forget_token_keys).await
     }
 
     /// From now on with these keys.
@@ -60,10 +113,12 @@ impl Registry for EmbeddedRegistry {
         let name = name.to_string();
         let token = random_token(TENANT_PREFIX);
         let hash = hash_of(&token);
+        let given = self.given.clone();
         let tenant = self
             .db
             .write(move |connection| {
                 let tenant = insert_tenant(connection, name, policy, now)?;
+                given.give(Numbers { tenant: u64::from(tenant.id.0), ..Numbers::default() });
                 insert_token(connection, &hash, tenant.id, None, now)?;
                 Ok::<_, RegistryError>(tenant)
             })
@@ -97,7 +152,14 @@ impl Registry for EmbeddedRegistry {
         check_text(external_id)?;
         let (id, name, external_id) = (DriverId(0), name.to_string(), external_id.to_string());
         let new = Driver { id, name, external_id, vehicle };
-        self.db.write(move |connection| create_driver(connection, tenant, new, now)).await
+        let given = self.given.clone();
+        self.db
+            .write(move |connection| {
+                let driver = create_driver(connection, tenant, new, now)?;
+                given.give(Numbers { driver: u64::from(driver.id.0), ..Numbers::default() });
+                Ok(driver)
+            })
+            .await
     }
 
     async fn change_driver(
@@ -128,7 +190,15 @@ impl Registry for EmbeddedRegistry {
     }
 
     async fn enrol(&self, tenant: TenantId, driver: DriverId, now: Time) -> Result<(DeviceKey, String), RegistryError> {
-        let device = self.db.write(move |connection| insert_device(connection, tenant, driver, now)).await?;
+        let given = self.given.clone();
+        let device = self
+            .db
+            .write(move |connection| {
+                let device = insert_device(connection, tenant, driver, now)?;
+                given.give(Numbers { device: u64::from(device.device.0), ..Numbers::default() });
+                Ok::<_, RegistryError>(device)
+            })
+            .await?;
         let credential = credential::issue(device, &self.token_keys.read());
         let credential = credential.map_err(|error| RegistryError::Unavailable { reason: error.to_string() })?;
         Ok((device, credential))
@@ -166,13 +236,18 @@ impl Registry for EmbeddedRegistry {
             .await
     }
 
-    async fn create_delivery_token(&self, key: DeliveryKey, now: Time) -> Result<String, RegistryError> {
+    async fn create_delivery_token(
+        &self,
+        key: DeliveryKey,
+        birth: Option<BirthMark>,
+        now: Time,
+    ) -> Result<String, RegistryError> {
         let token = random_token(DELIVERY_PREFIX);
         let hash = hash_of(&token);
         self.db
             .write(move |connection| {
                 tenant(connection, key.tenant)?;
-                insert_token(connection, &hash, key.tenant, Some(key.delivery), now)
+                insert_token(connection, &hash, key.tenant, Some((key.delivery, birth)), now)
             })
             .await?;
         Ok(token)
@@ -363,29 +438,30 @@ fn insert_token(
     connection: &Connection,
     hash: &Hash,
     tenant: TenantId,
-    delivery: Option<DeliveryId>,
+    delivery: Option<(DeliveryId, Option<BirthMark>)>,
     now: Time,
 ) -> Result<(), RegistryError> {
-    let delivery = delivery.map(|delivery| i64::try_from(delivery.0)).transpose();
+    let birth = delivery.and_then(|(_, birth)| birth).map(|birth| birth.0);
+    let delivery = delivery.map(|(delivery, _)| i64::try_from(delivery.0)).transpose();
     let delivery = delivery.map_err(|_| RegistryError::Invalid { reason: "there is no delivery of this number" })?;
     connection
-        .prepare_cached("INSERT INTO tokens VALUES (?1, ?2, ?3, ?4)")?
-        .execute(params![hash, tenant.0, delivery, now.0])?;
+        .prepare_cached("INSERT INTO tokens (hash, tenant, delivery, created_ms, birth) VALUES (?1, ?2, ?3, ?4, ?5)")?
+        .execute(params![hash, tenant.0, delivery, now.0, birth])?;
     Ok(())
 }
 
 fn scope_of_hash(connection: &Connection, hash: &Hash) -> Result<Option<Scope>, RegistryError> {
-    let found: Option<(u32, Option<i64>)> = connection
-        .prepare_cached("SELECT tenant, delivery FROM tokens WHERE hash = ?1")?
-        .query_row([hash], |row| Ok((row.get(0)?, row.get(1)?)))
+    type Columns = (u32, Option<i64>, Option<Vec<u8>>);
+    let found: Option<Columns> = connection
+        .prepare_cached("SELECT tenant, delivery, birth FROM tokens WHERE hash = ?1")?
+        .query_row([hash], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
         .optional()?;
-    Ok(found.map(|(tenant, delivery)| {
-        let tenant = TenantId(tenant);
-        match delivery {
-            None => Scope::Tenant(tenant),
-            Some(delivery) => Scope::Delivery(DeliveryKey { tenant, delivery: DeliveryId(delivery as u64) }),
-        }
-    }))
+    let Some((tenant, delivery, birth)) = found else { return Ok(None) };
+    let tenant = TenantId(tenant);
+    let Some(delivery) = delivery else { return Ok(Some(Scope::Tenant(tenant))) };
+    let birth = birth.map(|birth| birth.try_into().map(BirthMark)).transpose();
+    let birth = birth.map_err(|_| damaged("a birth mark has another length".to_string()))?;
+    Ok(Some(Scope::Delivery { key: DeliveryKey { tenant, delivery: DeliveryId(delivery as u64) }, birth }))
 }
 
 fn tenant_columns(row: &Row) -> rusqlite::Result<(u32, String, String)> {
@@ -486,6 +562,10 @@ const SCHEMA: Schema = Schema {
         ",
         outbox::TABLE,
         "ALTER TABLE drivers ADD COLUMN vehicle INTEGER NOT NULL DEFAULT 0 CHECK (vehicle BETWEEN 0 AND 3)",
+        "
+        ALTER TABLE tokens ADD COLUMN birth BLOB CHECK (length(birth) = 16);
+        CREATE TABLE token_keys (id INTEGER PRIMARY KEY, wrapped BLOB NOT NULL) STRICT;
+        ",
     ],
 };
 
@@ -562,7 +642,7 @@ mod tests {
         let driver = registry.create_driver(tenant.id, "Ana", "", Vehicle::Car, Time(0)).await.unwrap();
         let (_, credential) = registry.enrol(tenant.id, driver.id, Time(0)).await.unwrap();
         let key = DeliveryKey { tenant: tenant.id, delivery: DeliveryId(1) };
-        let token = registry.create_delivery_token(key, Time(0)).await.unwrap();
+        let token = registry.create_delivery_token(key, None, Time(0)).await.unwrap();
         drop(registry);
 
         let bytes = std::fs::read(fixture.0.path().join("registry.db")).unwrap();
@@ -575,5 +655,43 @@ mod tests {
 
     fn find(bytes: &[u8], wanted: &[u8]) -> bool {
         bytes.windows(wanted.len()).any(|window| window == wanted)
+    }
+
+    #[tokio::test]
+    async fn no_number_that_can_have_been_given_is_given_after_a_loss() {
+        let fixture = Fixture::new();
+        let registry = EmbeddedRegistry::open(&fixture.0.path().join("registry.db"), token_keys()).unwrap();
+        let tenant = registry.create_tenant("a", DeliveryPolicy::default(), Time(0)).await.unwrap().0.id;
+        let driver = registry.create_driver(tenant, "Ana", "", Vehicle::Car, Time(0)).await.unwrap().id;
+        let (device, _) = registry.enrol(tenant, driver, Time(0)).await.unwrap();
+        let before = registry.start_session(device, Time::from_secs(50)).await.unwrap();
+        assert_eq!(
+            registry.numbers().await.unwrap(),
+            Numbers { tenant: 1, driver: 1, device: 1, ..Numbers::default() }
+        );
+        let lost = Numbers { tenant: 30, driver: 2000, device: 40, ..Numbers::default() };
+
+        registry.go_on_above(lost, Time::from_secs(60)).await.unwrap();
+
+        let after = registry.start_session(device, Time::from_secs(55)).await.unwrap();
+        assert!(after.start_s > 60, "a session of the lost time may have begun at any second until now");
+        assert!(after.numbers_from.0 > before.numbers_from.0 + 1000 * NUMBERS_STEP);
+        assert_eq!(registry.create_tenant("b", DeliveryPolicy::default(), Time(0)).await.unwrap().0.id.0, 31);
+        assert_eq!(registry.create_driver(tenant, "Eva", "", Vehicle::Car, Time(0)).await.unwrap().id.0, 2001);
+        assert_eq!(registry.enrol(tenant, driver, Time(0)).await.unwrap().0.device.0, 41);
+    }
+
+    #[tokio::test]
+    async fn a_fresh_registry_goes_on_above_a_lost_one_and_token_keys_are_kept() {
+        let fixture = Fixture::new();
+        let registry = EmbeddedRegistry::open(&fixture.0.path().join("registry.db"), token_keys()).unwrap();
+
+        registry.go_on_above(Numbers { tenant: 32, ..Numbers::default() }, Time(0)).await.unwrap();
+        registry.keep_token_keys(vec![(TokenKeyId(0), vec![1]), (TokenKeyId(1), vec![2])]).await.unwrap();
+        registry.keep_token_keys(vec![(TokenKeyId(1), vec![3])]).await.unwrap();
+
+        assert_eq!(registry.create_tenant("a", DeliveryPolicy::default(), Time(0)).await.unwrap().0.id.0, 33);
+        let kept = registry.kept_token_keys().await.unwrap();
+        assert_eq!(kept, [(TokenKeyId(0), vec![1]), (TokenKeyId(1), vec![2])], "the first stands");
     }
 }

@@ -14,6 +14,8 @@ use async_trait::async_trait;
 use protocol::record::Vehicle;
 use protocol::{DeliveryKey, DeliveryPolicy, DeviceKey, DriverId, FixNumber, TenantId, Time};
 
+use crate::ledger::BirthMark;
+
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
 pub struct Tenant {
     pub id: TenantId,
@@ -43,8 +45,8 @@ pub struct DriverChange {
 pub enum Scope {
     /// The tenant's API: everything of this tenant.
     Tenant(TenantId),
-    /// One delivery, to watch.
-    Delivery(DeliveryKey),
+    /// One delivery, to watch, while it is still the one that the token was made for: its number alone does not say so.
+    Delivery { key: DeliveryKey, birth: Option<BirthMark> },
     /// One device: sessions and the JSON door.
     Device(DeviceKey),
 }
@@ -128,8 +130,13 @@ pub trait Registry: Send + Sync + 'static {
     /// Every device that was ever revoked: what `control` must say of it.
     async fn revoked(&self) -> Result<Vec<DeviceKey>, RegistryError>;
 
-    /// Makes a token for watching one delivery, `wfl_…`.
-    async fn create_delivery_token(&self, key: DeliveryKey, now: Time) -> Result<String, RegistryError>;
+    /// Makes a token for watching one delivery, `wfl_…`, bound to the birth mark that the ledger has of it.
+    async fn create_delivery_token(
+        &self,
+        key: DeliveryKey,
+        birth: Option<BirthMark>,
+        now: Time,
+    ) -> Result<String, RegistryError>;
 
     /// What a token opens; None if nothing (unknown, revoked, malformed: not told apart).
     async fn scope_of(&self, token: &str) -> Result<Option<Scope>, RegistryError>;

@@ -55,7 +55,7 @@ impl FromRequestParts<Api> for OfTenant {
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Problem> {
         match scope_of(api, &bearer(&parts.headers)?).await? {
             Scope::Tenant(tenant) => Ok(OfTenant(tenant)),
-            Scope::Delivery(_) | Scope::Device(_) => Err(wrong_scope("a tenant's key")),
+            Scope::Delivery { .. } | Scope::Device(_) => Err(wrong_scope("a tenant's key")),
         }
     }
 }
@@ -66,7 +66,7 @@ impl FromRequestParts<Api> for OfDevice {
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Problem> {
         match scope_of(api, &bearer(&parts.headers)?).await? {
             Scope::Device(device) => Ok(OfDevice(device)),
-            Scope::Tenant(_) | Scope::Delivery(_) => Err(wrong_scope("a device's credential")),
+            Scope::Tenant(_) | Scope::Delivery { .. } => Err(wrong_scope("a device's credential")),
         }
     }
 }
@@ -109,7 +109,7 @@ impl FromRequestParts<Api> for MaybeWatcher {
 pub(crate) async fn watcher_of(api: &Api, token: &str) -> Result<Watcher, Problem> {
     match scope_of(api, token).await? {
         Scope::Tenant(tenant) => Ok(Watcher::Tenant(tenant)),
-        Scope::Delivery(key) => Ok(Watcher::Delivery(key)),
+        Scope::Delivery { key, .. } => Ok(Watcher::Delivery(key)),
         Scope::Device(_) => Err(wrong_scope("a delivery's token or a tenant's key")),
     }
 }
@@ -118,14 +118,23 @@ async fn scope_of(api: &Api, token: &str) -> Result<Scope, Problem> {
     if token.len() > TOKEN_CHARS_MAX {
         return Err(bad_token());
     }
-    match api.registry.scope_of(token).await {
-        Ok(scope) => {
-            api.scopes.handle_answer(token, scope, api.now());
-            scope.ok_or_else(bad_token)
-        }
-        Err(error) if error.is_transient() => api.scopes.recall(token, api.now()).ok_or_else(|| Problem::from(error)),
-        Err(error) => Err(error.into()),
-    }
+    let recalled = |problem: Problem| api.scopes.recall(token, api.now()).ok_or(problem);
+    let scope = match api.registry.scope_of(token).await {
+        Ok(scope) => scope,
+        Err(error) if error.is_transient() => return recalled(error.into()),
+        Err(error) => return Err(error.into()),
+    };
+    // A token is for one delivery made once: another one of the same number is not what it opens.
+    let scope = match scope {
+        Some(Scope::Delivery { key, birth }) => match api.ledger.birth_mark(key).await {
+            Ok(found) => scope.filter(|_| found == birth),
+            Err(error) if error.is_transient() => return recalled(error.into()),
+            Err(error) => return Err(error.into()),
+        },
+        Some(Scope::Tenant(_) | Scope::Device(_)) | None => scope,
+    };
+    api.scopes.handle_answer(token, scope, api.now());
+    scope.ok_or_else(bad_token)
 }
 
 fn bearer(headers: &HeaderMap) -> Result<String, Problem> {

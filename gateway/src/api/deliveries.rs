@@ -151,9 +151,15 @@ pub(crate) async fn create(
     };
     check_driver(&api, tenant, new.driver).await?;
     let delivery = api.ledger.create(new, input.idempotency, api.now()).await?;
-    let token = api.registry.create_delivery_token(delivery.key, api.now()).await?;
+    let token = new_token(&api, delivery.key).await?;
     let links = Base::of(&api, &uri, &headers, secure.is_some()).links(delivery.key.delivery, &token);
     Ok((StatusCode::CREATED, NO_STORE, Json(DeliveryMade { delivery: delivery.into(), token, links })))
+}
+
+/// Bound to what the ledger knows the delivery by, not to its number alone.
+async fn new_token(api: &Api, key: DeliveryKey) -> Result<String, Problem> {
+    let birth = api.ledger.birth_mark(key).await?;
+    Ok(api.registry.create_delivery_token(key, birth, api.now()).await?)
 }
 
 #[derive(Debug, Serialize)]
@@ -174,7 +180,7 @@ pub(crate) async fn create_token(
 ) -> Result<impl IntoResponse, Problem> {
     let key = DeliveryKey { tenant, delivery };
     api.ledger.delivery(key).await?.ok_or_else(Problem::no_delivery)?;
-    let token = api.registry.create_delivery_token(key, api.now()).await?;
+    let token = new_token(&api, key).await?;
     let links = Base::of(&api, &uri, &headers, secure.is_some()).links(delivery, &token);
     Ok((StatusCode::CREATED, NO_STORE, Json(TokenMade { delivery, token, links })))
 }

@@ -195,13 +195,13 @@ const END_MAGIC: [u8; 4] = [b'F', b'J', b'L', 3];
 mod tests {
     use super::*;
     use crate::log::embedded::layout::Layout;
-    use crate::log::embedded::store::{Change, Store};
+    use crate::log::embedded::store::{Change, Store, StoreOptions};
 
     /// Also says aloud if another fjall writes other frames.
     #[test]
     fn the_frames_of_a_real_journal_are_walked_to_its_end() {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(folder.path(), &Layout::new(1), None).unwrap();
+        let store = Store::open(folder.path(), &Layout::new(1), StoreOptions::default()).unwrap();
         for n in 0..10_u8 {
             store.write(vec![Change::Meta { key: vec![n], value: vec![n; usize::from(n) * 1000] }]).unwrap();
         }
@@ -224,7 +224,7 @@ mod tests {
     #[test]
     fn damage_is_told_from_an_unfinished_end_wherever_it_lies() {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(folder.path(), &Layout::new(1), None).unwrap();
+        let store = Store::open(folder.path(), &Layout::new(1), StoreOptions::default()).unwrap();
         for n in 0..5_u8 {
             store.write(vec![Change::Meta { key: vec![n], value: vec![n; 30] }]).unwrap();
         }

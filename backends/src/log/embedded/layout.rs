@@ -119,6 +119,8 @@ pub const META_KEYSPACE: &str = "meta";
 pub const FORMAT_KEY: &[u8] = b"format";
 pub const PARTITIONS_KEY: &[u8] = b"partitions";
 pub const INCARNATION_KEY: &[u8] = b"incarnation";
+/// Which installation the log belongs to.
+pub const INSTALLATION_KEY: &[u8] = b"installation";
 /// Counts the group commits: what recovery must have brought back.
 pub const COMMIT_NUMBER_KEY: &[u8] = b"number";
 pub const FORMAT: u32 = 1;

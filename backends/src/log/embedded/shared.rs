@@ -11,7 +11,7 @@ use protocol::{Offset, Time};
 
 use super::layout::{self, Layout, Slot};
 use super::partition::{Partition, Standing};
-use super::store::{Store, WriteProbe};
+use super::store::{Store, StoreOptions};
 use super::writer::Cursor;
 use crate::log::{LogError, ReadLimit, StoredEntry};
 
@@ -28,7 +28,7 @@ pub struct Shared {
     newest: Mutex<HashMap<Slot, BTreeMap<Bytes, StoredEntry>>>,
     /// None while it is being opened again.
     store: RwLock<Option<Arc<Store>>>,
-    probe: Option<Arc<dyn WriteProbe>>,
+    options: StoreOptions,
 }
 
 /// What a store holds when it has been opened.
@@ -45,9 +45,9 @@ impl Shared {
         layout: Layout,
         now: Now,
         tail_bytes_max: usize,
-        probe: Option<Arc<dyn WriteProbe>>,
+        options: StoreOptions,
     ) -> Result<(Self, Opened, u32), LogError> {
-        let store = Store::open(&path, &layout, probe.clone())?;
+        let store = Store::open(&path, &layout, options.clone())?;
         let incarnation = store.incarnation()?;
         let mut opened = survey(&store, &layout)?;
         let partitions = opened
@@ -65,7 +65,7 @@ impl Shared {
             commits: Mutex::new(commits),
             newest: Mutex::new(std::mem::take(&mut opened.newest)),
             store: RwLock::new(Some(Arc::new(store))),
-            probe,
+            options,
         };
         Ok((shared, opened, incarnation))
     }
@@ -93,7 +93,7 @@ impl Shared {
                 std::thread::sleep(Duration::from_millis(2));
             }
         }
-        let store = Store::open(&self.path, &self.layout, self.probe.clone())?;
+        let store = Store::open(&self.path, &self.layout, self.options.clone())?;
         let mut opened = survey(&store, &self.layout)?;
         *self.newest.lock() = std::mem::take(&mut opened.newest);
         *self.commits.lock() = store.commits()?.into_iter().collect();

@@ -17,6 +17,8 @@ use tracing::warn;
 
 use super::journal::{self, JournalError};
 use super::layout::{self, Layout, Slot};
+use crate::file_identity::FileIdentity;
+use crate::installation::{Commit, Store as InstalledStore, Witnesses};
 use crate::log::{LogError, ReadLimit, StoredEntry};
 
 /// What a test may do between the steps of a write.
@@ -39,6 +41,35 @@ pub enum WriteError {
     Write(#[source] fjall::Error),
     #[error("the batch could not be synced: {0}")]
     Sync(#[source] fjall::Error),
+    /// Nobody would find what is written there.
+    #[error("{0} was removed or replaced while it was open")]
+    Removed(String),
+}
+
+/// How a store is opened.
+#[derive(Clone)]
+pub struct StoreOptions {
+    pub probe: Option<Arc<dyn WriteProbe>>,
+    /// None: it belongs to no installation.
+    pub place: Option<InstalledLog>,
+    /// For blocks of tables; memtables are bounded apart.
+    pub cache_bytes: u64,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        StoreOptions { probe: None, place: None, cache_bytes: CACHE_BYTES }
+    }
+}
+
+/// The log's place in an installation.
+#[derive(Clone)]
+pub struct InstalledLog {
+    pub witnesses: Arc<Witnesses>,
+    /// The newest commit that anybody knows to have been acknowledged, besides the log itself.
+    pub acknowledged: u64,
+    /// Whether a log without an id, or of an earlier incarnation, is taken over: at a first start and in a repair.
+    pub is_taken_over: bool,
 }
 
 pub struct Store {
@@ -47,7 +78,9 @@ pub struct Store {
     partitions: Vec<Keyspace>,
     acknowledged: Mutex<Acknowledged>,
     number: std::sync::atomic::AtomicU64,
-    probe: Option<Arc<dyn WriteProbe>>,
+    /// The folder as it was opened.
+    folder: Vec<FileIdentity>,
+    options: StoreOptions,
 }
 
 /// One change of the store; all changes of a batch come true together.
@@ -59,11 +92,12 @@ pub enum Change {
 
 impl Store {
     /// Opens what lies at `path`, or begins there.
-    pub fn open(path: &Path, layout: &Layout, probe: Option<Arc<dyn WriteProbe>>) -> Result<Self, LogError> {
+    pub fn open(path: &Path, layout: &Layout, options: StoreOptions) -> Result<Self, LogError> {
         std::fs::create_dir_all(path).map_err(|error| unavailable(path, &error))?;
-        let acknowledged =
+        let mut acknowledged =
             Acknowledged::open(&path.join(ACKNOWLEDGED_FILE)).map_err(|error| unavailable(path, &error))?;
-        let database = open_database(path, acknowledged.noted)?;
+        acknowledged.noted = acknowledged.noted.max(options.place.as_ref().map_or(0, |place| place.acknowledged));
+        let database = open_database(path, acknowledged.noted, options.cache_bytes)?;
         let meta = database
             .keyspace(layout::META_KEYSPACE, KeyspaceCreateOptions::default)
             .map_err(|error| open_error(path, error))?;
@@ -76,9 +110,12 @@ impl Store {
         }
         let number = read_u64(&meta, layout::COMMIT_NUMBER_KEY)?.unwrap_or(0);
         acknowledged.check(number)?;
-        let store =
-            Store { database, meta, partitions, acknowledged: Mutex::new(acknowledged), number: number.into(), probe };
+        let folder = [path.to_path_buf(), path.join(DATABASE_FOLDER)];
+        let folder = folder.iter().filter_map(|path| FileIdentity::of(path)).collect();
+        let acknowledged = Mutex::new(acknowledged);
+        let store = Store { database, meta, partitions, acknowledged, number: number.into(), folder, options };
         store.begin(layout)?;
+        store.take_place()?;
         Ok(store)
     }
 
@@ -96,8 +133,36 @@ impl Store {
         self.write(changes).map_err(|error| LogError::Unavailable { reason: error.to_string() })
     }
 
+    /// Checks that it belongs to the installation that it is opened for, or makes it belong there.
+    fn take_place(&self) -> Result<(), LogError> {
+        let Some(place) = &self.options.place else { return Ok(()) };
+        let installation = place.witnesses.installation();
+        let id = self.meta.get(layout::INSTALLATION_KEY).map_err(|error| read_error(&error))?;
+        let is_here = id.as_ref().is_some_and(|id| id.as_ref() == installation.id.0);
+        let incarnation = self.incarnation()?;
+        if is_here && incarnation == installation.incarnation {
+            return Ok(());
+        }
+        if id.is_some() && !is_here {
+            return Err(damaged("it belongs to another installation"));
+        }
+        if !place.is_taken_over {
+            let reason = format!("it is of incarnation {incarnation}, and the others of {}", installation.incarnation);
+            return Err(damaged(if is_here { &reason } else { "it belongs to no installation, and the others do" }));
+        }
+        let incarnation = installation.incarnation.max(incarnation);
+        let changes = vec![
+            Change::Meta { key: layout::INSTALLATION_KEY.to_vec(), value: installation.id.0.to_vec() },
+            Change::Meta { key: layout::INCARNATION_KEY.to_vec(), value: incarnation.to_be_bytes().to_vec() },
+        ];
+        self.write(changes).map_err(|error| LogError::Unavailable { reason: error.to_string() })
+    }
+
     /// Writes all changes and syncs them.
     pub fn write(&self, changes: Vec<Change>) -> Result<(), WriteError> {
+        if let Some(folder) = self.folder.iter().find(|folder| !folder.is_in_place()) {
+            return Err(WriteError::Removed(folder.path().display().to_string()));
+        }
         self.wait_for_flushes(&changes).map_err(WriteError::Write)?;
         let number = self.number.load(std::sync::atomic::Ordering::Relaxed) + 1;
         let mut batch = OwnedWriteBatch::with_capacity(self.database.clone(), changes.len() + 1)
@@ -125,7 +190,10 @@ impl Store {
         if let Err(error) = self.acknowledged.lock().note(number) {
             warn!(%error, "the acknowledged number was not noted, damage to the journal would be noticed less surely");
         }
-        if let Some(probe) = &self.probe {
+        if let Some(place) = &self.options.place {
+            place.witnesses.handle_commit(InstalledStore::Log, Commit { sequence: number, mark: 0 });
+        }
+        if let Some(probe) = &self.options.probe {
             probe.after_sync();
         }
         Ok(())
@@ -153,7 +221,7 @@ impl Store {
     }
 
     fn probe(&self, step: impl Fn(&dyn WriteProbe) -> std::io::Result<()>) -> Result<(), fjall::Error> {
-        match &self.probe {
+        match &self.options.probe {
             Some(probe) => step(probe.as_ref()).map_err(fjall::Error::Io),
             None => Ok(()),
         }
@@ -336,12 +404,18 @@ impl Acknowledged {
     }
 }
 
+/// Takes back what was noted as acknowledged, so that a journal whose end is lost is opened with what it still holds: for
+/// a loss that somebody accepted.
+pub fn forget_acknowledged(path: &Path) -> std::io::Result<()> {
+    Acknowledged::open(&path.join(ACKNOWLEDGED_FILE))?.note(0)
+}
+
 /// A journal whose end a power cut has torn is cut back to what was acknowledged, and opened again.
-fn open_database(path: &Path, acknowledged: u64) -> Result<Database, LogError> {
+fn open_database(path: &Path, acknowledged: u64, cache_bytes: u64) -> Result<Database, LogError> {
     let folder = path.join(DATABASE_FOLDER);
     let open = || {
         Database::builder(&folder)
-            .cache_size(CACHE_BYTES)
+            .cache_size(cache_bytes)
             .max_journaling_size(JOURNALS_BYTES_MAX)
             .worker_threads(WORKER_THREADS)
             .open()

@@ -174,6 +174,12 @@ impl Writer {
                 self.trouble = Trouble::Reopen { tried: None };
                 Err(LogError::Unavailable { reason })
             }
+            WriteError::Removed(_) => {
+                error!(error = reason, "the log is not where it was, nothing more is acknowledged");
+                self.shared.set_standing(Standing::Failed);
+                self.trouble = Trouble::Fatal(reason.clone());
+                Err(LogError::Damaged { reason })
+            }
             WriteError::Sync(_) => {
                 error!(error = reason, "a sync of the log failed, this process must restart");
                 self.shared.set_standing(Standing::Failed);

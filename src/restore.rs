@@ -1,0 +1,47 @@
+//! `wayfix restore`: says that a data folder is a restored copy. From inside, a whole folder that is an hour older looks
+//! like any other; outside, phones hold sessions and customers hold links that were made since. So the incarnation rises,
+//! every number jumps over all that can have been given since the copy was made, and sessions end.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use backends::installation::compare::Verdict;
+use backends::installation::{Installation, Numbers};
+
+use crate::installation::{Refused, acknowledged};
+use crate::repair::{self, Keys, KnownLog};
+use crate::up;
+
+#[derive(clap::Args)]
+pub struct Options {
+    /// A TOML file; every setting has a default.
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The restored copy, where it is to be used.
+    #[arg(long, value_name = "FOLDER")]
+    data: Option<PathBuf>,
+}
+
+pub fn run(options: &Options) -> Result<()> {
+    let settings = repair::settings(options.config.as_deref(), options.data.as_deref())?;
+    daemon::logging::start(settings.logging.format, "warn");
+    up::runtime()?.block_on(async {
+        let folder = repair::open_folder(&settings)?;
+        let survey = folder.survey()?;
+        let before = match survey.compare() {
+            Verdict::Fresh => bail!("{} holds no installation", settings.data.display()),
+            Verdict::Adopt => Installation::new(),
+            Verdict::Together { installation, .. } => installation,
+            Verdict::Refused(findings) => return Err(Refused { data: settings.data.clone(), findings }.into()),
+        };
+        let after = before.raised();
+        let log = KnownLog::Through(acknowledged(&survey, before));
+        let opened = repair::go_on(folder, &settings, &survey, after, log, Numbers::after_restore, Keys::Fleet).await?;
+        drop(opened);
+        println!("{} is a restored copy, and goes on as incarnation {}.", settings.data.display(), after.incarnation);
+        println!("  Numbers of tenants, drivers, devices and deliveries go on far above those in the copy.");
+        println!("  Phones start new sessions by themselves. A device that was revoked since the copy was made is");
+        println!("  not revoked in it, and what was delivered since is not delivered in it: say so again.");
+        Ok(())
+    })
+}

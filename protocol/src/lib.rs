@@ -8,6 +8,7 @@ pub mod envelope;
 pub mod fix;
 pub mod frame;
 pub mod id;
+mod older;
 pub mod partition;
 pub mod position;
 pub mod record;

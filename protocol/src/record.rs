@@ -207,6 +207,28 @@ pub enum Vehicle {
 }
 
 impl Record {
+    /// Whether every build that reads plain batches knows this kind. A new kind is not: its batches are framed, so that
+    /// the release before loses nothing else with it.
+    pub fn is_plain(&self) -> bool {
+        match self {
+            Record::Fix(_)
+            | Record::Heard(_)
+            | Record::Lead { .. }
+            | Record::Assign { .. }
+            | Record::Release { .. }
+            | Record::Ledger { .. }
+            | Record::Fences { .. }
+            | Record::Offered { .. }
+            | Record::InUse { .. }
+            | Record::Score { .. }
+            | Record::Mark { .. }
+            | Record::Tick { .. }
+            | Record::Claim { .. }
+            | Record::Planned { .. }
+            | Record::Vehicle { .. } => true,
+        }
+    }
+
     /// Whose tracker it is for; None when it is for the partition.
     pub fn key(&self) -> Option<TrackerKey> {
         match self {

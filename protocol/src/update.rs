@@ -277,6 +277,42 @@ pub enum Update {
     },
 }
 
+impl Update {
+    /// Whether every build that reads plain batches knows all that it says (`Record::is_plain`).
+    pub fn is_plain(&self) -> bool {
+        match self {
+            Update::Delivery(update) => update.events.iter().all(Event::is_plain),
+            Update::Driver(update) => update.events.iter().all(Event::is_plain),
+            Update::Heartbeat { .. } => true,
+        }
+    }
+}
+
+impl Event {
+    fn is_plain(&self) -> bool {
+        match self {
+            Event::Moved
+            | Event::EtaChanged
+            | Event::FenceEntered { .. }
+            | Event::FenceLeft { .. }
+            | Event::FenceDwelt { .. }
+            | Event::StopEntered { .. }
+            | Event::StopLeft { .. }
+            | Event::Stationary { .. }
+            | Event::MovingAgain
+            | Event::MovingAway
+            | Event::OffRoute { .. }
+            | Event::BackOnRoute
+            | Event::Silent { .. }
+            | Event::HeardAgain
+            | Event::Journal { .. }
+            | Event::Proposed { .. }
+            | Event::PhoneStateChanged { .. }
+            | Event::FoldFailed { .. } => true,
+        }
+    }
+}
+
 /// Updates of one partition that travel together: one entry of the log.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, SchemaWrite, SchemaRead)]
 pub struct UpdateBatch {

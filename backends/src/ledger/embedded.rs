@@ -9,7 +9,7 @@ use protocol::delivery::{ABANDONED, OPEN_PER_DRIVER_MAX, STOPS_MAX};
 use protocol::update::Proposal;
 use protocol::{
     AssignmentNumber, Delivery, DeliveryId, DeliveryKey, DeliveryState, DriverId, DriverKey, JournalEntry, JournalKind,
-    JournalNumber, Milestone, Record, StopKind, TenantId, Time,
+    JournalNumber, Milestone, PartitionId, Record, StopKind, TenantId, Time,
 };
 use rusqlite::Connection;
 use tokio::sync::Notify;
@@ -175,6 +175,10 @@ impl DeliveryLedger for EmbeddedLedger {
 
     async fn deliveries(&self, tenant: TenantId, filter: DeliveryFilter) -> Result<Vec<Delivery>, LedgerError> {
         self.db.read(move |connection| rows::deliveries(connection, tenant, &filter)).await
+    }
+
+    async fn facts(&self, partition: PartitionId, count: u32) -> Result<Vec<Delivery>, LedgerError> {
+        self.db.read(move |connection| rows::facts(connection, partition, count)).await
     }
 
     async fn journal(

@@ -21,7 +21,7 @@ use protocol::delivery::OPEN_PER_DRIVER_MAX;
 use protocol::update::Proposal;
 use protocol::{
     AssignmentNumber, Delivery, DeliveryId, DeliveryKey, DeliveryPolicy, DeliveryState, DriverId, JournalEntry,
-    JournalNumber, Record, Stop, TenantId, Time,
+    JournalNumber, PartitionId, Record, Stop, TenantId, Time,
 };
 
 /// What a tenant says to create a delivery.
@@ -171,6 +171,9 @@ pub trait DeliveryLedger: Send + Sync + 'static {
     async fn delivery(&self, key: DeliveryKey) -> Result<Option<Delivery>, LedgerError>;
 
     async fn deliveries(&self, tenant: TenantId, filter: DeliveryFilter) -> Result<Vec<Delivery>, LedgerError>;
+
+    /// What is true of one partition of so many: the live deliveries that its trackers hold, with assignment and journal.
+    async fn facts(&self, partition: PartitionId, count: u32) -> Result<Vec<Delivery>, LedgerError>;
 
     /// Entries numbered above `after`, oldest first.
     async fn journal(

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use protocol::{
     AssignmentNumber, Delivery, DeliveryId, DeliveryKey, DeliveryState, DriverId, DriverKey, JournalEntry, JournalKind,
-    JournalNumber, TenantId, Time, TrackerKey,
+    JournalNumber, PartitionId, TenantId, Time, TrackerKey, partition_of,
 };
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::Serialize;
@@ -334,6 +334,19 @@ pub(super) fn deliveries(
     let driver = filter.driver.map(|driver| driver.0);
     let rows = statement.query_map(params![tenant.0, sql_id(filter.after), limit, driver], delivery_columns)?;
     rows.map(|columns| columns?.with_journal(connection)).collect()
+}
+
+pub(super) fn facts(connection: &Connection, partition: PartitionId, count: u32) -> Result<Vec<Delivery>, LedgerError> {
+    let sql = format!("{SELECT_DELIVERY} WHERE state NOT IN ('delivered', 'failed') ORDER BY tenant, delivery");
+    let mut statement = connection.prepare_cached(&sql)?;
+    let mut facts = Vec::new();
+    for columns in statement.query_map([], delivery_columns)? {
+        let columns = columns?;
+        if partition_of(&holder(&columns.delivery).key_bytes(), count) == partition {
+            facts.push(columns.with_journal(connection)?);
+        }
+    }
+    Ok(facts)
 }
 
 pub(super) fn journal(

@@ -13,13 +13,13 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use parking_lot::RwLock;
 use protocol::record::Vehicle;
 use protocol::{
-    DeliveryId, DeliveryKey, DeliveryPolicy, DeviceKey, DeviceNumber, DriverId, DriverKey, FixNumber, Record,
-    TENANT_MAX, TenantId, Time,
+    DeliveryId, DeliveryKey, DeliveryPolicy, DeviceKey, DeviceNumber, DriverId, DriverKey, FixNumber, PartitionId,
+    Record, TENANT_MAX, TenantId, Time, TrackerKey, partition_of,
 };
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use tokio::sync::Notify;
 
-use super::{Driver, DriverChange, NUMBERS_STEP, Registry, RegistryError, Scope, SessionStart, Tenant};
+use super::{Driver, DriverChange, DriverFact, NUMBERS_STEP, Registry, RegistryError, Scope, SessionStart, Tenant};
 use crate::control::credential::{self, TokenKeyId, TokenKeys};
 use crate::control::secret::random_bytes;
 use crate::installation::{Given, Numbers};
@@ -213,6 +213,23 @@ impl Registry for EmbeddedRegistry {
                 )?;
                 let changed = statement.execute(params![device.tenant.0, device.driver.0, device.device.0, now.0])?;
                 if changed == 1 { Ok(()) } else { Err(RegistryError::NoDevice) }
+            })
+            .await
+    }
+
+    async fn facts(&self, partition: PartitionId, count: u32) -> Result<Vec<DriverFact>, RegistryError> {
+        self.db
+            .read(move |connection| {
+                let mut statement = connection.prepare_cached(
+                    "SELECT driver, name, external_id, vehicle, tenant, lead FROM drivers
+                     WHERE lead IS NOT NULL OR vehicle != 0 ORDER BY tenant, driver",
+                )?;
+                let facts = statement.query_map([], fact_columns)?;
+                let is_of_partition = |fact: &rusqlite::Result<DriverFact>| {
+                    let key = |fact: &DriverFact| TrackerKey::Driver(fact.driver).key_bytes();
+                    fact.as_ref().map_or(true, |fact| partition_of(&key(fact), count) == partition)
+                };
+                Ok(facts.filter(is_of_partition).collect::<Result<_, _>>()?)
             })
             .await
     }
@@ -482,6 +499,14 @@ fn driver_columns(row: &Row) -> rusqlite::Result<Driver> {
         other => return Err(rusqlite::Error::IntegralValueOutOfRange(3, other)),
     };
     Ok(Driver { id: DriverId(row.get(0)?), name: row.get(1)?, external_id: row.get(2)?, vehicle })
+}
+
+fn fact_columns(row: &Row) -> rusqlite::Result<DriverFact> {
+    let Driver { id, vehicle, .. } = driver_columns(row)?;
+    let driver = DriverKey { tenant: TenantId(row.get(4)?), driver: id };
+    let lead = row.get::<_, Option<u16>>(5)?.map(DeviceNumber);
+    let lead = lead.map(|device| DeviceKey { tenant: driver.tenant, driver: driver.driver, device });
+    Ok(DriverFact { driver, lead, vehicle })
 }
 
 fn check_text(text: &str) -> Result<(), RegistryError> {

@@ -12,7 +12,7 @@ pub mod embedded;
 
 use async_trait::async_trait;
 use protocol::record::Vehicle;
-use protocol::{DeliveryKey, DeliveryPolicy, DeviceKey, DriverId, FixNumber, TenantId, Time};
+use protocol::{DeliveryKey, DeliveryPolicy, DeviceKey, DriverId, DriverKey, FixNumber, PartitionId, TenantId, Time};
 
 use crate::ledger::BirthMark;
 
@@ -49,6 +49,14 @@ pub enum Scope {
     Delivery { key: DeliveryKey, birth: Option<BirthMark> },
     /// One device: sessions and the JSON door.
     Device(DeviceKey),
+}
+
+/// What a driver's tracker is to know of him.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DriverFact {
+    pub driver: DriverKey,
+    pub lead: Option<DeviceKey>,
+    pub vehicle: Vehicle,
 }
 
 /// What a session needs of the registry.
@@ -126,6 +134,10 @@ pub trait Registry: Send + Sync + 'static {
 
     /// Kills the device number for good; edges learn it from `control`.
     async fn revoke(&self, device: DeviceKey, now: Time) -> Result<(), RegistryError>;
+
+    /// What trackers of one partition of so many are to know of drivers: those who have a leading device or do not drive a
+    /// car. Who is not listed has neither.
+    async fn facts(&self, partition: PartitionId, count: u32) -> Result<Vec<DriverFact>, RegistryError>;
 
     /// Every device that was ever revoked: what `control` must say of it.
     async fn revoked(&self) -> Result<Vec<DeviceKey>, RegistryError>;

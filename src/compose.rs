@@ -222,6 +222,7 @@ async fn start_processor(settings: &Settings, stores: &Stores, ground: &Ground, 
         live_store: stores.live_store.clone(),
         trail_store: stores.trail_store.clone(),
         ledger: stores.ledger.clone(),
+        registry: stores.registry.clone(),
         route_service: open_router(&settings.processor.router)?,
         map: settings.map.clone(),
     };

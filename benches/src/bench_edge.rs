@@ -6,10 +6,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use backends::blob_store::embedded::FolderBlobStore;
+use backends::control::TokenKeys;
 use backends::control::{Control, ControlReader, ControlWriter, RegionKey, Secret};
 use backends::ledger::embedded::EmbeddedLedger;
 use backends::live_store::embedded::MemoryLiveStore;
 use backends::log::Log;
+use backends::registry::embedded::EmbeddedRegistry;
 use backends::trail_store::embedded::EmbeddedTrailStore;
 use daemon::admin::Readiness;
 use daemon::meter::Exposition;
@@ -40,6 +42,9 @@ impl BenchEdge {
             live_store: Arc::new(MemoryLiveStore::new(1 << 20, &self.meter)),
             trail_store: Arc::new(EmbeddedTrailStore::open(&folder.join("trail.db")).context("open history")?),
             ledger: Arc::new(EmbeddedLedger::open(&folder.join("ledger.db")).context("open the ledger")?),
+            registry: Arc::new(
+                EmbeddedRegistry::open(&folder.join("registry.db"), TokenKeys::new([])).context("open the registry")?,
+            ),
             route_service: None,
             map: None,
         };

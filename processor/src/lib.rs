@@ -20,6 +20,7 @@ use backends::blob_store::BlobStore;
 use backends::ledger::DeliveryLedger;
 use backends::live_store::LiveStore;
 use backends::log::{Log, LogError};
+use backends::registry::Registry;
 use backends::trail_store::TrailStore;
 use daemon::admin::Readiness;
 use daemon::{Clock, Drain, Meter};
@@ -29,7 +30,8 @@ pub use config::{ProcessorConfig, ProcessorConfigError, ProcessorSettings};
 use metrics::ProcessorMetrics;
 pub use shard::BodyError;
 pub use shard::RouteServiceConfig;
-use shard::{LocalBodies, OutsidePlanner, Shards};
+pub use shard::named_snapshots;
+use shard::{FactSources, LocalBodies, OutsidePlanner, Shards};
 
 /// What the processor works with.
 pub struct ProcessorParts {
@@ -38,6 +40,7 @@ pub struct ProcessorParts {
     pub live_store: Arc<dyn LiveStore>,
     pub trail_store: Arc<dyn TrailStore>,
     pub ledger: Arc<dyn DeliveryLedger>,
+    pub registry: Arc<dyn Registry>,
     /// Who plans ways beside the embedded router; None: nobody.
     pub route_service: Option<RouteServiceConfig>,
     /// A map file to offer; None leaves the map that is in use.
@@ -130,7 +133,8 @@ pub async fn start(
     sinks::start(trail, log.clone(), clock, metrics.clone(), drain, "trail sink");
     let clerk = sinks::Clerk { ledger: parts.ledger.clone() };
     sinks::start(clerk, log.clone(), clock, metrics.clone(), drain, "clerk");
-    let seams = (parts.log.clone(), parts.blobs.clone());
+    let facts = FactSources { ledger: parts.ledger.clone(), registry: parts.registry.clone() };
+    let seams = (parts.log.clone(), parts.blobs.clone(), facts);
     let planner = OutsidePlanner::start(parts.route_service, log.clone(), clock, metrics.clone(), drain);
     let shards = Shards::new(config, seams, (bodies.clone(), planner), map, clock, metrics, readiness.clone());
     shards.start(drain);

@@ -22,6 +22,12 @@ pub struct ProcessorMetrics {
     folds_failed: Counter,
     /// Entries of the records topic that do not decode.
     pub entries_damaged: Counter,
+    /// Records that only a newer build knows.
+    pub records_unknown: Counter,
+    /// Partitions whose facts were asked of registry and ledger, and appended.
+    pub facts_appended: Counter,
+    /// Trackers that emitted keyframes once what was emitted before was folded again.
+    keyframes_after_refold: Counter,
     pub updates: Counter,
     pub breadcrumbs: Counter,
     pub updates_too_large: Counter,
@@ -77,6 +83,15 @@ impl ProcessorMetrics {
                 "wayfix_processor_entries_damaged_total",
                 "Entries of records that do not decode.",
             ),
+            records_unknown: counter("wayfix_processor_records_unknown_total", "Records of a newer build, left out."),
+            facts_appended: counter(
+                "wayfix_processor_facts_appended_total",
+                "Partitions whose facts registry and ledger were asked for.",
+            ),
+            keyframes_after_refold: counter(
+                "wayfix_processor_keyframes_after_refold_total",
+                "Trackers that emitted keyframes under new epochs.",
+            ),
             updates: counter("wayfix_processor_updates_total", "Updates emitted."),
             breadcrumbs: counter("wayfix_processor_breadcrumbs_total", "Breadcrumbs emitted."),
             updates_too_large: counter("wayfix_processor_updates_too_large_total", "Updates that fit no log entry."),
@@ -129,6 +144,7 @@ impl ProcessorMetrics {
         self.assignments_refused.increment(counts.assignments_refused);
         self.planned_late.increment(counts.planned_late);
         self.folds_failed.increment(counts.folds_failed);
+        self.keyframes_after_refold.increment(counts.keyframes_after_refold);
     }
 }
 

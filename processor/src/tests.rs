@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use backends::blob_store::embedded::FolderBlobStore;
+use backends::control::TokenKeys;
 use backends::ledger::NewDelivery;
 use backends::ledger::embedded::EmbeddedLedger;
 use backends::live_store::embedded::MemoryLiveStore;
 use backends::log::embedded::{EmbeddedLog, EmbeddedLogConfig};
 use backends::log::{Append, ReadLimit, Topic};
+use backends::registry::embedded::EmbeddedRegistry;
 use backends::route_service::{RouteService, RouteServiceError};
 use backends::trail_store::TrailQuery;
 use backends::trail_store::embedded::EmbeddedTrailStore;
@@ -219,6 +221,7 @@ struct World {
     live_store: Arc<MemoryLiveStore>,
     trail_store: Arc<EmbeddedTrailStore>,
     ledger: Arc<EmbeddedLedger>,
+    registry: Arc<EmbeddedRegistry>,
     folder: PathBuf,
     began: Time,
 }
@@ -232,6 +235,7 @@ impl World {
             live_store: Arc::new(MemoryLiveStore::new(1_000, &Meter::discard())),
             trail_store: Arc::new(EmbeddedTrailStore::open(&folder.join("trail.db")).unwrap()),
             ledger: Arc::new(EmbeddedLedger::open(&folder.join("ledger.db")).unwrap()),
+            registry: Arc::new(EmbeddedRegistry::open(&folder.join("registry.db"), TokenKeys::new([])).unwrap()),
             folder: folder.to_path_buf(),
             began: Time(Clock::system().now_ms() - 100_000),
         }
@@ -250,6 +254,7 @@ impl World {
             live_store: self.live_store.clone(),
             trail_store: self.trail_store.clone(),
             ledger: self.ledger.clone(),
+            registry: self.registry.clone(),
             route_service,
             map: None,
         };

@@ -5,7 +5,7 @@
 //! with. A batch that holds something a released build does not know (`Framed::is_plain` says so) is written *framed*:
 //! each of its items as version u8, length u32 and bytes. A build that does not know an item leaves that one out, counts
 //! it, and takes the others. All other batches stay plain, so a fix costs no frame
-//! (docs/decisions/0008-state-outlives-builds.md).
+//! (docs/decisions/0011-state-outlives-builds.md).
 
 use wincode::config::DefaultConfig;
 use wincode::{SchemaReadOwned, SchemaWrite};

@@ -11,6 +11,7 @@ mod layout;
 mod partition;
 mod shared;
 mod store;
+mod takeover;
 mod writer;
 
 use std::collections::BTreeMap;

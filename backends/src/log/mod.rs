@@ -53,13 +53,13 @@ impl Topic {
     /// None: the newest entry of every key is kept for ever.
     pub fn retention(self) -> Option<Duration> {
         match self {
-            Topic::Records | Topic::Trail | Topic::Events | Topic::Snapshots => Some(Duration::from_secs(72 * 3600)),
+            Topic::Records | Topic::Trail | Topic::Events => Some(Duration::from_secs(72 * 3600)),
             Topic::Updates => Some(Duration::from_secs(24 * 3600)),
-            Topic::Control | Topic::Owners => None,
+            Topic::Control | Topic::Owners | Topic::Snapshots => None,
         }
     }
 
-    /// Control and owners are small and read whole: one partition.
+    /// Small and read whole: one partition.
     pub fn is_newest_per_key(self) -> bool {
         self.retention().is_none()
     }

@@ -9,10 +9,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use backends::blob_store::embedded::FolderBlobStore;
+use backends::control::TokenKeys;
 use backends::ledger::embedded::EmbeddedLedger;
 use backends::live_store::embedded::MemoryLiveStore;
 use backends::log::embedded::{EmbeddedLog, EmbeddedLogConfig};
 use backends::log::{Append, Log, ReadLimit, Topic};
+use backends::registry::embedded::EmbeddedRegistry;
 use backends::trail_store::embedded::EmbeddedTrailStore;
 use benches::{Goal, Report};
 use bytes::Bytes;
@@ -155,6 +157,9 @@ async fn start(
         live_store: Arc::new(MemoryLiveStore::new(1 << 20, meter)),
         trail_store: Arc::new(EmbeddedTrailStore::open(&folder.join("trail.db")).context("open history")?),
         ledger: Arc::new(EmbeddedLedger::open(&folder.join("ledger.db")).context("open the ledger")?),
+        registry: Arc::new(
+            EmbeddedRegistry::open(&folder.join("registry.db"), TokenKeys::new([])).context("open the registry")?,
+        ),
         route_service: None,
         map: Some(map),
     };

@@ -1,11 +1,12 @@
 //! What the learner knows, as bytes, and the note that says where they lie. Who learns on from them has what the one
 //! before had, and reads on from exactly there.
 //!
-//! The note goes to partition 0 of the snapshots topic, beside that partition's own snapshots, in an envelope of its own
-//! kind: it is kept as long as they are, and written again in good time before it goes.
+//! The note stands in the snapshots topic under a key of its own, in an envelope of its own kind: it is there however long
+//! nobody ran.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use bytes::Bytes;
 use maps::eta::EtaLearner;
 use maps::speeds::{Learner as SpeedLearner, LiveLearner};
 use protocol::envelope::Enveloped;
@@ -99,5 +100,7 @@ impl Enveloped for StateNote {
     const VERSION: u8 = 1;
 }
 
+/// Where the note stands in the snapshots topic.
+pub const NOTE_KEY: Bytes = Bytes::from_static(b"learner");
 /// Changed whenever a type that is part of the state changes.
 pub const STATE_FORMAT: u16 = 3;

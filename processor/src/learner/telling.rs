@@ -14,10 +14,10 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use super::Role;
 use super::core::Output;
-use super::state::{STATE_FORMAT, State, StateNote};
-use super::{Role, TURN};
-use crate::shard::newest;
+use super::state::{NOTE_KEY, STATE_FORMAT, State, StateNote};
+use crate::shard::notice::{self, newest};
 
 pub struct Teller {
     pub role: Role,
@@ -88,10 +88,7 @@ impl Teller {
         let size = body.len() as u64;
         let hash = self.put(body).await.context("put the state into the blob store")?;
         let note = StateNote { format: STATE_FORMAT, hash, size, at: Time(self.role.clock.now_ms()) };
-        let value = envelope::encode(&note).into();
-        self.append(vec![Append { topic: Topic::Snapshots, partition: TURN, key: Bytes::new(), value }])
-            .await
-            .context("say where the state lies")?;
+        self.append(vec![notice::entry(NOTE_KEY, Some(&note))]).await.context("say where the state lies")?;
         self.role.metrics.states.increment(1);
         if let Some(before) = self.kept.replace(hash).filter(|before| *before != hash) {
             self.remove(before).await;
@@ -125,8 +122,8 @@ pub async fn restore(
     blobs: &dyn BlobStore,
     stop: &CancellationToken,
 ) -> anyhow::Result<(Option<State>, Option<BlobHash>)> {
-    let notes = newest::<StateNote>(log, TURN, 1).await.context("read the snapshots topic")?;
-    let Some(note) = notes.into_iter().next_back() else { return Ok((None, None)) };
+    let note = newest::<StateNote>(log).await.context("read the snapshots topic")?;
+    let Some(note) = note else { return Ok((None, None)) };
     if note.format != STATE_FORMAT {
         warn!(format = note.format, "what was learned is of another build: it is learned anew");
         return Ok((None, Some(note.hash)));

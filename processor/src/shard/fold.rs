@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use backends::log::{Append, StoredEntry, Topic};
 use bytes::Bytes;
-use protocol::envelope::{self, ENTRY_BYTES_MAX, Enveloped};
+use protocol::envelope::{self, Decoded, ENTRY_BYTES_MAX, Enveloped};
 use protocol::record::{BlobHash, BodyKind, OwnerId};
 use protocol::update::Generation;
 use protocol::{
@@ -15,6 +15,7 @@ use protocol::{
 use tokio::sync::mpsc;
 use tracing::{error, info};
 
+use super::facts::HeldDelivery;
 use super::fold_bodies::FoldBodies;
 use super::local_bodies::LocalBodies;
 use crate::metrics::ProcessorMetrics;
@@ -25,6 +26,8 @@ pub(crate) enum Input {
     Entries { entries: Vec<StoredEntry>, read: Time },
     /// Take a snapshot here.
     Snapshot,
+    /// What registry and ledger know is in the records.
+    FactsIn,
 }
 
 pub(crate) enum Output {
@@ -39,6 +42,8 @@ pub(crate) enum Output {
     Live {
         /// Offered or in use.
         maps: Vec<BlobHash>,
+        /// Registry and ledger are to be asked what is true, beside what trackers have.
+        facts_wanted: Option<Vec<HeldDelivery>>,
     },
     /// A body that is offered and not in use, for these maps.
     Offered {
@@ -86,6 +91,10 @@ impl Folder {
             let is_on = match input {
                 Input::Entries { entries, read } => self.handle_entries(&entries, read, outputs),
                 Input::Snapshot => self.take_snapshot(outputs),
+                Input::FactsIn => {
+                    self.partition.set_facts_due(false);
+                    true
+                }
             };
             if !is_on {
                 return;
@@ -103,8 +112,9 @@ impl Folder {
             if entry.offset < self.partition.next() {
                 continue;
             }
-            match envelope::decode::<RecordBatch>(&entry.value) {
-                Ok(batch) => {
+            match envelope::decode_counted::<RecordBatch>(&entry.value) {
+                Ok(Decoded { value: batch, skipped }) => {
+                    self.metrics.records_unknown.increment(u64::from(skipped));
                     is_superseded = self.is_superseded(entry.offset, &batch);
                     if is_superseded {
                         break;
@@ -153,7 +163,8 @@ impl Folder {
         if !self.is_live && self.partition.next() > self.own.claim {
             self.is_live = true;
             let offered = self.partition.offered(BodyKind::Map);
-            reports.push(Output::Live { maps: maps.iter().copied().chain(offered).collect() });
+            let facts_wanted = self.partition.needs_facts().then(|| self.partition.assignments());
+            reports.push(Output::Live { maps: maps.iter().copied().chain(offered).collect(), facts_wanted });
         }
         if self.is_live && self.wants_routes && !wanted.is_empty() {
             reports.push(Output::RoutesWanted(wanted));
@@ -242,7 +253,7 @@ impl Folder {
 }
 
 /// Updates of a delivery go by its own key, whoever drives it.
-fn updates_partition(update: &Update, count: u32) -> PartitionId {
+pub(crate) fn updates_partition(update: &Update, count: u32) -> PartitionId {
     match update {
         Update::Delivery(update) => partition_of(&TrackerKey::Delivery(update.key).key_bytes(), count),
         Update::Driver(update) => partition_of(&TrackerKey::Driver(update.key).key_bytes(), count),

@@ -6,14 +6,16 @@
 //! Where the log is slow, the publisher waits, then the fold, then the reader: nothing grows.
 
 mod cache;
-mod fold;
+pub(crate) mod facts;
+pub(crate) mod fold;
 mod fold_bodies;
 mod local_bodies;
-mod notice;
+pub(crate) mod notice;
 mod outside;
-mod restore;
-mod tell;
+pub(crate) mod restore;
+pub(crate) mod tell;
 mod tick;
+mod told;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -34,13 +36,16 @@ use tracing::warn;
 use crate::config::ProcessorConfig;
 use crate::metrics::ProcessorMetrics;
 use crate::track::Partition;
+pub(crate) use facts::FactSources;
 use fold::{Folder, Input, Skew};
 use fold_bodies::FoldBodies;
 pub use local_bodies::BodyError;
 pub(crate) use local_bodies::LocalBodies;
-pub(crate) use notice::newest;
+pub(crate) use notice::KeptSnapshots;
+pub use notice::named_snapshots;
 pub(crate) use outside::OutsidePlanner;
 pub use outside::RouteServiceConfig;
+use restore::Restored;
 use tell::{Teller, record_entry};
 use tick::Ticker;
 
@@ -49,6 +54,7 @@ pub(crate) struct Shards {
     pub config: ProcessorConfig,
     pub log: Arc<dyn Log>,
     pub blobs: Arc<dyn BlobStore>,
+    pub facts: FactSources,
     pub bodies: Arc<LocalBodies>,
     /// Asks an outside router, if one is configured.
     pub planner: OutsidePlanner,
@@ -74,7 +80,7 @@ struct Ownership {
 impl Shards {
     pub(crate) fn new(
         config: ProcessorConfig,
-        (log, blobs): (Arc<dyn Log>, Arc<dyn BlobStore>),
+        (log, blobs, facts): (Arc<dyn Log>, Arc<dyn BlobStore>, FactSources),
         (bodies, planner): (Arc<LocalBodies>, OutsidePlanner),
         map: Option<(BlobHash, u64)>,
         clock: Clock,
@@ -83,7 +89,20 @@ impl Shards {
     ) -> Arc<Shards> {
         readiness.set(PART, Health::Starting);
         let (ticker, ownership, map) = (Arc::default(), Mutex::default(), Mutex::new(map));
-        Arc::new(Shards { config, log, blobs, bodies, planner, map, clock, metrics, readiness, ticker, ownership })
+        Arc::new(Shards {
+            config,
+            log,
+            blobs,
+            facts,
+            bodies,
+            planner,
+            map,
+            clock,
+            metrics,
+            readiness,
+            ticker,
+            ownership,
+        })
     }
 
     /// The map that our partitions are offered, and its size.
@@ -174,7 +193,7 @@ impl Shards {
         let task = tokio::spawn(async move {
             loop {
                 let outcome = shard.run_as_owner().await;
-                let is_superseded = matches!(outcome, Ok(Ended::Superseded));
+                let is_superseded = matches!(outcome, Ok(Ended::Superseded | Ended::Behind));
                 if let (true, false) = (is_superseded, shard.stop.is_cancelled()) {
                     // The group will say whose it is; if it is still ours then, the other one was wrong.
                     tokio::select! {
@@ -249,6 +268,8 @@ impl Running {
 enum Ended {
     Stopped,
     Superseded,
+    /// Records that were still to be folded are gone from the log.
+    Behind,
 }
 
 struct Shard {
@@ -281,10 +302,11 @@ impl Shard {
     async fn run_as(&self, owner: OwnerId) -> anyhow::Result<Ended> {
         let (shards, partition) = (&self.shards, self.partition);
         let own = self.claim(owner).await?;
-        let (restored, is_found) = restore::restore(shards, partition, own, &self.stop).await?;
-        if !is_found {
+        let restored = restore::restore(shards, partition, own, &self.stop).await?;
+        let Restored { partition: restored, mut kept, is_beginning } = restored;
+        if is_beginning {
             // An owner that takes over before our first snapshot must begin where we did, to emit the same numbers.
-            self.keep_beginning(own, &restored).await;
+            self.keep_beginning(own, &restored, &mut kept).await;
         }
         shards.ticker.begin(partition, owner);
         let (inputs_tx, inputs) = mpsc::channel(shards.config.reads_waiting_max);
@@ -316,14 +338,15 @@ impl Shard {
             stop: self.stop.clone(),
             give_up: give_up.clone(),
             superseded: superseded.clone(),
-            keeping: Arc::default(),
+            keeping: Arc::new(tokio::sync::Mutex::new(kept)),
+            inputs: inputs_tx.downgrade(),
             using: Arc::default(),
             offered: Arc::default(),
         };
         let mut publishing = tokio::spawn(teller.run(outputs));
         let reading = self.read(from, inputs_tx);
         let ended = tokio::select! {
-            read = reading => read.map(|()| Ended::Stopped),
+            read = reading => read,
             published = &mut publishing => {
                 published.context("publish updates")??;
                 return if superseded.is_cancelled() { Ok(Ended::Superseded) } else { Err(FoldDied.into()) };
@@ -358,20 +381,23 @@ impl Shard {
     }
 
     /// Without it a takeover begins new epochs: worse, not wrong.
-    async fn keep_beginning(&self, own: Generation, beginning: &Partition) {
+    async fn keep_beginning(&self, own: Generation, beginning: &Partition, kept: &mut KeptSnapshots) {
         let (next, partition) = (beginning.next(), self.partition);
-        let kept = match beginning.snapshot() {
-            Ok(body) => tell::keep(&self.shards, partition, own, next, body).await,
+        let outcome = match beginning.snapshot() {
+            Ok(body) => {
+                let at = Time(self.shards.clock.now_ms());
+                tell::keep(&self.shards, kept, (partition, own, next, at), body).await
+            }
             Err(error) => Err(error.into()),
         };
-        if let Err(error) = kept {
+        if let Err(error) = outcome {
             warn!(error = format!("{error:#}"), partition = partition.0, "the beginning of a fold could not be kept");
             self.shards.metrics.snapshots_failed.increment(1);
         }
     }
 
     /// Reads on from an offset and hands the entries to the fold, with snapshots in between, until it is stopped.
-    async fn read(&self, from: Offset, inputs: mpsc::Sender<Input>) -> anyhow::Result<()> {
+    async fn read(&self, from: Offset, inputs: mpsc::Sender<Input>) -> anyhow::Result<Ended> {
         let (shards, partition) = (&self.shards, self.partition);
         let every_ms = shards.config.snapshot_every.as_millis() as i64;
         let mut next = from;
@@ -386,8 +412,14 @@ impl Shard {
             let reading = || shards.log.read(Topic::Records, partition, next, READ_LIMIT, READ_WAIT);
             let reading = retry("read records", Backoff::default(), &self.stop, LogError::is_transient, reading);
             let entries = tokio::select! {
-                () = self.stop.cancelled() => return Ok(()),
-                entries = reading => entries.context("read records")?,
+                () = self.stop.cancelled() => return Ok(Ended::Stopped),
+                entries = reading => match entries {
+                    Err(LogError::Gone { offset, first }) => {
+                        warn!(partition = partition.0, offset, first, "records are gone before they were folded");
+                        return Ok(Ended::Behind);
+                    }
+                    entries => entries.context("read records")?,
+                },
             };
             let Some(last) = entries.last() else { continue };
             next = Offset(last.offset.0 + 1);

@@ -1,9 +1,12 @@
-//! What the snapshots topic says: where a partition's state at an offset lies.
+//! What the snapshots topic says: where a partition's state at an offset lies. The topic is newest per key, so it says so
+//! however long nobody ran. A partition has a key for its newest snapshot, one for the snapshot before, and one for each
+//! of the last `HOURS` hours; the learner's note has a key of its own (`learner::state`).
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use backends::log::{Log, LogError, OffsetRange, ReadLimit, Topic};
+use backends::log::{Append, Log, LogError, Topic};
+use bytes::Bytes;
 use protocol::envelope::{self, Enveloped};
 use protocol::record::BlobHash;
 use protocol::update::Generation;
@@ -12,7 +15,7 @@ use wincode::{SchemaRead, SchemaWrite};
 
 /// Announced only once all that the records below `next` brought forth is durable, and the body too.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, SchemaWrite, SchemaRead)]
-pub struct SnapshotNotice {
+pub(crate) struct SnapshotNotice {
     pub partition: PartitionId,
     /// The records entry to fold next.
     pub next: Offset,
@@ -30,27 +33,149 @@ impl Enveloped for SnapshotNotice {
     const VERSION: u8 = 1;
 }
 
-/// The newest of one kind that a partition of the snapshots topic holds, the oldest first; a few more than wanted where
-/// one read brings them. Read from the end backward, because any number of another kind may lie among them.
-pub async fn newest<T: Enveloped>(log: &dyn Log, partition: PartitionId, wanted: usize) -> Result<Vec<T>, LogError> {
-    let OffsetRange { first, next } = log.range(Topic::Snapshots, partition).await?;
-    let mut newest = VecDeque::new();
-    let mut end = next;
-    while end > first && newest.len() < wanted {
-        let begin = Offset(end.0.saturating_sub(ENTRIES_PER_READ).max(first.0));
-        let mut found = Vec::new();
-        let mut from = begin;
-        while from < end {
-            let entries = log.read(Topic::Snapshots, partition, from, ReadLimit::default(), Duration::ZERO).await?;
-            let Some(last) = entries.last() else { break };
-            from = Offset(last.offset.0 + 1);
-            let entries = entries.iter().filter(|entry| entry.offset < end);
-            found.extend(entries.filter_map(|entry| envelope::decode::<T>(&entry.value).ok()));
-        }
-        found.into_iter().rev().for_each(|one| newest.push_front(one));
-        end = begin;
-    }
-    Ok(newest.into())
+/// The snapshots of one partition that the topic names.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct KeptSnapshots {
+    by_key: BTreeMap<Bytes, SnapshotNotice>,
 }
 
-const ENTRIES_PER_READ: u64 = 256;
+impl KeptSnapshots {
+    pub async fn read(log: &dyn Log, partition: PartitionId) -> Result<KeptSnapshots, LogError> {
+        let mut by_key = BTreeMap::new();
+        for entry in log.newest(Topic::Snapshots).await? {
+            match envelope::decode::<SnapshotNotice>(&entry.value) {
+                Ok(notice) if notice.partition == partition => by_key.insert(entry.key, notice),
+                Ok(_) | Err(_) => None, // another partition's, or the learner's
+            };
+        }
+        Ok(KeptSnapshots { by_key })
+    }
+
+    /// From the oldest to the newest, each once.
+    pub fn notices(&self) -> Vec<SnapshotNotice> {
+        let mut notices: Vec<SnapshotNotice> = self.by_key.values().copied().collect();
+        notices.sort_by_key(|notice| (notice.generation.incarnation, notice.next, notice.at, notice.hash));
+        notices.dedup();
+        notices
+    }
+
+    /// Takes a new one: what is to be appended, and which bodies nothing names any more once that is done.
+    pub fn announce(&mut self, notice: SnapshotNotice, retention: Duration) -> (Vec<Append>, BTreeSet<BlobHash>) {
+        let named = self.named();
+        let partition = notice.partition;
+        let mut changes: Vec<(Bytes, Option<SnapshotNotice>)> = Vec::new();
+        if let Some(before) = self.by_key.get(&newest_key(partition)) {
+            changes.push((previous_key(partition), Some(*before)));
+        }
+        changes.push((newest_key(partition), Some(notice)));
+        let hour_key = hour_key(partition, notice.at);
+        if self.by_key.get(&hour_key).is_none_or(|kept| hour_of(kept.at) != hour_of(notice.at)) {
+            changes.push((hour_key.clone(), Some(notice)));
+        }
+        for (key, kept) in &self.by_key {
+            let is_last = *key == newest_key(partition) || *key == previous_key(partition);
+            if !is_last && *key != hour_key && notice.at.since(kept.at) >= retention {
+                changes.push((key.clone(), None));
+            }
+        }
+        for (key, kept) in &changes {
+            match kept {
+                Some(kept) => self.by_key.insert(key.clone(), *kept),
+                None => self.by_key.remove(key),
+            };
+        }
+        let appends = changes.into_iter().map(|(key, kept)| entry(key, kept.as_ref()));
+        let unnamed = named.difference(&self.named()).copied().collect();
+        (appends.collect(), unnamed)
+    }
+
+    fn named(&self) -> BTreeSet<BlobHash> {
+        self.by_key.values().map(|notice| notice.hash).collect()
+    }
+}
+
+/// All bodies that the snapshots topic names, the learner's state left out: a sweep of the blob store spares them.
+pub async fn named_snapshots(log: &dyn Log) -> Result<BTreeSet<BlobHash>, LogError> {
+    let entries = log.newest(Topic::Snapshots).await?;
+    let notices = entries.iter().filter_map(|entry| envelope::decode::<SnapshotNotice>(&entry.value).ok());
+    Ok(notices.map(|notice| notice.hash).collect())
+}
+
+/// The newest entry of one kind, whatever its key.
+pub(crate) async fn newest<T: Enveloped>(log: &dyn Log) -> Result<Option<T>, LogError> {
+    let entries = log.newest(Topic::Snapshots).await?;
+    Ok(entries.iter().rev().find_map(|entry| envelope::decode::<T>(&entry.value).ok()))
+}
+
+/// An entry of the topic; without a value it says that the key is gone.
+pub(crate) fn entry<T: Enveloped>(key: Bytes, value: Option<&T>) -> Append {
+    let value = value.map(envelope::encode).unwrap_or_default().into();
+    Append { topic: Topic::Snapshots, partition: PartitionId(0), key, value }
+}
+
+fn newest_key(partition: PartitionId) -> Bytes {
+    key(b"newest/", partition, &[])
+}
+
+fn previous_key(partition: PartitionId) -> Bytes {
+    key(b"previous/", partition, &[])
+}
+
+fn hour_key(partition: PartitionId, at: Time) -> Bytes {
+    key(b"hour/", partition, &[hour_of(at).rem_euclid(HOURS) as u8])
+}
+
+fn key(prefix: &[u8], partition: PartitionId, rest: &[u8]) -> Bytes {
+    [prefix, &partition.0.to_be_bytes(), rest].concat().into()
+}
+
+fn hour_of(at: Time) -> i64 {
+    at.as_secs().div_euclid(3600)
+}
+
+/// More than the records are kept.
+const HOURS: i64 = 80;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DAY_S: i64 = 86_400;
+
+    #[test]
+    fn the_newest_the_one_before_and_the_first_of_each_hour_are_named_and_nothing_else() {
+        let mut kept = KeptSnapshots::default();
+        let mut bodies = BTreeSet::new();
+
+        for minute in 0..10 * 24 * 60 {
+            let notice = notice(minute);
+            bodies.insert(notice.hash);
+            let (appends, unnamed) = kept.announce(notice, Duration::from_secs(72 * 3600));
+            assert!(appends.len() <= 5, "{}", appends.len());
+            bodies.retain(|hash| !unnamed.contains(hash));
+        }
+
+        assert_eq!(bodies, kept.named());
+        let last = 10 * 24 * 60 - 1;
+        let at: Vec<i64> = kept.notices().iter().map(|notice| notice.at.as_secs() / 60).collect();
+        assert_eq!(at[at.len() - 2..], [last - 1, last]);
+        let hours = &at[..at.len() - 2];
+        assert!(hours.iter().all(|minute| minute % 60 == 0));
+        assert_eq!((hours[0], hours.len()), (7 * DAY_S / 60, 72));
+    }
+
+    fn notice(minute: i64) -> SnapshotNotice {
+        let mut hash = [0; 32];
+        hash[..8].copy_from_slice(&minute.to_le_bytes());
+        SnapshotNotice {
+            partition: PartitionId(3),
+            next: Offset(minute as u64),
+            generation: Generation::default(),
+            fold_version: 1,
+            format: 4,
+            hash: BlobHash(hash),
+            size: 1,
+            at: Time::from_secs(60 * minute),
+        }
+    }
+}

@@ -1,11 +1,15 @@
 //! Taking a partition up where the owner before left it: the newest snapshot that this build can read, and the records
 //! from exactly there on. Never a committed offset: that would say nothing of what the state was.
+//!
+//! A state of another fold version, or one that lacks records, is taken up too, but under new epochs: what the log shows
+//! was told already is folded silently. Where records or the whole state are missing, registry and ledger are asked for
+//! the facts (`facts.rs`).
 
 use std::sync::Arc;
 
 use anyhow::Context;
 use backends::blob_store::BlobStoreError;
-use backends::log::{Log, LogError, Topic};
+use backends::log::Topic;
 use daemon::{Backoff, retry};
 use protocol::PartitionId;
 use protocol::update::Generation;
@@ -14,32 +18,57 @@ use tracing::{info, warn};
 
 use super::Shards;
 use super::fold_bodies::FoldBodies;
-use super::notice::{SnapshotNotice, newest};
-use crate::track::{Partition, SNAPSHOT_FORMAT};
+use super::notice::{KeptSnapshots, SnapshotNotice};
+use super::told::told;
+use crate::track::{Partition, is_readable_format};
 
-/// The partition as it was, and whether its state was found (else it begins anew).
-pub async fn restore(
+pub(crate) struct Restored {
+    pub partition: Partition,
+    pub kept: KeptSnapshots,
+    /// No owner before has told anything: whoever takes over before the first snapshot must begin where we did.
+    pub is_beginning: bool,
+}
+
+pub(crate) async fn restore(
     shards: &Arc<Shards>,
     partition: PartitionId,
     own: Generation,
     stop: &CancellationToken,
-) -> anyhow::Result<(Partition, bool)> {
+) -> anyhow::Result<Restored> {
     let first = shards.log.range(Topic::Records, partition).await.context("look at the records")?.first;
-    let notices = notices(&*shards.log, partition).await.context("read the snapshots topic")?;
-    for notice in
-        notices.into_iter().rev().filter(|notice| notice.format == SNAPSHOT_FORMAT && notice.next <= own.claim)
-    {
-        let Some(mut restored) = open(shards, notice, own, stop).await? else { continue };
-        if restored.next() < first {
-            warn!(partition = partition.0, "records after the newest snapshot are gone: epochs begin anew");
-            restored.skip_to(first);
-            restored.begin_epochs(own);
+    let kept = KeptSnapshots::read(&*shards.log, partition).await.context("read the snapshots topic")?;
+    let notices = kept.notices();
+    let is_of_this_log =
+        |notice: &&SnapshotNotice| notice.generation.incarnation == own.incarnation && notice.next <= own.claim;
+    for notice in notices.iter().rev().filter(is_of_this_log) {
+        if !is_readable_format(notice.format) {
+            warn!(partition = partition.0, format = notice.format, "a newer build's snapshot is passed by");
+            continue;
         }
-        info!(partition = partition.0, next = restored.next().0, trackers = restored.trackers_len(), "state restored");
+        let Some(mut restored) = open(shards, *notice, own, stop).await? else { continue };
+        let has_gap = restored.next() < first;
+        if has_gap || restored.is_anew() {
+            let told = told(&*shards.log, partition, &notices).await.context("read what was told")?;
+            restored.begin_silently(own, &told);
+        }
+        if has_gap {
+            warn!(partition = partition.0, "records after the newest snapshot are gone: registry and ledger are asked");
+            restored.skip_to(first);
+            restored.set_facts_due(true);
+        }
+        let (next, trackers) = (restored.next().0, restored.trackers_len());
+        info!(partition = partition.0, next, trackers, is_anew = restored.is_anew(), "state restored");
         shards.metrics.restores.increment(1);
-        return Ok((restored, true));
+        return Ok(Restored { partition: restored, kept, is_beginning: false });
     }
-    Ok((Partition::new(partition, first, own), false))
+    let told = told(&*shards.log, partition, &notices).await.context("read what was told")?;
+    let mut anew = Partition::new(partition, first, own);
+    anew.begin_silently(own, &told);
+    anew.set_facts_due(true);
+    if !told.is_nothing() {
+        warn!(partition = partition.0, from = first.0, "no state can be read: all is folded again, silently");
+    }
+    Ok(Restored { partition: anew, kept, is_beginning: told.is_nothing() })
 }
 
 /// None if the body is gone or cannot be read.
@@ -60,13 +89,13 @@ async fn open(
         }
         Err(error) => return Err(error).context("fetch a snapshot"),
     };
-    let local_bodies = shards.bodies.clone();
-    let bodies = FoldBodies::new(local_bodies.clone(), stop.clone());
+    let local = shards.bodies.clone();
+    let bodies = FoldBodies::new(local.clone(), stop.clone());
     let opening = tokio::task::spawn_blocking(move || {
         let restored = Partition::restore(&body, own, &bodies);
         let is_whole = !bodies.has_given_up();
         if let (Ok(restored), true) = (&restored, is_whole) {
-            local_bodies.prepare_now(&restored.vehicles(), &restored.traffic());
+            local.prepare_now(&restored.vehicles(), &restored.traffic());
         }
         (restored, is_whole)
     });
@@ -81,55 +110,47 @@ async fn open(
     }
 }
 
-/// The newest notices of a partition, the oldest first.
-pub async fn notices(log: &dyn Log, partition: PartitionId) -> Result<Vec<SnapshotNotice>, LogError> {
-    let mut notices = newest::<SnapshotNotice>(log, partition, NOTICES_MAX).await?;
-    notices.retain(|notice| notice.partition == partition);
-    Ok(notices)
-}
-
-/// Three hours of them, and what was read with the oldest.
-const NOTICES_MAX: usize = 180;
-
 #[cfg(test)]
 mod tests {
-    use backends::log::Append;
+    use backends::log::Log;
     use backends::log::embedded::{EmbeddedLog, EmbeddedLogConfig};
     use protocol::record::BlobHash;
-    use protocol::{Offset, Time, envelope};
+    use protocol::{Offset, Time};
 
+    use super::super::notice::{entry, newest};
     use super::*;
     use crate::learner::StateNote;
+    use crate::track::SNAPSHOT_FORMAT;
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn snapshots_are_found_however_many_notes_of_the_learner_lie_among_them() {
+    async fn snapshots_and_the_learners_note_stand_side_by_side_and_each_finds_its_own() {
         let folder = tempfile::tempdir().unwrap();
         let log = EmbeddedLog::open(folder.path().join("log"), EmbeddedLogConfig::default()).unwrap();
-        let partition = PartitionId(0);
-        let entry = |value: Vec<u8>| Append {
-            topic: Topic::Snapshots,
-            partition,
-            key: bytes::Bytes::new(),
-            value: value.into(),
-        };
-        let note = StateNote { format: 1, hash: BlobHash([9; 32]), size: 1, at: Time(0) };
-        let notice = |n: u64| SnapshotNotice {
-            partition,
+        let note = |n: u8| StateNote { format: 1, hash: BlobHash([n; 32]), size: 1, at: Time(i64::from(n)) };
+        let notice = |partition: u32, n: u64| SnapshotNotice {
+            partition: PartitionId(partition),
             next: Offset(n),
             generation: Generation::default(),
             fold_version: 1,
             format: SNAPSHOT_FORMAT,
             hash: BlobHash([n as u8; 32]),
             size: 1,
-            at: Time(0),
+            at: Time::from_secs(60 * n as i64),
         };
+        let mut kept = [KeptSnapshots::default(), KeptSnapshots::default()];
         for n in 0..5 {
-            let notes = (0..300).map(|_| entry(envelope::encode(&note)));
-            log.append([entry(envelope::encode(&notice(n)))].into_iter().chain(notes).collect()).await.unwrap();
+            for (partition, kept) in (0..).zip(&mut kept) {
+                let (appends, _) = kept.announce(notice(partition, n), std::time::Duration::from_secs(72 * 3600));
+                log.append(appends).await.unwrap();
+            }
+            log.append(vec![entry("learner".into(), Some(&note(n as u8)))]).await.unwrap();
         }
 
-        let found = notices(&log, partition).await.unwrap();
-
-        assert_eq!(found, (0..5).map(notice).collect::<Vec<_>>());
+        for (partition, kept) in (0..).zip(&kept) {
+            let found = KeptSnapshots::read(&log, PartitionId(partition)).await.unwrap();
+            assert_eq!(found, *kept);
+            assert_eq!(found.notices().last(), Some(&notice(partition, 4)));
+        }
+        assert_eq!(newest::<StateNote>(&log).await.unwrap(), Some(note(4)));
     }
 }

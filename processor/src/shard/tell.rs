@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
-use backends::log::{Append, LogError, ReadLimit, Topic};
+use backends::log::{Append, LogError, Topic};
 use bytes::Bytes;
 use daemon::{Backoff, Drain, retry};
 use protocol::record::{BlobHash, BodyKind};
@@ -16,9 +16,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::Shards;
-use super::fold::{Folded, KINDS, Output};
-use super::notice::SnapshotNotice;
-use super::restore::notices;
+use super::facts::{HeldDelivery, append_facts};
+use super::fold::{Folded, Input, KINDS, Output};
+use super::notice::{KeptSnapshots, SnapshotNotice};
 use crate::track::{FOLD_VERSION, RegionInUse, SNAPSHOT_FORMAT};
 
 pub struct Teller {
@@ -33,8 +33,10 @@ pub struct Teller {
     pub give_up: CancellationToken,
     /// Cancelled when a later owner has claimed the partition.
     pub superseded: CancellationToken,
-    /// One snapshot at a time is being kept.
-    pub keeping: Arc<tokio::sync::Mutex<()>>,
+    /// One snapshot at a time is being kept, beside those that are.
+    pub keeping: Arc<tokio::sync::Mutex<KeptSnapshots>>,
+    /// To the fold.
+    pub inputs: mpsc::WeakSender<Input>,
     /// One body at a time is taken into use, in the order in which they were offered.
     pub using: Arc<tokio::sync::Mutex<()>>,
     /// Of each kind, the one offered last: others are not to be taken into use any more.
@@ -81,7 +83,10 @@ impl Teller {
                     self.append(std::mem::take(&mut appends)).await?;
                     self.keep_snapshot(next, body, bodies);
                 }
-                Output::Live { maps } => self.handle_live(&maps).await?,
+                Output::Live { maps, facts_wanted } => {
+                    self.handle_live(&maps).await?;
+                    facts_wanted.into_iter().for_each(|held| self.find_facts(held));
+                }
                 Output::Offered { kind, hash, regions } => self.take_into_use(kind, hash, regions),
                 Output::RoutesWanted(wanted) => self.shards.planner.want(self.partition, wanted),
                 Output::Superseded => {
@@ -125,6 +130,30 @@ impl Teller {
             }
             Some(_) | None => Ok(()),
         }
+    }
+
+    /// Registry and ledger may be away: the dot does not wait for them.
+    fn find_facts(&self, held: Vec<HeldDelivery>) {
+        let (shards, partition, stop) = (self.shards.clone(), self.partition, self.stop.clone());
+        let inputs = self.inputs.clone();
+        self.drain.spawn_job("append the facts", async move {
+            let now = || Time(shards.clock.now_ms());
+            match append_facts((&*shards.log, &shards.facts), partition, held, &now, &stop).await {
+                Ok(()) => {
+                    shards.metrics.facts_appended.increment(1);
+                    if let Some(inputs) = inputs.upgrade() {
+                        let _ = inputs.send(Input::FactsIn).await; // if the fold has ended, the next owner asks again
+                    }
+                }
+                Err(error) if stop.is_cancelled() => {
+                    info!(error = format!("{error:#}"), partition = partition.0, "the facts are asked for later");
+                }
+                Err(error) => {
+                    warn!(error = format!("{error:#}"), partition = partition.0, "the facts cannot be appended");
+                }
+            }
+            Ok(())
+        });
     }
 
     async fn append_record(&self, record: Record) -> anyhow::Result<()> {
@@ -183,8 +212,9 @@ impl Teller {
         let Ok(turn) = self.keeping.clone().try_lock_owned() else { return };
         let (shards, partition, own) = (self.shards.clone(), self.partition, self.own);
         self.drain.spawn_job("keep a snapshot", async move {
-            let _turn = turn;
-            match keep(&shards, partition, own, next, body).await {
+            let mut kept = turn;
+            let at = Time(shards.clock.now_ms());
+            match keep(&shards, &mut kept, (partition, own, next, at), body).await {
                 Ok(()) => {
                     shards.metrics.snapshots.increment(1);
                     shards.bodies.handle_snapshot_kept(partition, bodies).await;
@@ -204,68 +234,33 @@ pub fn record_entry(partition: PartitionId, record: Record) -> Append {
     Append { topic: Topic::Records, partition, key: Bytes::new(), value }
 }
 
-/// Puts a state where the next owner finds it.
-pub async fn keep(
+/// Puts a state where the next owner finds it, and removes the bodies that nothing names any more.
+pub(crate) async fn keep(
     shards: &Shards,
-    partition: PartitionId,
-    generation: Generation,
-    next: Offset,
+    kept: &mut KeptSnapshots,
+    place: (PartitionId, Generation, Offset, Time),
     body: Vec<u8>,
 ) -> anyhow::Result<()> {
     let size = body.len() as u64;
     let hash = shards.blobs.put(body.into()).await.context("put a snapshot into the blob store")?;
-    let at = Time(shards.clock.now_ms());
+    let (partition, generation, next, at) = place;
     let format = SNAPSHOT_FORMAT;
     let notice = SnapshotNotice { partition, next, generation, fold_version: FOLD_VERSION, format, hash, size, at };
-    let value = envelope::encode(&notice).into();
-    let entry = Append { topic: Topic::Snapshots, partition, key: Bytes::new(), value };
-    shards.log.append(vec![entry]).await.context("announce a snapshot")?;
-    clear(shards, partition, hash).await?;
-    clear_expired(shards, partition, at).await
-}
-
-/// Of the snapshots before, the newest few stay, and the first of every hour for as long as the records are kept.
-async fn clear(shards: &Shards, partition: PartitionId, newest: BlobHash) -> anyhow::Result<()> {
-    let notices = notices(&*shards.log, partition).await.context("read the snapshots topic")?;
-    let hour = |notice: &SnapshotNotice| notice.at.as_secs().div_euclid(3600);
-    let Some(candidate) = notices.len().checked_sub(KEPT_NEWEST + 1) else { return Ok(()) };
-    let (old, before) = (notices[candidate], candidate.checked_sub(1).map(|i| notices[i]));
-    let is_first_of_hour = before.is_none_or(|before| hour(&before) != hour(&old));
-    if !is_first_of_hour && old.hash != newest {
-        shards.blobs.remove(old.hash).await.context("remove an old snapshot")?;
+    let before = kept.clone();
+    let (appends, unnamed) = kept.announce(notice, HOURLY_KEPT);
+    if let Err(error) = shards.log.append(appends).await {
+        *kept = before; // what of it stands there is found at the next restore
+        return Err(error).context("announce a snapshot");
+    }
+    for hash in unnamed {
+        shards.blobs.remove(hash).await.context("remove an old snapshot")?;
     }
     Ok(())
 }
 
-/// Hourly snapshots go shortly before the notices that name them do.
-async fn clear_expired(shards: &Shards, partition: PartitionId, now: Time) -> anyhow::Result<()> {
-    let Some(retention) = Topic::Snapshots.retention() else { return Ok(()) };
-    let range = shards.log.range(Topic::Snapshots, partition).await.context("look at the snapshots topic")?;
-    let (mut from, mut hour_before) = (range.first, None);
-    while from < range.next {
-        let limit = ReadLimit { entries_max: EXPIRING_PER_READ, ..ReadLimit::default() };
-        let oldest = shards.log.read(Topic::Snapshots, partition, from, limit, Duration::ZERO).await;
-        let oldest = oldest.context("read the oldest snapshots")?;
-        let Some(last) = oldest.last() else { break };
-        from = Offset(last.offset.0 + 1);
-        // The learner's notes lie among them.
-        for notice in oldest.iter().filter_map(|entry| envelope::decode::<SnapshotNotice>(&entry.value).ok()) {
-            if now.since(notice.at) < retention.saturating_sub(EXPIRING) {
-                return Ok(());
-            }
-            let hour = notice.at.as_secs().div_euclid(3600);
-            if hour_before.replace(hour) != Some(hour) {
-                shards.blobs.remove(notice.hash).await.context("remove an expired snapshot")?;
-            }
-        }
-    }
-    Ok(())
-}
-
-const EXPIRING: Duration = Duration::from_secs(3600);
-const EXPIRING_PER_READ: usize = 128;
 /// A full disk is not freed within seconds.
 const DISK_BACKOFF: Backoff = Backoff { first: Duration::from_secs(1), max: Duration::from_secs(30) };
 const OUTPUTS_MAX: usize = 64;
 const HEARTBEAT_MS: i64 = 5_000;
-const KEPT_NEWEST: usize = 2;
+/// Hourly snapshots are of use as long as the records after them are kept.
+const HOURLY_KEPT: Duration = Duration::from_secs(72 * 3600);

@@ -1,5 +1,6 @@
-//! Events as CloudEvents 1.0 in JSON, for others to read. The id of an event is made of where it stands, so that who
-//! gets it twice can tell.
+//! Events as CloudEvents 1.0 in JSON, for others to read. The id of an event is made of what it says and of the record
+//! that brought it forth, never of who said it: whoever folds that record again, under whatever claim, gives the same
+//! event the same id.
 
 use protocol::update::{Eta, Event, Proposal, ShownPosition};
 use protocol::{DeliveryKey, DeliveryState, DeliveryUpdate, JournalEntry, JournalKind, Time};
@@ -30,6 +31,21 @@ pub struct Subject {
     pub reference: Box<str>,
     pub position: Option<ShownPosition>,
     pub eta: Option<Eta>,
+}
+
+impl CloudEvent {
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+}
+
+/// The id of an event that was written before.
+pub fn id_of(json: &[u8]) -> Option<String> {
+    #[derive(serde::Deserialize)]
+    struct Id {
+        id: String,
+    }
+    serde_json::from_slice::<Id>(json).ok().map(|event| event.id)
 }
 
 /// A journal entry: its number within the delivery makes it one and the same, whoever tells it.
@@ -65,11 +81,11 @@ pub fn of_event(subject: &Subject, update: &DeliveryUpdate, at: usize, event_tol
         Event::PhoneStateChanged { state } => ("phone_state_changed", json!({ "state": state })),
         Event::FoldFailed { .. } => ("fold_failed", json!({})),
     };
-    let epoch = update.epoch;
-    let id = format!(
-        "{}-{}.{}-{}-{at}",
-        epoch.assignment, epoch.generation.incarnation, epoch.generation.claim, update.number
-    );
+    let (epoch, source) = (update.epoch, update.source);
+    let is_alike = |other: &&Event| std::mem::discriminant(*other) == std::mem::discriminant(event_told);
+    let before = update.events[..at].iter().filter(is_alike).count();
+    let record = format!("{}.{}.{}", epoch.generation.incarnation, source.partition, source.offset);
+    let id = format!("{}-{record}-{kind}-{}", epoch.assignment, before + 1);
     Some(event(subject.key, id, kind, update.at, data))
 }
 

@@ -1,12 +1,16 @@
 //! Events for other systems: CloudEvents on the events topic, keyed by delivery. Journal entries are told once each and
 //! in order, taken from the view's journal by number: an entry that only an older epoch would have told is not missed.
+//!
+//! **Invariant:** no event is appended twice. What was appended after the last committed offset is read back at the
+//! beginning, so that a crash between the two repeats nothing.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
 
 use anyhow::Context;
 use async_trait::async_trait;
-use backends::log::{Append, LogError, StoredEntry, Topic};
+use backends::log::{Append, LogError, ReadLimit, StoredEntry, Topic};
 use bytes::Bytes;
 use daemon::{Backoff, retry};
 use protocol::update::{DeliveryBody, Epoch, Event, Taken};
@@ -16,7 +20,7 @@ use protocol::{
 };
 use tracing::error;
 
-use super::cloud_event::{CloudEvent, Subject, of_event, of_journal};
+use super::cloud_event::{CloudEvent, Subject, id_of, of_event, of_journal};
 use super::{Reader, Sink, Work};
 
 pub struct Events {
@@ -37,6 +41,8 @@ impl Sink for Events {
             known: HashMap::new(),
             by_age: BTreeSet::new(),
             tell_from: Offset(0),
+            sent: BTreeSet::new(),
+            sent_until: Offset(0),
         }
     }
 }
@@ -49,6 +55,10 @@ pub struct EventsWork {
     by_age: BTreeSet<(Time, DeliveryKey)>,
     /// What stands before was told in an earlier life: it is read for what is known by it.
     tell_from: Offset,
+    /// Events that an earlier life appended and did not commit.
+    sent: BTreeSet<String>,
+    /// From here on there are none.
+    sent_until: Offset,
 }
 
 /// What is remembered of a delivery so that none of its events goes out twice and none is missed: not its view, which
@@ -66,6 +76,7 @@ struct Known {
 impl Work for EventsWork {
     async fn first(&mut self, reader: &Reader, committed: Option<Offset>) -> anyhow::Result<Offset> {
         self.tell_from = committed.unwrap_or_default();
+        (self.sent, self.sent_until) = sent_since(reader, self.tell_from).await?;
         reader.whole_before(self.tell_from).await
     }
 
@@ -76,8 +87,12 @@ impl Work for EventsWork {
                 let Update::Delivery(update) = update else { continue };
                 let events = self.handle_update(update);
                 if offset >= self.tell_from {
-                    appends.extend(events.iter().filter_map(|event| entry(reader, update.key, event)));
+                    let news = events.iter().filter(|event| !self.sent.contains(event.id()));
+                    appends.extend(news.filter_map(|event| entry(reader, update.key, event)));
                 }
+            }
+            if offset >= self.sent_until {
+                self.sent.clear();
             }
         }
         reader.metrics.events_deliveries_shed.increment(self.forget());
@@ -190,6 +205,30 @@ fn journal_entry(event: &Event) -> Option<&JournalEntry> {
     }
 }
 
+/// The events that were appended for entries from `from` on, and where those entries end.
+async fn sent_since(reader: &Reader, from: Offset) -> anyhow::Result<(BTreeSet<String>, Offset)> {
+    let (log, partition) = (&reader.log, reader.partition);
+    let updates = log.range(Topic::Updates, partition).await.context("look at the updates topic")?;
+    let from = from.max(updates.first);
+    let one = ReadLimit { entries_max: 1, ..ReadLimit::default() };
+    let read =
+        log.read(Topic::Updates, partition, from, one, Duration::ZERO).await.context("read the updates topic")?;
+    let (Some(entry), true) = (read.first(), partition.0 < log.partition_count(Topic::Events)) else {
+        return Ok((BTreeSet::new(), from));
+    };
+    // Deliveries have the same partition in both topics. Clocks may have stepped meanwhile.
+    let since = log.offset_at(Topic::Events, partition, entry.appended - CLOCK_SLACK).await;
+    let (mut next, mut sent) = (since.context("look at the events topic")?, BTreeSet::new());
+    loop {
+        let limit = ReadLimit::default();
+        let read = log.read(Topic::Events, partition, next, limit, Duration::ZERO).await.context("read events")?;
+        let Some(last) = read.last() else { break };
+        next = Offset(last.offset.0 + 1);
+        sent.extend(read.iter().filter_map(|entry| id_of(&entry.value)));
+    }
+    Ok((sent, updates.next))
+}
+
 fn entry(reader: &Reader, key: DeliveryKey, event: &CloudEvent) -> Option<Append> {
     let key = TrackerKey::Delivery(key).key_bytes();
     let value = serde_json::to_vec(event).map_err(|error| error!(%error, "an event cannot be written as JSON")).ok()?;
@@ -204,6 +243,7 @@ fn entry(reader: &Reader, key: DeliveryKey, event: &CloudEvent) -> Option<Append
 /// What was not heard of for longer is over, or gets a keyframe when it goes on. As long as a new owner of the records
 /// may repeat what the one before has said: it begins at a snapshot of the last minutes.
 const REMEMBERED_MS: i64 = 600_000;
+const CLOCK_SLACK: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
 mod tests {
@@ -245,8 +285,26 @@ mod tests {
         told(&mut all, &begin);
         told(&mut few, &begin);
 
-        assert_eq!(told(&mut all, &moved), ["7-9-1-0.0-2-0", "7-9-1-0.0-2-1", "7-9-1-0.0-2-2"]);
-        assert_eq!(told(&mut few, &moved), ["7-9-1-0.0-2-1", "7-9-1-0.0-2-2"]);
+        let ids = ["7-9-1-0.0.0-moved-1", "7-9-1-0.0.0-moving_again-1", "7-9-1-0.0.0-moving_again-2"];
+        assert_eq!(told(&mut all, &moved), ids);
+        assert_eq!(told(&mut few, &moved), ids[1..]);
+    }
+
+    #[test]
+    fn the_same_thing_said_again_under_another_claim_has_the_same_id() {
+        let said_under = |claim| {
+            let mut work = Events { views_max: 10, of_movement: true }.begin(PartitionId(0));
+            let mut begin = keyframe(1, 1, 1, &[1]);
+            begin.epoch.generation.claim = Offset(claim);
+            let mut moved = keyframe(1, claim + 2, 1, &[]);
+            moved.epoch = begin.epoch;
+            moved.source = Source { partition: PartitionId(3), offset: Offset(77), ..Source::default() };
+            moved.events = vec![Event::Moved, Event::StopEntered { stop: 1 }];
+            [told(&mut work, &begin), told(&mut work, &moved)]
+        };
+
+        assert_eq!(said_under(5), said_under(900));
+        assert_eq!(said_under(5)[1], ["7-9-1-0.3.77-moved-1", "7-9-1-0.3.77-stop_entered-1"]);
     }
 
     #[test]

@@ -10,8 +10,10 @@ use protocol::update::{Generation, SilentCause};
 use protocol::{EdgeId, Time};
 use wincode::{SchemaRead, SchemaWrite};
 
+use super::fields::{Plain, fields};
+
 /// What one partition knows of time and of who reigns over it.
-#[derive(Clone, PartialEq, Debug, Default, SchemaWrite, SchemaRead)]
+#[derive(Clone, PartialEq, Debug, Default)]
 pub struct FoldClock {
     owner: Option<OwnerId>,
     claimed: Generation,
@@ -19,6 +21,16 @@ pub struct FoldClock {
     floor: Generation,
     now: Time,
     marks: BTreeMap<EdgeId, Mark>,
+}
+
+fields! {
+    FoldClock {
+        1 owner: Plain,
+        2 claimed: Plain,
+        3 floor: Plain,
+        4 now: Plain,
+        5 marks: Plain = BTreeMap::new(),
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Debug, SchemaWrite, SchemaRead)]

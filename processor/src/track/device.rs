@@ -6,10 +6,11 @@ use std::collections::VecDeque;
 use protocol::{DeviceNumber, FixNumber, FixRecord, MeasuredTime, Position, Time};
 use wincode::{SchemaRead, SchemaWrite};
 
+use super::fields::{One, Plain, Required, fields};
 use super::judge::Neighbours;
 use super::phone_clock::PhoneClock;
 
-#[derive(Clone, PartialEq, Debug, SchemaWrite, SchemaRead)]
+#[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Device {
     pub number: DeviceNumber,
     pub clock: PhoneClock,
@@ -20,6 +21,18 @@ pub(crate) struct Device {
     /// The newest identities, the oldest first.
     identities: VecDeque<Identity>,
     measured_max: Option<MeasuredTime>,
+}
+
+fields! {
+    Device {
+        1 number: Required<Plain>,
+        2 clock: One = PhoneClock::default(),
+        3 neighbours: One = Neighbours::default(),
+        4 heard: Plain,
+        5 numbers: Plain,
+        6 identities: Plain,
+        7 measured_max: Plain,
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, SchemaWrite, SchemaRead)]

@@ -12,6 +12,7 @@ use protocol::{
 use maps::matcher::Scratch;
 
 use super::clock::FoldClock;
+use super::refold::Refold;
 use super::roads::Roads;
 
 #[derive(Debug, Default)]
@@ -44,6 +45,14 @@ impl Effects {
     pub(super) fn begin_entry(&mut self) {
         self.ordinal = 0;
     }
+
+    /// Those of records before `from` stand in the trail already.
+    pub(super) fn drop_told_breadcrumbs(&mut self, since: usize, from: Offset) {
+        if from.0 > 0 && self.breadcrumbs[since..].iter().any(|crumb| crumb.source.offset < from) {
+            let fresh = self.breadcrumbs.split_off(since);
+            self.breadcrumbs.extend(fresh.into_iter().filter(|crumb| crumb.source.offset >= from));
+        }
+    }
 }
 
 /// How often each thing happened.
@@ -67,6 +76,8 @@ pub struct Counts {
     /// Assignments beyond what one tracker holds.
     pub assignments_refused: u64,
     pub folds_failed: u64,
+    /// Trackers that emitted keyframes once all that was emitted before was folded again.
+    pub keyframes_after_refold: u64,
 }
 
 impl Counts {
@@ -95,6 +106,10 @@ pub(crate) struct Step<'a> {
     pub moves_left: &'a mut u32,
     /// Runs of late fixes under way in the partition.
     pub late_runs: &'a mut u32,
+    /// What was emitted before is folded again.
+    pub refold: Option<&'a Refold>,
+    /// Journal entries from before then were emitted by somebody.
+    pub told_at: Time,
     pub effects: &'a mut Effects,
 }
 
@@ -102,6 +117,11 @@ impl Step<'_> {
     /// Where the record lies in the log.
     pub(crate) fn record_source(&self) -> Source {
         Source { partition: self.partition, offset: self.offset, index: self.index, ordinal: 0 }
+    }
+
+    /// Whether what this record says of a delivery or driver was emitted before.
+    pub(crate) fn is_told(&self, key: impl Into<TrackerKey>) -> bool {
+        self.refold.is_some_and(|refold| refold.is_told(key.into(), self.offset))
     }
 
     /// The source of an update, unique in the log.

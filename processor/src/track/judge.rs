@@ -7,12 +7,21 @@ use maps::geo;
 use protocol::{Position, RejectReason, Time, Verdict};
 use wincode::{SchemaRead, SchemaWrite};
 
+use super::fields::{Plain, fields};
+
 /// The accepted fixes around the newest, of one device.
-#[derive(Clone, PartialEq, Debug, Default, SchemaWrite, SchemaRead)]
+#[derive(Clone, PartialEq, Debug, Default)]
 pub struct Neighbours {
     /// By time, at most `NEIGHBOURS_MAX`.
     accepted: Vec<Neighbour>,
     suspect: Option<Suspect>,
+}
+
+fields! {
+    Neighbours {
+        1 accepted: Plain,
+        2 suspect: Plain = None,
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Debug, SchemaWrite, SchemaRead)]

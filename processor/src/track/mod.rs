@@ -20,6 +20,7 @@ mod delivery;
 mod device;
 mod effects;
 mod fence;
+mod fields;
 mod finals;
 mod judge;
 mod motion;
@@ -27,6 +28,7 @@ mod partition;
 mod phone_clock;
 mod planned_route;
 mod planning;
+mod refold;
 mod roads;
 mod snapping;
 mod snapshot;
@@ -38,8 +40,9 @@ pub(crate) use bodies_in_use::RegionInUse;
 pub use clock::FoldClock;
 pub use effects::{Counts, Effects, RouteWanted};
 pub use partition::Partition;
+pub use refold::Told;
 pub use roads::{Bodies, NoBodies, RoadMap, Tables, Traffic};
-pub use snapshot::{SNAPSHOT_FORMAT, SnapshotError};
+pub use snapshot::{SNAPSHOT_FORMAT, SnapshotError, is_readable_format};
 
 /// The version of everything that decides what an update says: code, rules and formats, those of the matcher and the
 /// router included. A takeover by the same version goes on with the same numbers. Raise it with every change after which

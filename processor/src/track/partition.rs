@@ -19,6 +19,8 @@ use super::bodies_in_use::{BodiesInUse, RegionInUse};
 use super::clock::FoldClock;
 use super::delivery::TrackedDelivery;
 use super::effects::{Effects, Step};
+use super::fields::{One, Plain, Required, fields};
+use super::refold::{Refold, Told};
 use super::roads::{Bodies, Roads, Traffic};
 use super::tracker::Tracker;
 
@@ -32,12 +34,14 @@ pub struct Partition {
     touched: Vec<(TrackerKey, u32)>,
     scratch: Scratch,
     moves_left: u32,
+    /// It was taken up from a state whose numbers mean nothing here.
+    pub(super) is_anew: bool,
     #[cfg(test)]
     pub(super) breaks_at: Option<(Offset, u32)>,
 }
 
 /// What does not belong to one tracker.
-#[derive(Clone, PartialEq, Debug, SchemaWrite, SchemaRead)]
+#[derive(Clone, PartialEq, Debug)]
 pub(super) struct State {
     pub partition: PartitionId,
     /// The entry to fold next.
@@ -47,6 +51,30 @@ pub(super) struct State {
     pub released_checked: Time,
     /// Runs of late fixes under way.
     pub late_runs: u32,
+    /// What another build has emitted is folded again.
+    pub refold: Option<Refold>,
+    /// Journal entries from before then were emitted by somebody.
+    pub told_at: Time,
+    /// Breadcrumbs of earlier records stand in the trail.
+    pub trail_from: Offset,
+    /// Registry and ledger are still to be asked what is true: the log does not hold it all.
+    pub facts_due: bool,
+}
+
+fields! {
+    State {
+        1 partition: Required<Plain>,
+        2 next: Required<Plain>,
+        3 clock: One,
+        4 bodies: Plain,
+        5 released_checked: Plain = Time::default(),
+        6 late_runs: Plain,
+    } since {
+        7 refold: Plain = None,
+        8 told_at: Plain = Time::default(),
+        9 trail_from: Plain = Offset::default(),
+        10 facts_due: Plain = false,
+    }
 }
 
 /// A delivery that a tracker has let go.
@@ -69,6 +97,10 @@ impl Partition {
             bodies: BodiesInUse::default(),
             released_checked: Time::default(),
             late_runs: 0,
+            refold: None,
+            told_at: Time::default(),
+            trail_from: Offset::default(),
+            facts_due: false,
         };
         Partition::of(state)
     }
@@ -82,6 +114,7 @@ impl Partition {
             touched: Vec::new(),
             scratch: Scratch::new(),
             moves_left: 0,
+            is_anew: false,
             #[cfg(test)]
             breaks_at: None,
         }
@@ -135,6 +168,45 @@ impl Partition {
         self.state.next = self.state.next.max(next);
     }
 
+    /// Goes on under new epochs of our own, and says nothing that was emitted before.
+    pub(crate) fn begin_silently(&mut self, own: Generation, told: &Told) {
+        self.begin_epochs(own);
+        self.state.refold = (!told.is_nothing()).then(|| Refold::new(own.claim, told));
+        self.state.told_at = told.at;
+        self.state.trail_from = told.trail;
+    }
+
+    /// Whether it was taken up from a state whose numbers mean nothing here: another fold version's, or one that a newer
+    /// build wrote and that was not understood whole.
+    pub(crate) fn is_anew(&self) -> bool {
+        self.is_anew
+    }
+
+    /// Whether registry and ledger are to be asked what is true.
+    pub(crate) fn needs_facts(&self) -> bool {
+        self.state.facts_due
+    }
+
+    /// The log does not hold all that was ever said: what is missing, registry and ledger know.
+    pub(crate) fn set_facts_due(&mut self, is_due: bool) {
+        self.state.facts_due = is_due;
+    }
+
+    /// A driver as his tracker sees him.
+    #[cfg(test)]
+    pub(crate) fn driver_view(&self, key: protocol::DriverKey) -> Option<protocol::update::DriverView> {
+        self.trackers.get(&TrackerKey::Driver(key)).map(|tracker| tracker.view(key))
+    }
+
+    /// The deliveries of its trackers, with the assignment under which they have them.
+    pub(crate) fn assignments(&self) -> Vec<(TrackerKey, DeliveryKey, AssignmentNumber)> {
+        let of_tracker = |(key, tracker): (&TrackerKey, &Tracker)| {
+            let key = *key;
+            tracker.assignments().map(move |(delivery, number)| (key, delivery, number)).collect::<Vec<_>>()
+        };
+        self.trackers.iter().flat_map(of_tracker).collect()
+    }
+
     /// Passes an entry by that could not be read.
     pub(crate) fn skip_entry(&mut self, offset: Offset) {
         self.state.next = Offset(offset.0 + 1);
@@ -145,13 +217,18 @@ impl Partition {
         if offset < self.state.next {
             return;
         }
+        let crumbs_before = effects.breadcrumbs.len();
         effects.begin_entry();
         effects.counts.records += batch.records.len() as u64;
         for (index, record) in batch.records.iter().enumerate() {
             self.handle_record(offset, index as u32, record, bodies, effects);
         }
+        if self.state.refold.as_ref().is_some_and(|refold| offset >= refold.until) {
+            self.end_refold(effects);
+        }
         self.flush(offset, effects);
         self.state.next = Offset(offset.0 + 1);
+        effects.drop_told_breadcrumbs(crumbs_before, self.state.trail_from);
     }
 
     fn handle_record(
@@ -225,8 +302,8 @@ impl Partition {
         effects: &mut Effects,
         what: impl FnOnce(&mut Tracker, &mut Ledgers<'_>, &mut Step<'_>),
     ) {
-        let State { partition, clock, late_runs, .. } = &mut self.state;
-        let (partition, clock) = (*partition, &*clock);
+        let State { partition, clock, late_runs, refold, told_at, .. } = &mut self.state;
+        let (partition, clock, refold, told_at) = (*partition, &*clock, refold.as_ref(), *told_at);
         let tracker = self.trackers.entry(key).or_insert_with(|| Tracker::new(key, clock.now()));
         let emitted = (effects.updates.len(), effects.breadcrumbs.len(), effects.routes_wanted.len());
         let mut ledgers = Ledgers { released: &mut self.released };
@@ -240,6 +317,8 @@ impl Partition {
             scratch: &mut self.scratch,
             moves_left: &mut self.moves_left,
             late_runs: &mut *late_runs,
+            refold,
+            told_at,
             effects: &mut *effects,
         };
         #[cfg(test)]
@@ -260,6 +339,21 @@ impl Partition {
             *late_runs = self.trackers.values().filter(|tracker| tracker.has_late_run()).count() as u32;
         }
         self.touched.push((key, index));
+    }
+
+    /// From here on all is news. Who is live and was not emitted under his new epoch yet gets a keyframe; for the others
+    /// nobody asks.
+    fn end_refold(&mut self, effects: &mut Effects) {
+        self.state.refold = None;
+        let now = self.state.clock.now();
+        for (key, tracker) in &mut self.trackers {
+            if tracker.is_live(now) {
+                self.touched.push((*key, 0));
+                effects.counts.keyframes_after_refold += 1;
+            } else {
+                tracker.forget_news();
+            }
+        }
     }
 
     fn flush(&mut self, offset: Offset, effects: &mut Effects) {
@@ -341,7 +435,7 @@ impl Ledgers<'_> {
             tracker.release(delivery.key, step);
         }
         let epoch = Epoch { assignment: delivery.assignment, generation: step.clock.generation() };
-        if !is_sound(delivery) || !tracker.take(TrackedDelivery::begin(delivery.clone(), epoch), step) {
+        if !is_sound(delivery) || !tracker.take(TrackedDelivery::begin(delivery.clone(), epoch, step.told_at), step) {
             step.effects.counts.assignments_refused += 1;
         }
     }

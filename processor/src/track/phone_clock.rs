@@ -12,7 +12,9 @@
 use protocol::{MeasuredTime, Time};
 use wincode::{SchemaRead, SchemaWrite};
 
-#[derive(Clone, Copy, PartialEq, Debug, Default, SchemaWrite, SchemaRead)]
+use super::fields::{Plain, fields};
+
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
 pub struct PhoneClock {
     /// What to add to the phone's time to get ours.
     offset_ms: i64,
@@ -21,6 +23,15 @@ pub struct PhoneClock {
     /// Measured last in this era.
     newest: Option<MeasuredTime>,
     lagging: Option<Lagging>,
+}
+
+fields! {
+    PhoneClock {
+        1 offset_ms: Plain,
+        2 offset_before_ms: Plain = None,
+        3 newest: Plain = None,
+        4 lagging: Plain = None,
+    }
 }
 
 /// Fixes that lag, and keep pace.

@@ -19,10 +19,11 @@ use protocol::{Breadcrumb, DeliveryId, FixRecord, MeasuredTime, Position, Time, 
 use wincode::{SchemaRead, SchemaWrite};
 
 use super::effects::Step;
+use super::fields::{Plain, fields};
 use super::finals::Finals;
 use super::roads::{Region, Roads};
 
-#[derive(Clone, PartialEq, Debug, SchemaWrite, SchemaRead)]
+#[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Snapping {
     matcher: Option<Matcher>,
     /// The map it is on, by its number in `Roads`.
@@ -33,6 +34,18 @@ pub(crate) struct Snapping {
     waiting: WaitingFixes,
     finals: Finals,
     late: Option<LateRun>,
+}
+
+fields! {
+    Snapping {
+        1 matcher: Plain = None,
+        2 on: Plain,
+        3 until: Plain,
+        4 tag_next: Plain,
+        5 waiting: Plain,
+        6 finals: Plain = Finals::default(),
+        7 late: Plain = None,
+    }
 }
 
 /// A snapped position and the number of the map that its edge belongs to.

@@ -6,8 +6,8 @@
 use protocol::record::{Fence, Vehicle};
 use protocol::update::{Changed, DriverBody, DriverUpdate, DriverView, Event, ShownPosition, SilentCause, Source};
 use protocol::{
-    DeliveryId, DeliveryKey, DeliveryPolicy, DeviceKey, DeviceNumber, DriverKey, EdgeId, FixRecord, HeardRecord,
-    PhoneState, Position, RejectReason, Time, TrackerKey, Update, Verdict,
+    AssignmentNumber, DeliveryId, DeliveryKey, DeliveryPolicy, DeviceKey, DeviceNumber, DriverKey, EdgeId, FixRecord,
+    HeardRecord, PhoneState, Position, RejectReason, Time, TrackerKey, Update, Verdict,
 };
 use wincode::{SchemaRead, SchemaWrite};
 
@@ -15,12 +15,13 @@ use super::delivery::{DriverPosition, TrackedDelivery};
 use super::device::{Device, Novelty};
 use super::effects::Step;
 use super::fence::{Passage, Presence, side_of_fence};
+use super::fields::{Each, One, Plain, Required, fields};
 use super::judge::Neighbour;
 use super::motion::Motion;
 use super::phone_clock::Mapped;
 use super::snapping::{OnMap, Snapping};
 
-#[derive(Clone, PartialEq, Debug, SchemaWrite, SchemaRead)]
+#[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Tracker {
     key: TrackerKey,
     devices: Vec<Device>,
@@ -43,6 +44,28 @@ pub(crate) struct Tracker {
     pending: Pending,
 }
 
+fields! {
+    Tracker {
+        1 key: Required<Plain>,
+        2 devices: Each,
+        3 lead: Plain,
+        4 shown: Plain,
+        5 measured: Plain,
+        6 snapped: Plain = None,
+        7 vehicle: Plain,
+        8 heard: Plain = None,
+        9 phone_state: Plain = None,
+        10 battery_percent: Plain = None,
+        11 snapping: One = Snapping::new(),
+        12 motion: Plain = Motion::default(),
+        13 fences: Each,
+        14 deliveries: Each,
+        15 silent: Plain = None,
+        16 keyframe_due: Plain = Time::default(),
+        17 pending: Plain = Pending { keyframe: true, ..Pending::default() },
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Debug, SchemaWrite, SchemaRead)]
 struct Lead {
     device: DeviceNumber,
@@ -56,10 +79,17 @@ struct Heard {
     edge: EdgeId,
 }
 
-#[derive(Clone, PartialEq, Debug, SchemaWrite, SchemaRead)]
+#[derive(Clone, PartialEq, Debug)]
 struct Watched {
     fence: Fence,
     presence: Presence,
+}
+
+fields! {
+    Watched {
+        1 fence: Plain,
+        2 presence: Plain = Presence::default(),
+    }
 }
 
 /// What the driver's next update says. Empty between entries of the log.
@@ -110,7 +140,8 @@ impl Tracker {
 
     /// Whether nothing is left that anybody could ask for.
     pub(crate) fn is_over(&self, now: Time) -> bool {
-        let is_plain = self.fences.is_empty() && self.vehicle == Vehicle::default();
+        let is_led = self.lead.is_some_and(|lead| lead.said.is_some()); // the registry does not say it again
+        let is_plain = self.fences.is_empty() && self.vehicle == Vehicle::default() && !is_led;
         let is_idle = self.deliveries.is_empty() && is_plain && self.snapping.is_idle();
         is_idle && self.heard.is_none_or(|heard| now.millis_since(heard.at) >= FORGET_MS)
     }
@@ -305,8 +336,23 @@ impl Tracker {
             return; // the clock was set back; nothing fires twice
         }
         self.deliveries.iter_mut().for_each(TrackedDelivery::want_keyframe);
-        let is_live = self.heard.is_some_and(|heard| now.millis_since(heard.at) < LIVE_MS);
-        self.pending.keyframe |= is_live || !self.deliveries.is_empty();
+        self.pending.keyframe |= self.is_live(now);
+    }
+
+    /// Somebody may be looking at the driver or at one of his deliveries.
+    pub(crate) fn is_live(&self, now: Time) -> bool {
+        let is_heard = self.heard.is_some_and(|heard| now.millis_since(heard.at) < LIVE_MS);
+        is_heard || !self.deliveries.is_empty()
+    }
+
+    /// Nobody waits for what would be emitted next.
+    pub(crate) fn forget_news(&mut self) {
+        self.pending = Pending::default();
+    }
+
+    /// Its deliveries, with the assignment under which it has them.
+    pub(crate) fn assignments(&self) -> impl Iterator<Item = (DeliveryKey, AssignmentNumber)> {
+        self.deliveries.iter().map(|tracked| (tracked.delivery.key, tracked.epoch().assignment))
     }
 
     /// What the driver travels by decides which roads are open to him and how fast he is on them.
@@ -353,6 +399,10 @@ impl Tracker {
         self.pending.keyframe |= !finished.is_empty();
         let pending = std::mem::take(&mut self.pending);
         if let TrackerKey::Driver(key) = self.key
+            && step.is_told(key)
+        {
+            self.pending.keyframe = true;
+        } else if let TrackerKey::Driver(key) = self.key
             && pending.says_anything()
         {
             self.emit_driver(key, pending, step);
@@ -378,7 +428,7 @@ impl Tracker {
         }));
     }
 
-    fn view(&self, key: DriverKey) -> DriverView {
+    pub(super) fn view(&self, key: DriverKey) -> DriverView {
         let device = |lead: Lead| DeviceKey { tenant: key.tenant, driver: key.driver, device: lead.device };
         DriverView {
             key,

@@ -151,7 +151,7 @@ mod tests {
 
         let slots: Vec<_> = layout.slots().collect();
 
-        assert_eq!(slots.len(), 5 * 3 + 2);
+        assert_eq!(slots.len(), 4 * 3 + 3);
         for (slot, topic, partition) in slots {
             assert_eq!(layout.slot(topic, partition), Some(slot));
             assert_eq!(layout.at(slot), (topic, partition));

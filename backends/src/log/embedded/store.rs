@@ -17,6 +17,7 @@ use tracing::warn;
 
 use super::journal::{self, JournalError};
 use super::layout::{self, Layout, Slot};
+use super::takeover;
 use crate::file_identity::FileIdentity;
 use crate::installation::{Commit, Store as InstalledStore, Witnesses};
 use crate::log::{LogError, ReadLimit, StoredEntry};
@@ -116,7 +117,12 @@ impl Store {
         let store = Store { database, meta, partitions, acknowledged, number: number.into(), folder, options };
         store.begin(layout)?;
         store.take_place()?;
+        takeover::take_over_snapshots(&store, layout)?;
         Ok(store)
+    }
+
+    pub(super) fn database(&self) -> &Database {
+        &self.database
     }
 
     /// Records at creation what must never change after it.

@@ -5,17 +5,26 @@
 use maps::eta::{Eta as Prediction, ShownEta};
 use protocol::Time;
 use protocol::update::{Eta, EtaBasis, Event};
-use wincode::{SchemaRead, SchemaWrite};
 
 use super::{Pending, basis_of};
+use crate::track::fields::{Plain, fields};
 
-#[derive(Clone, PartialEq, Debug, Default, SchemaWrite, SchemaRead)]
+#[derive(Clone, PartialEq, Debug, Default)]
 pub(super) struct Arrival {
     shown: ShownEta,
     /// The smoothed ETA; `published` is the last one sent.
     smoothed: Option<Eta>,
     published: Option<Eta>,
     estimated: Time,
+}
+
+fields! {
+    Arrival {
+        1 shown: Plain = ShownEta::default(),
+        2 smoothed: Plain = None,
+        3 published: Plain = None,
+        4 estimated: Plain = Time::default(),
+    }
 }
 
 impl Arrival {

@@ -5,17 +5,17 @@ use maps::geo;
 use protocol::record::PlannedPoint;
 use protocol::update::{Epoch, Event, Leg, Plan as PublishedPlan, Progress};
 use protocol::{DeliveryKey, Position, Time};
-use wincode::{SchemaRead, SchemaWrite};
 
 use super::plan::{Deviation, Plan};
 use super::{DriverPosition, Pending};
 use crate::track::effects::{RouteWanted, Step};
+use crate::track::fields::{Maybe, Plain, fields};
 use crate::track::planned_route::{PlannedRoute, RoutePosition};
 use crate::track::planning::Start;
 use crate::track::roads::Roads;
 use crate::track::snapping::OnMap;
 
-#[derive(Clone, PartialEq, Debug, Default, SchemaWrite, SchemaRead)]
+#[derive(Clone, PartialEq, Debug, Default)]
 pub(super) struct Course {
     plan: Option<Plan>,
     /// How far he came along the plans before this one, and to which stop they led.
@@ -32,6 +32,20 @@ pub(super) struct Course {
     /// No route is looked for before this time.
     plan_after: Time,
     progress: Option<Progress>,
+}
+
+fields! {
+    Course {
+        1 plan: Maybe = None,
+        2 driven_m: Plain = 0,
+        3 driven_to: Plain = 0,
+        4 made: Plain = Time::default(),
+        5 made_on: Plain = 0,
+        6 made_from: Plain = Position::default(),
+        7 made_driven_m: Plain = 0,
+        8 plan_after: Plain = Time::default(),
+        9 progress: Plain = None,
+    }
 }
 
 /// The stop ahead of one delivery.

@@ -23,13 +23,14 @@ use protocol::{Delivery, DeliveryState, JournalEntry, JournalKind, Milestone, Po
 use wincode::{SchemaRead, SchemaWrite};
 
 use super::effects::Step;
+use super::fields::{One, Plain, Required, fields};
 use super::snapping::OnMap;
 use arrival::Arrival;
 use course::{Course, Destination};
 use numbering::Numbering;
 use stops::Stops;
 
-#[derive(Clone, PartialEq, Debug, SchemaWrite, SchemaRead)]
+#[derive(Clone, PartialEq, Debug)]
 pub(crate) struct TrackedDelivery {
     pub(super) delivery: Delivery,
     numbering: Numbering,
@@ -41,6 +42,20 @@ pub(crate) struct TrackedDelivery {
     /// Each is proposed once.
     proposed: Vec<Proposal>,
     pending: Pending,
+}
+
+fields! {
+    TrackedDelivery {
+        1 delivery: Required<Plain>,
+        2 numbering: Required<One>,
+        3 stops: One,
+        4 course: One = Course::default(),
+        5 arrival: One = Arrival::default(),
+        6 silent: Plain = None,
+        7 nearest: Plain = None,
+        8 proposed: Plain,
+        9 pending: Plain = Pending { keyframe: true, ..Pending::default() },
+    }
 }
 
 /// The shortest distance that was left to a stop, and whether `MovingAway` was published since.
@@ -79,9 +94,11 @@ impl DriverPosition<'_> {
 }
 
 impl TrackedDelivery {
-    /// Takes a delivery over, under a new epoch. What its journal says of this assignment goes out with the first update.
-    pub(crate) fn begin(delivery: Delivery, epoch: Epoch) -> TrackedDelivery {
-        let news = entries_of_assignment(&delivery).iter();
+    /// Takes a delivery over, under a new epoch. What its journal says of this assignment goes out with the first update,
+    /// unless it was committed well before `told_at`, when another owner emitted it.
+    pub(crate) fn begin(delivery: Delivery, epoch: Epoch, told_at: Time) -> TrackedDelivery {
+        let was_told = |entry: &JournalEntry| told_at.millis_since(entry.at) > TOLD_WITHIN_MS;
+        let news = entries_of_assignment(&delivery).iter().filter(|entry| !was_told(entry));
         let events = news.map(|entry| Event::Journal { entry: entry.clone() }).collect();
         TrackedDelivery {
             numbering: Numbering::begin(epoch),
@@ -98,7 +115,7 @@ impl TrackedDelivery {
 
     /// Keeps the ledger's part and the numbering alone, as after a failed fold.
     pub(crate) fn emptied(self, source: Source) -> TrackedDelivery {
-        let mut emptied = TrackedDelivery::begin(self.delivery, self.numbering.epoch());
+        let mut emptied = TrackedDelivery::begin(self.delivery, self.numbering.epoch(), Time::default());
         emptied.numbering = self.numbering;
         emptied.pending.events = vec![Event::FoldFailed { source }];
         emptied
@@ -217,6 +234,10 @@ impl TrackedDelivery {
     /// tracker lets the delivery go.
     pub(crate) fn flush(&mut self, step: &mut Step<'_>, position: Option<ShownPosition>, is_released: bool) {
         let pending = std::mem::take(&mut self.pending);
+        if step.is_told(self.delivery.key) {
+            self.pending.keyframe = true;
+            return;
+        }
         let is_last = is_released || self.is_finished();
         if !(is_last || self.numbering.is_first() || pending.says_anything()) {
             return;
@@ -354,3 +375,5 @@ fn basis_of(prediction: &Prediction) -> EtaBasis {
 const ARRIVING_M: u32 = 300;
 const AWAY_M: u32 = 300;
 const FIVE_MINUTES_MS: u32 = 300_000;
+/// Within this time the ledger's relay and the fold have emitted what was committed.
+const TOLD_WITHIN_MS: i64 = 60_000;

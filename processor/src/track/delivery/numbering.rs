@@ -3,15 +3,22 @@
 
 use protocol::update::{DeliveryBody, DeliveryUpdate, Epoch, Event};
 use protocol::{DeliveryKey, Update};
-use wincode::{SchemaRead, SchemaWrite};
 
 use crate::track::effects::Step;
+use crate::track::fields::{Plain, Required, fields};
 
-#[derive(Clone, Copy, PartialEq, Debug, SchemaWrite, SchemaRead)]
+#[derive(Clone, Copy, PartialEq, Debug)]
 pub(super) struct Numbering {
     epoch: Epoch,
     /// Of the update emitted last; zero before the first.
     number: u64,
+}
+
+fields! {
+    Numbering {
+        1 epoch: Required<Plain>,
+        2 number: Required<Plain>,
+    }
 }
 
 impl Numbering {

@@ -6,10 +6,11 @@ use protocol::update::ShownPosition;
 use protocol::{Position, Time};
 use wincode::{SchemaRead, SchemaWrite};
 
+use crate::track::fields::{Plain, fields};
 use crate::track::planned_route::{PlannedRoute, RoutePosition};
 use crate::track::roads::{Region, Roads};
 
-#[derive(Clone, PartialEq, Debug, SchemaWrite, SchemaRead)]
+#[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Plan {
     pub(super) route: PlannedRoute,
     pub stop: u8,
@@ -25,6 +26,20 @@ pub(crate) struct Plan {
     pub is_off: bool,
     /// None for a route from an outside router: its times stay as they were given.
     timed: Option<Timed>,
+}
+
+fields! {
+    Plan {
+        1 route: Plain,
+        2 stop: Plain,
+        3 made: Plain,
+        4 along_cm: Plain,
+        5 off_fixes: Plain = 0,
+        6 off_at: Plain = Time::default(),
+        7 is_from_him: Plain,
+        8 is_off: Plain,
+        9 timed: Plain = None,
+    }
 }
 
 /// The map that a route lies on, and the tables that its times rest on.

@@ -1,16 +1,23 @@
 //! Which stops of a delivery the driver is at, which he has done, and which one is ahead.
 
 use protocol::{Delivery, DeliveryState, Position, Stop, StopKind, Time};
-use wincode::{SchemaRead, SchemaWrite};
 
 use crate::track::fence::{Passage, Presence, side_of_disc};
+use crate::track::fields::{Plain, fields};
 
-#[derive(Clone, PartialEq, Debug, SchemaWrite, SchemaRead)]
+#[derive(Clone, PartialEq, Debug)]
 pub(super) struct Stops {
     /// One per stop.
     presences: Vec<Presence>,
     /// The stops where nothing is left to do, as bits.
     done: u32,
+}
+
+fields! {
+    Stops {
+        1 presences: Plain,
+        2 done: Plain,
+    }
 }
 
 /// What a fix changed at a stop.

@@ -134,12 +134,9 @@ impl DeliveryLedger for EmbeddedLedger {
                 for key in &abandoned {
                     let mut delivery = known(connection, *key)?;
                     let reason = Some(ABANDONED.to_string());
-                    append(
-                        connection,
-                        &mut delivery,
-                        JournalKind::Status { status: DeliveryState::Failed, reason },
-                        now,
-                    )?;
+                    let kind = JournalKind::Status { status: DeliveryState::Failed, reason };
+                    let entry = append(connection, &mut delivery, kind, now)?;
+                    given.give(Numbers { journal: entry.number.0, ..Numbers::default() });
                 }
                 Ok(abandoned)
             })

@@ -10,7 +10,7 @@ use backends::control::{ControlKey, RegionKey};
 use backends::installation::compare::{Finding, Found, Problem, Survey, Verdict};
 use backends::installation::{Installation, Numbers, Store};
 use backends::log::embedded::forget_acknowledged;
-use backends::log::{Append, Log, Topic};
+use backends::log::{Append, Log, LogError, Topic};
 use backends::sqlite;
 use bytes::Bytes;
 use daemon::{Clock, Meter};
@@ -130,7 +130,7 @@ async fn together(
             eprintln!("the stores in {} belong together, nothing is missing", data.display());
             Ok(embedded)
         }
-        Err(error) if accepted.contains(&Store::Log) => {
+        Err(error) if accepted.contains(&Store::Log) && is_damage(&error) => {
             let problem = Problem::Damaged(format!("{error:#}"));
             let folder = DataFolder::lock(&data)?;
             accept(folder, settings, &survey, &[Finding { store: Store::Log, problem }]).await
@@ -243,6 +243,11 @@ pub enum Keys {
     All,
 }
 
+/// Whether the log itself is to blame, and not a setting or another process.
+fn is_damage(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref::<LogError>(), Some(LogError::Damaged { .. }))
+}
+
 /// What the log must still hold.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum KnownLog {
@@ -274,7 +279,7 @@ pub async fn go_on(
     };
     let embedded = match open(folder, witnesses.clone()).await {
         Ok(embedded) => embedded,
-        Err(error) if log != KnownLog::Lost => return Err(error),
+        Err(error) if log != KnownLog::Lost || !is_damage(&error) => return Err(error),
         Err(error) => {
             // Nothing of the log can be read: it begins anew.
             let folder = DataFolder::lock(&data)?;

@@ -14,6 +14,7 @@
 mod guard;
 mod pages;
 
+use std::cell::Cell;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -148,7 +149,14 @@ impl Sqlite {
         let guarded = guard.map(|guard| begin_guarded(&connection, path, guard)).transpose()?;
         let files = [path.to_path_buf(), pages::wal_path(path)];
         let files = files.iter().filter_map(|path| FileIdentity::of(path)).collect();
-        let writer = Writer { connection, path: path.to_path_buf(), files, guarded, on_commit: Box::new(on_commit) };
+        let writer = Writer {
+            connection,
+            path: path.to_path_buf(),
+            files,
+            guarded,
+            are_sums_due: Cell::new(false),
+            on_commit: Box::new(on_commit),
+        };
 
         let (writes, writes_taken) = mpsc::channel(QUEUE_MAX);
         let (reads, reads_taken) = mpsc::channel(QUEUE_MAX);
@@ -384,6 +392,9 @@ struct Writer {
     /// The files as they were opened: another one of the same name is not this database.
     files: Vec<FileIdentity>,
     guarded: Option<Guarded>,
+    /// The write-ahead log was copied to the file, and the sums of what was copied are not on disk yet: until they are,
+    /// nothing is written, because the next write begins the log anew.
+    are_sums_due: Cell<bool>,
     on_commit: Box<dyn Fn() + Send>,
 }
 
@@ -401,7 +412,8 @@ impl Writer {
 
     fn write_group(&self, group: &mut Vec<Write>) {
         let connection = &self.connection;
-        let begun = self.check_files().and_then(|()| Ok(connection.execute_batch("BEGIN IMMEDIATE")?));
+        let is_ready = self.check_files().and_then(|()| self.write_due_sums());
+        let begun = is_ready.and_then(|()| Ok(connection.execute_batch("BEGIN IMMEDIATE")?));
         let mut tells = Vec::with_capacity(group.len());
         for write in group.drain(..) {
             tells.push(write(within(connection, &begun)));
@@ -451,15 +463,24 @@ impl Writer {
     }
 
     fn copy_wal(&self, mode: &str) -> Result<(), Fault> {
-        let Some(Guarded { sums, .. }) = &self.guarded else {
+        if self.guarded.is_none() {
             return checkpoint(&self.connection, mode).map(|_| ());
-        };
+        }
         // First without truncating: the log must stand until the sums of what it held are on disk.
         if checkpoint(&self.connection, "PASSIVE")? {
-            sums.update()?;
+            self.are_sums_due.set(true);
+            self.write_due_sums()?;
             if mode != "PASSIVE" {
                 checkpoint(&self.connection, mode)?;
             }
+        }
+        Ok(())
+    }
+
+    fn write_due_sums(&self) -> Result<(), Fault> {
+        if let (true, Some(Guarded { sums, .. })) = (self.are_sums_due.get(), &self.guarded) {
+            sums.update()?;
+            self.are_sums_due.set(false);
         }
         Ok(())
     }

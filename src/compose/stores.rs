@@ -15,8 +15,8 @@ use backends::ledger::DeliveryLedger;
 use backends::ledger::embedded::EmbeddedLedger;
 use backends::live_store::LiveStore;
 use backends::live_store::embedded::MemoryLiveStore;
-use backends::log::Log;
 use backends::log::embedded::{EmbeddedLog, EmbeddedLogConfig, InstalledLog};
+use backends::log::{Log, LogError};
 use backends::registry::Registry;
 use backends::registry::embedded::EmbeddedRegistry;
 use backends::sqlite::Guard;
@@ -258,15 +258,18 @@ async fn open_log(
         ..EmbeddedLogConfig::default()
     };
     let (folder, config) = (folder.to_path_buf(), config.with_clock(*clock));
-    let data = settings.data.display().to_string();
-    let opened = tokio::task::spawn_blocking(move || EmbeddedLog::open(folder, config)).await;
-    let advice = || {
-        format!(
-            "open the log; if it is damaged, put it back from a copy, or accept the loss: \
-             `wayfix repair --data {data} --accept-loss log`"
-        )
-    };
-    Ok(Arc::new(opened.context("open the log")?.with_context(advice)?))
+    let opened =
+        tokio::task::spawn_blocking(move || EmbeddedLog::open(folder, config)).await.context("open the log")?;
+    let opened = opened.map_err(|error| {
+        let is_damaged = matches!(error, LogError::Damaged { .. });
+        let advice = format!(
+            "the log cannot be used: put it back from a copy, or accept the loss: `wayfix repair --data {} --accept-loss log`",
+            settings.data.display()
+        );
+        let error = anyhow::Error::new(error).context("open the log");
+        if is_damaged { error.context(advice) } else { error }
+    });
+    Ok(Arc::new(opened?))
 }
 
 fn open_history(data: &Path, incarnation: u32, meter: &Meter) -> Result<EmbeddedTrailStore> {

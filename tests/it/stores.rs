@@ -474,7 +474,9 @@ fn copy_folder(from: &Path, to: &Path) -> Result<()> {
 }
 
 fn wayfix(arguments: &[&str], data: &Path) -> Result<std::process::Output> {
-    Ok(Blocking::new(WAYFIX).args(arguments).arg("--data").arg(data).output()?)
+    let mut command = Blocking::new(WAYFIX);
+    command.args(arguments).arg("--data").arg(data).env("WAYFIX__RECORD_LOG__EMBEDDED__PARTITIONS", "2");
+    Ok(command.output()?)
 }
 
 fn said(output: &std::process::Output) -> String {

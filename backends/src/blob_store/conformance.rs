@@ -1,15 +1,17 @@
 //! What every blob store must do. The suite panics, naming the promise, where one is broken.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use protocol::record::BlobHash;
 
-use super::{BlobStore, BlobStoreError};
+use super::{BlobStoreError, SweptBlobStore};
 
 /// One store with what lies under it.
 #[async_trait]
 pub trait Instance: Send {
-    fn store(&self) -> &dyn BlobStore;
+    fn store(&self) -> &dyn SweptBlobStore;
 
     /// The same store, as a new process finds it.
     async fn reopen(self: Box<Self>) -> Box<dyn Instance>;
@@ -25,6 +27,54 @@ where
     putting_again_changes_nothing(make().await).await;
     removing_is_final_and_may_be_repeated(make().await).await;
     the_same_body_put_at_once_is_one(make().await).await;
+    a_list_has_every_body_once_page_by_page(make().await).await;
+    a_young_body_is_not_removed_as_old(make().await).await;
+}
+
+async fn a_list_has_every_body_once_page_by_page(instance: Box<dyn Instance>) {
+    assert_eq!(instance.store().list(None, 10).await.expect("a list"), []);
+    let mut put = Vec::new();
+    for n in 0..100u32 {
+        let body = Bytes::from(vec![7; n as usize]);
+        put.push((instance.store().put(body).await.expect("put"), u64::from(n)));
+    }
+    put.sort_unstable();
+
+    let mut listed = Vec::new();
+    loop {
+        let page = instance.store().list(listed.last().map(|(hash, _)| *hash), 7).await.expect("a list");
+        let is_last = page.len() < 7;
+        for blob in page {
+            assert!(blob.age < Duration::from_secs(3_600), "{:?}", blob.age);
+            listed.push((blob.hash, blob.bytes));
+        }
+        if is_last {
+            break;
+        }
+    }
+
+    assert_eq!(listed, put);
+    let (gone, _) = put.remove(50);
+    instance.store().remove(gone).await.expect("removed");
+    let left = instance.store().list(None, 1_000).await.expect("a list");
+    assert_eq!(
+        left.iter().map(|blob| blob.hash).collect::<Vec<_>>(),
+        put.iter().map(|(hash, _)| *hash).collect::<Vec<_>>()
+    );
+}
+
+async fn a_young_body_is_not_removed_as_old(instance: Box<dyn Instance>) {
+    let body = Bytes::from_static(b"young");
+    let hash = instance.store().put(body.clone()).await.expect("put");
+
+    let is_removed = instance.store().remove_old(hash, Duration::from_secs(3_600)).await.expect("asked");
+
+    assert!(!is_removed);
+    assert_eq!(instance.store().get(hash).await.expect("a body"), body);
+    assert_eq!(instance.store().begin_of(hash, 3).await.expect("its begin"), &b"you"[..]);
+    assert_eq!(instance.store().begin_of(hash, 99).await.expect("its begin"), body);
+    assert!(instance.store().remove_old(hash, Duration::ZERO).await.expect("asked"));
+    assert!(!instance.store().contains(hash).await.expect("asked"));
 }
 
 async fn bodies_come_back_under_the_hash_of_their_content(instance: Box<dyn Instance>) {

@@ -12,7 +12,7 @@ use aws_lc_rs::rand;
 use bytes::Bytes;
 use protocol::record::BlobHash;
 
-use super::{BLOB_BYTES_MAX, BlobStore, BlobStoreError};
+use super::{BLOB_BYTES_MAX, BlobStore, BlobStoreError, ListedBlob, SweptBlobStore};
 
 #[derive(Clone, Debug)]
 pub struct FolderBlobStore {
@@ -33,6 +33,12 @@ impl FolderBlobStore {
     fn clear_unfinished(&self) -> std::io::Result<()> {
         for file in std::fs::read_dir(self.unfinished())? {
             let file = file?;
+            // A sweep that was interrupted: the name goes back, and the next sweep looks again.
+            let removed = file.file_name().to_str().and_then(|name| hash_from(name.strip_suffix("-removed")?));
+            if let Some(hash) = removed {
+                std::fs::rename(file.path(), self.path(hash))?;
+                continue;
+            }
             let age = SystemTime::now().duration_since(file.metadata()?.modified()?).unwrap_or_default();
             if age > UNFINISHED_AGE_MAX {
                 std::fs::remove_file(file.path())?;
@@ -58,8 +64,9 @@ impl FolderBlobStore {
         }
         let hash = hash_of(body);
         match self.read(hash) {
-            // Whoever put it first may not have synced it yet.
-            Ok(_) => self.sync(hash).map_err(|error| unavailable(&error))?,
+            // Whoever put it first may not have synced it yet, and whoever sweeps is not to take it for old.
+            Ok(_) if self.renew(hash) && self.sync(hash).is_ok() => {}
+            Ok(_) => self.place(hash, body).map_err(|error| unavailable(&error))?,
             Err(BlobStoreError::NotFound { .. } | BlobStoreError::Damaged { .. }) => {
                 self.place(hash, body).map_err(|error| unavailable(&error))?;
             }
@@ -116,6 +123,66 @@ impl FolderBlobStore {
         Ok(Bytes::from(body))
     }
 
+    /// Makes a body young again; false if it was being removed.
+    fn renew(&self, hash: BlobHash) -> bool {
+        let path = self.path(hash);
+        let renewed = File::options().write(true).open(&path).and_then(|file| file.set_modified(SystemTime::now()));
+        // Whoever removes takes the name away before looking at the age: still here means not removed.
+        renewed.is_ok() && path.exists()
+    }
+
+    fn list_sorted(&self, after: Option<BlobHash>, limit: usize) -> std::io::Result<Vec<ListedBlob>> {
+        let after = after.map(|hash| hash.to_string()).unwrap_or_default();
+        let mut folders = names_in(&self.folder)?;
+        folders.retain(|name| name.len() == 2 && **name >= after[..after.len().min(2)]);
+        let mut listed = Vec::new();
+        for folder in folders {
+            let mut names = names_in(&self.folder.join(&folder))?;
+            names.retain(|name| *name > after);
+            for name in names {
+                if listed.len() >= limit {
+                    return Ok(listed);
+                }
+                let Some(hash) = hash_from(&name) else { continue };
+                // Removed meanwhile, it is on no list.
+                let Ok(metadata) = std::fs::metadata(self.path(hash)) else { continue };
+                let age = SystemTime::now().duration_since(metadata.modified()?).unwrap_or_default();
+                listed.push(ListedBlob { hash, bytes: metadata.len(), age });
+            }
+        }
+        Ok(listed)
+    }
+
+    fn read_begin(&self, hash: BlobHash, bytes: usize) -> Result<Bytes, BlobStoreError> {
+        let read = |file: File| {
+            let mut begin = Vec::with_capacity(bytes);
+            file.take(bytes as u64).read_to_end(&mut begin).map(|_| Bytes::from(begin))
+        };
+        match File::open(self.path(hash)).and_then(read) {
+            Ok(begin) => Ok(begin),
+            Err(error) if error.kind() == ErrorKind::NotFound => Err(BlobStoreError::NotFound { hash }),
+            Err(error) => Err(unavailable(&error)),
+        }
+    }
+
+    /// Takes the name away first: a `put` that comes now places the body anew, and one that came before has made it young.
+    fn unlink_old(&self, hash: BlobHash, longer_ago: Duration) -> std::io::Result<bool> {
+        let (path, aside) = (self.path(hash), self.unfinished().join(format!("{hash}-removed")));
+        match std::fs::rename(&path, &aside) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+            renamed => renamed?,
+        }
+        let age = SystemTime::now().duration_since(std::fs::metadata(&aside)?.modified()?).unwrap_or_default();
+        let is_old = age >= longer_ago;
+        if is_old || path.exists() {
+            std::fs::remove_file(&aside)?;
+        } else {
+            std::fs::rename(&aside, &path)?;
+        }
+        sync_folder(path.parent().unwrap_or(&self.folder))?;
+        Ok(is_old)
+    }
+
     fn unlink(&self, hash: BlobHash) -> std::io::Result<()> {
         let path = self.path(hash);
         match std::fs::remove_file(&path) {
@@ -153,6 +220,42 @@ impl BlobStore for FolderBlobStore {
     async fn remove(&self, hash: BlobHash) -> Result<(), BlobStoreError> {
         self.blocking(move |store| store.unlink(hash).map_err(|error| unavailable(&error))).await
     }
+}
+
+#[async_trait]
+impl SweptBlobStore for FolderBlobStore {
+    async fn list(&self, after: Option<BlobHash>, limit: usize) -> Result<Vec<ListedBlob>, BlobStoreError> {
+        self.blocking(move |store| store.list_sorted(after, limit).map_err(|error| unavailable(&error))).await
+    }
+
+    async fn begin_of(&self, hash: BlobHash, bytes: usize) -> Result<Bytes, BlobStoreError> {
+        self.blocking(move |store| store.read_begin(hash, bytes)).await
+    }
+
+    async fn remove_old(&self, hash: BlobHash, longer_ago: Duration) -> Result<bool, BlobStoreError> {
+        self.blocking(move |store| store.unlink_old(hash, longer_ago).map_err(|error| unavailable(&error))).await
+    }
+}
+
+fn names_in(folder: &Path) -> std::io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(folder)? {
+        names.extend(entry?.file_name().into_string());
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// None: it is no body's name.
+fn hash_from(name: &str) -> Option<BlobHash> {
+    let mut hash = [0; 32];
+    if name.len() != 64 || !name.is_ascii() {
+        return None;
+    }
+    for (place, byte) in hash.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&name[2 * place..2 * place + 2], 16).ok()?;
+    }
+    Some(BlobHash(hash))
 }
 
 /// The name of a body.
@@ -199,7 +302,7 @@ mod tests {
 
     #[async_trait]
     impl Instance for InFolder {
-        fn store(&self) -> &dyn BlobStore {
+        fn store(&self) -> &dyn SweptBlobStore {
             &self.store
         }
 
@@ -232,6 +335,47 @@ mod tests {
             assert_eq!(store.put(body.clone()).await.unwrap(), hash);
             assert_eq!(store.get(hash).await.unwrap(), body);
         }
+    }
+
+    #[tokio::test]
+    async fn a_body_put_again_while_it_is_swept_is_there_afterwards() {
+        let InFolder { store, folder: _folder } = fresh();
+        let body = Bytes::from(vec![3; 1000]);
+        let hash = store.put(body.clone()).await.unwrap();
+        for round in 0..200 {
+            let long_ago = SystemTime::now() - Duration::from_secs(1_000);
+            File::options().write(true).open(store.path(hash)).unwrap().set_modified(long_ago).unwrap();
+
+            let (put, swept) = tokio::join!(store.put(body.clone()), store.remove_old(hash, Duration::from_secs(500)));
+
+            assert_eq!(put.unwrap(), hash);
+            swept.unwrap();
+            assert_eq!(store.get(hash).await.unwrap(), body, "round {round}");
+        }
+        assert_eq!(std::fs::read_dir(store.unfinished()).unwrap().count(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_is_old_and_only_that_is_removed_as_such() {
+        let InFolder { store, folder: _folder } = fresh();
+        let hash = store.put(Bytes::from_static(b"body")).await.unwrap();
+        let hour = Duration::from_secs(3_600);
+        assert!(!store.remove_old(hash, hour).await.unwrap());
+        let set_age = |age| {
+            let at = SystemTime::now() - age;
+            File::options().write(true).open(store.path(hash)).unwrap().set_modified(at).unwrap();
+        };
+        set_age(hour * 2);
+        assert!(store.list(None, 10).await.unwrap()[0].age >= hour);
+        store.put(Bytes::from_static(b"body")).await.unwrap();
+        assert!(store.list(None, 10).await.unwrap()[0].age < hour, "put again it is young");
+        assert!(!store.remove_old(hash, hour).await.unwrap());
+        set_age(hour * 2);
+
+        assert!(store.remove_old(hash, hour).await.unwrap());
+
+        assert!(!store.contains(hash).await.unwrap());
+        assert!(!store.remove_old(hash, hour).await.unwrap());
     }
 
     #[tokio::test]

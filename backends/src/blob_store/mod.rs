@@ -1,12 +1,17 @@
 //! The blob store: large immutable bodies (maps, tables, snapshots, proofs) by the hash of their content.
 //!
 //! **Contract:** a body is durable before `put` answers, and so before any record names it; `get` checks the hash;
-//! putting the same body again changes nothing; bodies are at most `BLOB_BYTES_MAX`.
+//! putting the same body again changes nothing but its age; bodies are at most `BLOB_BYTES_MAX`.
+//!
+//! A body lies here before anything names it. So whoever removes what nothing names must leave alone what was put, or put
+//! again, not long ago: `remove_old` looks at the age once more and removes in one step that no `put` can fall into.
 
 pub mod conformance;
 pub mod embedded;
 
 pub use embedded::hash_of;
+
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -30,6 +35,15 @@ impl BlobStoreError {
     }
 }
 
+/// A body as a list has it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ListedBlob {
+    pub hash: BlobHash,
+    pub bytes: u64,
+    /// Since it was put, or put again; by the store's clock.
+    pub age: Duration,
+}
+
 #[async_trait]
 pub trait BlobStore: Send + Sync + 'static {
     async fn put(&self, body: Bytes) -> Result<BlobHash, BlobStoreError>;
@@ -40,3 +54,17 @@ pub trait BlobStore: Send + Sync + 'static {
 }
 
 pub const BLOB_BYTES_MAX: u64 = 4 << 30;
+
+/// What a sweep needs beyond: a store that can be looked through.
+#[async_trait]
+pub trait SweptBlobStore: BlobStore {
+    /// Bodies by hash, those above `after`, at most `limit`: fewer only at the end. What is put or removed meanwhile may be
+    /// on it or not.
+    async fn list(&self, after: Option<BlobHash>, limit: usize) -> Result<Vec<ListedBlob>, BlobStoreError>;
+
+    /// The first bytes of a body, unchecked.
+    async fn begin_of(&self, hash: BlobHash, bytes: usize) -> Result<Bytes, BlobStoreError>;
+
+    /// Removes the body if it was put longer ago; says whether it did.
+    async fn remove_old(&self, hash: BlobHash, longer_ago: Duration) -> Result<bool, BlobStoreError>;
+}

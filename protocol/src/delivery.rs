@@ -228,6 +228,8 @@ pub const JOURNAL_MAX: usize = 64;
 pub const OPEN_PER_DRIVER_MAX: usize = 256;
 /// Why a delivery that nobody closed has failed.
 pub const ABANDONED: &str = "abandoned";
+/// A leap year: no policy waits longer.
+pub const ABANDONED_AFTER_H_MAX: u16 = 24 * 366;
 /// Two days: a night and the day after it.
 const ABANDONED_AFTER_H: u16 = 48;
 /// How many stops a delivery has at most.

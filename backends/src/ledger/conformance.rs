@@ -193,6 +193,11 @@ pub(crate) async fn an_abandoned_delivery_fails_by_itself_and_no_other_does(open
     assert_eq!(state(finished.key).await, DeliveryState::Delivered);
     assert_eq!(ledger.fail_abandoned(100, hours(49)).await.unwrap(), [touched]);
     assert_eq!(ledger.fail_abandoned(100, hours(100)).await.unwrap(), [patient.key]);
+    // Stamped by a clock that was 20 years ahead, it has its time from when that is seen.
+    let stamped = ledger.create(order(Some(8)), None, hours(20 * 8_766)).await.unwrap().key;
+    assert_eq!(ledger.fail_abandoned(100, hours(100)).await.unwrap(), []);
+    assert_eq!(ledger.fail_abandoned(100, hours(147)).await.unwrap(), []);
+    assert_eq!(ledger.fail_abandoned(100, hours(148)).await.unwrap(), [stamped]);
     // Opened again it has as long as before.
     ledger.reopen(touched, "found".into(), None, hours(100)).await.unwrap();
     assert_eq!(ledger.fail_abandoned(100, hours(147)).await.unwrap(), []);

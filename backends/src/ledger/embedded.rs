@@ -130,6 +130,7 @@ impl DeliveryLedger for EmbeddedLedger {
         let given = self.given.clone();
         self.db
             .write(move |connection| {
+                rows::mend_abandoned(connection, now)?;
                 let abandoned = rows::abandoned(connection, limit, now)?;
                 for key in &abandoned {
                     let mut delivery = known(connection, *key)?;

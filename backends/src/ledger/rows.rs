@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use protocol::delivery::ABANDONED_AFTER_H_MAX;
 use protocol::{
     AssignmentNumber, Delivery, DeliveryId, DeliveryKey, DeliveryState, DriverId, DriverKey, JournalEntry, JournalKind,
     JournalNumber, PartitionId, TenantId, Time, TrackerKey, partition_of,
@@ -287,6 +288,19 @@ pub(super) fn append_event(
 
 fn abandoned_at(delivery: &Delivery, last_event: Time) -> Time {
     last_event + Duration::from_secs(3600 * u64::from(delivery.policy.abandoned_after_h))
+}
+
+/// What was stamped by a clock in a wrong future would wait for that future: it has its whole time from now on.
+pub(super) fn mend_abandoned(connection: &Connection, now: Time) -> Result<(), LedgerError> {
+    let longest_ms = 3_600_000 * i64::from(ABANDONED_AFTER_H_MAX);
+    connection
+        .prepare_cached(
+            "UPDATE deliveries INDEXED BY deliveries_abandoned SET abandoned_ms =
+             ?1 + 3600000 * coalesce(json_extract(policy, '$.abandoned_after_h'), 48)
+             WHERE abandoned_ms > ?1 + ?2 AND state NOT IN ('delivered', 'failed')",
+        )?
+        .execute(params![now.0, longest_ms])?;
+    Ok(())
 }
 
 /// Open deliveries that count as abandoned, those that have waited longest first.

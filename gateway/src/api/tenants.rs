@@ -5,6 +5,7 @@ use axum::extract::State;
 use axum::response::IntoResponse;
 use backends::registry::{Driver, DriverChange};
 use http::{HeaderValue, StatusCode, header::CACHE_CONTROL};
+use protocol::delivery::ABANDONED_AFTER_H_MAX;
 use protocol::record::Vehicle;
 use protocol::{DeliveryPolicy, DeviceKey, DeviceNumber, DriverId, TenantId};
 use serde::{Deserialize, Serialize};
@@ -239,7 +240,6 @@ fn required(name: &str, text: String, chars_max: usize) -> Result<String, Proble
 pub(crate) const NO_STORE: [(http::HeaderName, HeaderValue); 1] =
     [(CACHE_CONTROL, HeaderValue::from_static("no-store"))];
 const NAME_CHARS_MAX: usize = 200;
-/// A year.
-const ABANDONED_AFTER_H_MAX: u16 = 24 * 366;
+
 const PAGE_DEFAULT: u32 = 100;
 const PAGE_MAX: u32 = 1000;

@@ -23,6 +23,7 @@ use daemon::meter::Exposition;
 use daemon::serve::{Listener, ServeLimits, serve};
 use daemon::{Clock, Drain, Meter, Signals};
 use gateway::{GatewayParts, SecureDoor, TileSource};
+use processor::sweep::Sweeper;
 use processor::{Processor, ProcessorParts, RouteServiceConfig};
 use protocol::session::EdgeAddress;
 use protocol::{DeliveryPolicy, Time};
@@ -211,6 +212,8 @@ fn start_upkeep(settings: &Settings, stores: &Stores, ground: &Ground, drain: &D
         history_kept: Duration::from_secs(86_400 * u64::from(settings.history.keep_days)),
     };
     upkeep.start(drain);
+    let (log, blobs) = (stores.log.clone(), stores.swept_blobs.clone());
+    Sweeper { log, blobs, clock: ground.clock, meter: ground.meter.clone() }.start(drain);
 }
 
 async fn start_processor(settings: &Settings, stores: &Stores, ground: &Ground, stages: &Stages) -> Result<Processor> {

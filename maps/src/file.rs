@@ -254,7 +254,8 @@ fn array_at<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     array
 }
 
-const MAGIC: [u8; 8] = *b"wayfix m";
+/// What every map file begins with.
+pub const MAGIC: [u8; 8] = *b"wayfix m";
 /// Raised whenever a build could misread what another wrote.
 pub const FORMAT: u32 = 4;
 const HEADER_LEN: usize = 64;

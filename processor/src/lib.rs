@@ -8,6 +8,7 @@ pub mod learner;
 mod metrics;
 mod shard;
 mod sinks;
+pub mod sweep;
 #[cfg(test)]
 mod tests;
 pub mod track;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use backends::blob_store::embedded::FolderBlobStore;
+use backends::blob_store::{BlobStore, SweptBlobStore, hash_of};
 use backends::control::TokenKeys;
 use backends::ledger::NewDelivery;
 use backends::ledger::embedded::EmbeddedLedger;
@@ -19,6 +20,8 @@ use backends::trail_store::TrailQuery;
 use backends::trail_store::embedded::EmbeddedTrailStore;
 use bytes::Bytes;
 use maps::geo;
+use maps::import::{ImportOptions, import_bytes};
+use maps::town::{self, TownOptions};
 use protocol::record::{Door, PlannedPoint, Vehicle};
 use protocol::update::{Epoch, EtaBasis};
 use protocol::{
@@ -28,6 +31,7 @@ use protocol::{
 };
 
 use super::*;
+use crate::sweep::{Ages, sweep};
 
 const DRIVER: DriverKey = DriverKey { tenant: TenantId(7), driver: DriverId(1) };
 
@@ -90,6 +94,57 @@ async fn stopped_and_started_again_it_goes_on_with_the_next_number() {
     .await;
     world.assert_gapless(1).await;
     assert!(drain.stop(Duration::from_secs(20)).await);
+}
+
+/// Swept as if everything were old, while nobody runs: what the next owner needs is still there, and all else is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sweep_leaves_what_the_next_owner_needs_and_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = World::open(folder.path()).await;
+    let city = import_bytes(&town::extract(&TownOptions::default()), &ImportOptions::default()).unwrap();
+    let map = folder.path().join("town.wfm");
+    std::fs::write(&map, &city).unwrap();
+    let drain = world.start_on(Some(map.clone()), None).await;
+    let delivery = world.ready_delivery().await;
+    world.fix(0, 0.0).await;
+    eventually("the dot is shown", async || {
+        world.live(delivery.key).await.is_some_and(|view| view.view.position.is_some())
+    })
+    .await;
+    let stop = tokio_util::sync::CancellationToken::new();
+    let names_the_map = async || {
+        let mut is_named = false;
+        for hash in named_snapshots(&*world.log).await.unwrap() {
+            let body = world.blobs.get(hash).await.unwrap_or_default();
+            is_named |= body.windows(32).any(|window| window == hash_of(&city).0);
+        }
+        is_named
+    };
+    eventually("a snapshot names the map", names_the_map).await;
+    assert!(drain.stop(Duration::from_secs(20)).await);
+    let garbage = world.blobs.put(Bytes::from_static(b"a table that nobody offers any more")).await.unwrap();
+    let before = world.blobs.list(None, 1_000).await.unwrap();
+    let nothing_is_young = Ages { safe: Duration::ZERO, young: Duration::ZERO };
+
+    let swept = sweep(&*world.log, &*world.blobs, nothing_is_young, &stop).await.unwrap();
+
+    let after = world.blobs.list(None, 1_000).await.unwrap();
+    assert_eq!(before.len() - after.len(), swept.removed as usize);
+    assert!(swept.removed >= 1 && !world.blobs.contains(garbage).await.unwrap());
+    assert!(world.blobs.contains(hash_of(&city)).await.unwrap());
+    for hash in named_snapshots(&*world.log).await.unwrap() {
+        assert!(world.blobs.contains(hash).await.unwrap());
+    }
+    let drain = world.start_on(None, None).await;
+    world.fix(1, 30.0).await;
+    eventually("the dot moved", async || {
+        let view = world.live(delivery.key).await;
+        view.is_some_and(|view| view.view.position.is_some_and(|p| p.event_time > world.began))
+    })
+    .await;
+    world.assert_gapless(1).await;
+    assert!(drain.stop(Duration::from_secs(20)).await);
+    assert_eq!(drain.failure(), None);
 }
 
 #[test]
@@ -246,6 +301,10 @@ impl World {
     }
 
     async fn start_with(&self, route_service: Option<RouteServiceConfig>) -> Drain {
+        self.start_on(None, route_service).await
+    }
+
+    async fn start_on(&self, map: Option<PathBuf>, route_service: Option<RouteServiceConfig>) -> Drain {
         let settings = ProcessorSettings { snapshot_every_s: 1, ..ProcessorSettings::default() };
         let config = settings.check(&self.folder).unwrap();
         let parts = ProcessorParts {
@@ -256,7 +315,7 @@ impl World {
             ledger: self.ledger.clone(),
             registry: self.registry.clone(),
             route_service,
-            map: None,
+            map,
         };
         let drain = Drain::default();
         start(config, parts, Clock::system(), &Meter::discard(), &Readiness::default(), &drain).await.unwrap();

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use backends::blob_store::BlobStore;
 use backends::blob_store::embedded::FolderBlobStore;
+use backends::blob_store::{BlobStore, SweptBlobStore};
 use backends::control::{Control, ControlReader, ControlWriter, Purpose, RegionKey, reconcile};
 use backends::file_identity::FileIdentity;
 use backends::installation::compare::{Survey, Verdict};
@@ -33,6 +33,8 @@ use crate::settings::{RecordLogKind, Settings};
 pub struct Stores {
     pub log: Arc<dyn Log>,
     pub blobs: Arc<dyn BlobStore>,
+    /// The same, for who looks through all of it.
+    pub swept_blobs: Arc<dyn SweptBlobStore>,
     pub live_store: Arc<dyn LiveStore>,
     pub trail_store: Arc<dyn TrailStore>,
     pub ledger: Arc<dyn DeliveryLedger>,
@@ -78,11 +80,13 @@ impl Stores {
         let registry: Arc<dyn Registry> = embedded.registry.clone();
         reconcile::start(registry.clone(), control.clone(), control_writer.clone(), upkeep, *clock);
         let blobs = FolderBlobStore::open(folder.path(Store::Blobs)).context("open the blob store")?;
+        let blobs = Arc::new(blobs);
         let trail_store = open_history(data, log.incarnation(), meter)?;
         let ledger = embedded.ledger.clone();
         Ok(Stores {
             log,
-            blobs: Arc::new(blobs),
+            blobs: blobs.clone(),
+            swept_blobs: blobs,
             live_store: Arc::new(MemoryLiveStore::new(LIVE_ENTRIES_MAX, meter)),
             trail_store: Arc::new(trail_store),
             ledger,

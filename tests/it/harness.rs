@@ -21,6 +21,7 @@ pub struct Server {
     pub udp: SocketAddr,
     pub admin: SocketAddr,
     pub scale: Option<(f64, i64)>,
+    descriptors: Option<u32>,
 }
 
 #[derive(Default)]
@@ -30,6 +31,8 @@ pub struct ServerOptions {
     pub clock_factor: Option<f64>,
     /// Lines of TOML to add to the configuration.
     pub more: String,
+    /// How many files it may have open.
+    pub descriptors: Option<u32>,
 }
 
 impl Server {
@@ -49,7 +52,8 @@ impl Server {
         text += &format!("[edge]\nudp_listen = \"{udp}\"\n");
         text += &options.more;
         std::fs::write(folder.path().join("wayfix.toml"), text)?;
-        let mut server = Server { folder, child: None, http, udp, admin, scale };
+        let descriptors = options.descriptors;
+        let mut server = Server { folder, child: None, http, udp, admin, scale, descriptors };
         server.launch().await?;
         Ok(server)
     }
@@ -57,7 +61,15 @@ impl Server {
     /// Starts the binary, or starts it again, and waits until it is ready.
     pub async fn launch(&mut self) -> Result<()> {
         let output = std::fs::File::options().create(true).append(true).open(self.folder.path().join("output.log"))?;
-        let child = Command::new(WAYFIX)
+        let mut command = match self.descriptors {
+            None => Command::new(WAYFIX),
+            Some(count) => {
+                let mut shell = Command::new("sh");
+                shell.args(["-c", &format!("ulimit -n {count}; exec \"$0\" \"$@\""), WAYFIX]);
+                shell
+            }
+        };
+        let child = command
             .args(["up", "--config"])
             .arg(self.folder.path().join("wayfix.toml"))
             .stdout(Stdio::null())
@@ -95,8 +107,13 @@ impl Server {
 
     /// As an operator does who put a new map in place, by SIGHUP.
     pub async fn hang_up(&self) -> Result<()> {
+        self.tell("-HUP").await
+    }
+
+    /// A signal.
+    pub async fn tell(&self, signal: &str) -> Result<()> {
         let id = self.child.as_ref().and_then(Child::id).context("the server runs")?;
-        Command::new("kill").args(["-HUP", &id.to_string()]).status().await.context("send SIGHUP")?;
+        Command::new("kill").args([signal, &id.to_string()]).status().await.context("send a signal")?;
         Ok(())
     }
 

@@ -6,6 +6,7 @@ mod command_line;
 mod doors;
 mod fetch;
 mod fleet;
+mod floods;
 mod gpx;
 mod harness;
 mod map_swap;

@@ -235,6 +235,42 @@ async fn a_stream_that_only_waits_for_news_is_not_taken_for_a_stalled_one() {
     assert!(drain.stop(PATIENCE).await);
 }
 
+#[tokio::test]
+async fn streams_that_are_begun_and_reset_without_end_end_their_connection() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
+    let slow = move || {
+        count.fetch_add(1, Ordering::SeqCst);
+        std::future::pending::<&'static str>()
+    };
+    let (address, drain) = start(Router::new().route("/", get(slow)), ServeLimits::default()).await;
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+    stream.write_all(&frame(4, 0, 0, &[])).await.unwrap();
+
+    let flood: Vec<u8> = (0..20_000_u32)
+        .flat_map(|n| {
+            let id = 2 * n + 1;
+            [frame(1, 5, id, &[0x82, 0x86, 0x84, 0x41, 1, b'x']), frame(3, 0, id, &[0, 0, 0, 8])].concat()
+        })
+        .collect();
+    let _cut_off = tokio::time::timeout(PATIENCE, stream.write_all(&flood)).await.unwrap();
+    let _reset_or_ended = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut Vec::new())).await.unwrap();
+
+    assert!(asked.load(Ordering::SeqCst) < 1000, "the flood was taken for requests");
+    assert!(drain.stop(PATIENCE).await);
+}
+
+#[tokio::test]
+async fn a_head_beyond_its_bounds_is_431() {
+    let (address, drain) = start(who_asks(), ServeLimits::default()).await;
+    for head in [format!("x-long: {}\r\n", "a".repeat(20_000)), "x-many: 1\r\n".repeat(150)] {
+        let answer = ask(address, format!("GET / HTTP/1.1\r\nhost: x\r\n{head}\r\n").as_bytes()).await;
+        assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");
+    }
+    assert!(drain.stop(PATIENCE).await);
+}
+
 /// Two chunks, with longer between them than any patience of `quick`.
 fn slow_stream() -> Response {
     let (mut ours, theirs) = tokio::io::duplex(64);

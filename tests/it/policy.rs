@@ -248,6 +248,67 @@ fn rust_files(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
+/// Modules that are state machines and nothing else: the same calls give the same answers on any machine at any time.
+const PURE: &[&str] = &[
+    "processor/src/track",
+    "processor/src/learner/core.rs",
+    "processor/src/learner/trips.rs",
+    "processor/src/learner/drivers.rs",
+    "processor/src/learner/counts.rs",
+    "edge/src/intake",
+    "gateway/src/hub",
+    "phone/src/client",
+];
+
+/// What would make a difference from one machine, or one time, to another.
+const IMPURE: &[&str] = &[
+    "Instant",
+    "SystemTime",
+    "std::env",
+    "std::fs",
+    "std::process",
+    "std::thread",
+    "File::",
+    "TcpStream",
+    "UdpSocket",
+    "tokio",
+    "rand::",
+    "backends::",
+    "daemon::",
+];
+
+/// A type that only lies in the wrong crate.
+const NOT_IMPURE: &[&str] = &["use backends::live_store::LiveDriver;"];
+
+/// Randomly seeded maps have another order in each process: the fold may not have one at all.
+const UNORDERED: &[&str] = &["HashMap", "HashSet"];
+
+#[test]
+fn pure_modules_use_no_clock_file_socket_runtime_or_backend() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut wrong = Vec::new();
+    for module in PURE {
+        let path = root.join(module);
+        let files = if path.is_dir() { rust_files(&path) } else { vec![path.clone()] };
+        assert!(files.iter().all(|file| file.exists()) && !files.is_empty(), "{module} is not there");
+        let is_fold = *module == "processor/src/track";
+        for file in files.iter().filter(|file| !is_of_tests(file)) {
+            let text = std::fs::read_to_string(file).expect("a source file is text");
+            let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+            let lines = code.lines().filter(|line| !line.trim_start().starts_with("//"));
+            for line in lines.filter(|line| !NOT_IMPURE.contains(&line.trim())) {
+                let forbidden = IMPURE.iter().chain(UNORDERED.iter().filter(|_| is_fold));
+                wrong.extend(forbidden.filter(|word| line.contains(**word)).map(|word| format!("{file:?}: {word}")));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+fn is_of_tests(file: &Path) -> bool {
+    file.file_name().is_some_and(|name| name == "tests.rs") || file.components().any(|part| part.as_os_str() == "tests")
+}
+
 #[test]
 fn licence_expressions_are_read_as_spdx_means_them() {
     assert!(is_taken("MIT OR GPL-3.0"));

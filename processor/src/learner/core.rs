@@ -13,8 +13,6 @@ use protocol::record::{BlobHash, BodyKind, Vehicle};
 use protocol::update::{BreadcrumbBatch, DriverBody, DriverUpdate, SnappedPosition};
 use protocol::{Breadcrumb, Offset, PartitionId, Position, Time, Update, UpdateBatch, Verdict};
 
-use backends::blob_store::hash_of;
-
 use super::counts::{Counts, LeftOut};
 use super::drivers::{Drivers, Place};
 use super::state::State;
@@ -374,7 +372,7 @@ impl Learner {
             return;
         }
         let body = table.to_bytes();
-        let hash = hash_of(&body);
+        let hash = BlobHash(SpeedTable::hash(&body));
         if self.state.eta_told != Some(hash) {
             self.state.eta_told = Some(hash);
             self.offer(BodyKind::EtaModel, body, now);
@@ -390,7 +388,7 @@ impl Learner {
 
     /// What of this kind was not fetched yet is old.
     fn offer(&mut self, kind: BodyKind, body: Vec<u8>, now: Time) {
-        let hash = hash_of(&body);
+        let hash = BlobHash(SpeedTable::hash(&body));
         self.outputs.retain(|output| !matches!(output, Output::Table { kind: old, .. } if *old == kind));
         self.outputs.push_back(Output::Table { kind, hash, body });
         self.state.bodies.push(kind, hash, now);

@@ -8,13 +8,12 @@
 //! somebody uses; a pair of tables costs their own 0.3 to 1 MB and, for each way of travel in the traffic, one metric:
 //! 8 B per arc of the hierarchy and 8 B per edge, 5 MB, made in 20 to 60 ms.
 
-use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use maps::eta::{EtaTable, Speeds};
 use maps::router::{Router, Routing, Weights};
 use maps::speeds::{LiveFactors, SpeedTable};
-use maps::{Bbox, Graph, MapError, Profile};
+use maps::{Bbox, Graph, Profile};
 use protocol::record::BlobHash;
 use protocol::{Position, Time};
 use wincode::{SchemaRead, SchemaWrite};
@@ -64,10 +63,6 @@ pub struct RoadMap {
 }
 
 impl RoadMap {
-    pub fn open(path: &Path, hash: BlobHash) -> Result<RoadMap, MapError> {
-        Ok(RoadMap::of(Graph::open(path)?, hash))
-    }
-
     pub fn of(graph: Graph, hash: BlobHash) -> RoadMap {
         let graph = Arc::new(graph);
         RoadMap { hash, routing: Routing::new(graph.clone()), empty_road: SpeedTable::free_flow(&graph), graph }

@@ -384,8 +384,8 @@ impl LocalBodies {
 }
 
 async fn open_file(path: PathBuf, hash: BlobHash) -> Result<RoadMap, BodyError> {
-    let opening = tokio::task::spawn_blocking(move || RoadMap::open(&path, hash));
-    Ok(opening.await.map_err(std::io::Error::other)??)
+    let opening = tokio::task::spawn_blocking(move || Graph::open(&path));
+    Ok(RoadMap::of(opening.await.map_err(std::io::Error::other)??, hash))
 }
 
 /// None for an error that waiting would not have changed.

@@ -37,6 +37,8 @@ pub struct ProcessorMetrics {
     pub snapshots_failed: Counter,
     pub restores: Counter,
     pub partitions: Gauge,
+    trackers_live: Gauge,
+    trackers_dormant: Gauge,
     pub bodies_used: Counter,
     pub bodies_refused: Counter,
     /// Tries to keep an offered body that the local disk refused.
@@ -78,7 +80,10 @@ impl ProcessorMetrics {
             ),
             ledger_repeated: counter("wayfix_processor_ledger_repeated_total", "Ledger records taken before."),
             assignments_refused: counter("wayfix_processor_assignments_refused_total", "Deliveries too large to hold."),
-            folds_failed: counter("wayfix_processor_folds_failed_total", "Records that emptied their tracker."),
+            folds_failed: counter(
+                "wayfix_processor_folds_failed_total",
+                "Records that could not be folded and were set aside.",
+            ),
             entries_damaged: counter(
                 "wayfix_processor_entries_damaged_total",
                 "Entries of records that do not decode.",
@@ -111,6 +116,8 @@ impl ProcessorMetrics {
             routes_failed: counter("wayfix_processor_routes_failed_total", "Ways that it had not, or not in time."),
             routes_dropped: counter("wayfix_processor_routes_dropped_total", "Ways not asked for: it is too slow."),
             partitions: meter.gauge("wayfix_processor_partitions", "Partitions owned.", &[]),
+            trackers_live: meter.gauge(TRACKERS, TRACKERS_HELP, &[("state", "live")]),
+            trackers_dormant: meter.gauge(TRACKERS, TRACKERS_HELP, &[("state", "dormant")]),
             proposals_written: counter("wayfix_processor_proposals_written_total", "Proposals the ledger wrote."),
             proposals_refused: counter(
                 "wayfix_processor_proposals_refused_total",
@@ -128,6 +135,12 @@ impl ProcessorMetrics {
                 "Views that the live sink let go because it held too many.",
             ),
         }
+    }
+
+    /// A partition's trackers, at work and asleep, in place of those that it had before.
+    pub fn count_trackers(&self, before: (usize, usize), now: (usize, usize)) {
+        self.trackers_live.increment(now.0 as f64 - before.0 as f64);
+        self.trackers_dormant.increment(now.1 as f64 - before.1 as f64);
     }
 
     pub fn count(&self, counts: &Counts) {
@@ -167,3 +180,6 @@ impl SinkCounters {
         }
     }
 }
+
+const TRACKERS: &str = "wayfix_processor_trackers";
+const TRACKERS_HELP: &str = "Drivers and deliveries that are tracked: at work, or asleep in a few bytes.";

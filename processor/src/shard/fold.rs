@@ -8,7 +8,7 @@ use backends::log::{Append, StoredEntry, Topic};
 use bytes::Bytes;
 use protocol::envelope::{self, Decoded, ENTRY_BYTES_MAX, Enveloped};
 use protocol::record::{BlobHash, BodyKind, OwnerId};
-use protocol::update::Generation;
+use protocol::update::{BreadcrumbBatch, Generation};
 use protocol::{
     Breadcrumb, EdgeId, Offset, PartitionId, Record, RecordBatch, Time, TrackerKey, Update, UpdateBatch, partition_of,
 };
@@ -82,6 +82,8 @@ pub(crate) struct Folder {
     pub wants_routes: bool,
     pub is_live: bool,
     pub skew: Skew,
+    /// The trackers of this partition that are in the metrics: at work, asleep.
+    pub counted: (usize, usize),
 }
 
 impl Folder {
@@ -140,6 +142,7 @@ impl Folder {
         if !effects.vehicles.is_empty() {
             self.local_bodies.prepare_for(&effects.vehicles, self.partition.traffic());
         }
+        self.count_trackers();
         let wanted = std::mem::take(&mut effects.routes_wanted);
         let folded = self.encode_effects(effects);
         let is_on = outputs.blocking_send(Output::Folded(folded)).is_ok() && self.report(wanted, outputs);
@@ -201,8 +204,8 @@ impl Folder {
         if effects.counts.folds_failed > 0 {
             error!(
                 partition = self.id.0,
-                trackers = effects.counts.folds_failed,
-                "trackers were emptied: a fold failed"
+                records = effects.counts.folds_failed,
+                "a fold failed: records were set aside"
             );
         }
         self.metrics.updates.increment(effects.updates.len() as u64);
@@ -213,42 +216,83 @@ impl Folder {
         }
         let mut appends = Vec::new();
         for (partition, updates) in by_partition {
-            let wrap = |updates: &[Update]| UpdateBatch { updates: updates.to_vec() };
-            self.encode(Topic::Updates, partition, &updates, &wrap, &mut appends);
+            self.encode::<UpdateBatch>(Topic::Updates, partition, updates, &mut appends);
         }
-        let wrap = |crumbs: &[Breadcrumb]| protocol::update::BreadcrumbBatch { breadcrumbs: crumbs.to_vec() };
-        self.encode(Topic::Trail, self.id, &effects.breadcrumbs, &wrap, &mut appends);
+        self.encode::<BreadcrumbBatch>(Topic::Trail, self.id, effects.breadcrumbs, &mut appends);
         let clock = self.partition.clock();
         Folded { next: self.partition.next(), appends, at: clock.now(), ahead_ms: self.skew.ahead_ms() }
     }
 
     /// As few entries as hold them all.
-    fn encode<T, B: Enveloped>(
-        &self,
-        topic: Topic,
-        partition: PartitionId,
-        items: &[T],
-        wrap: &impl Fn(&[T]) -> B,
-        appends: &mut Vec<Append>,
-    ) {
+    fn encode<B: Batch>(&self, topic: Topic, partition: PartitionId, items: Vec<B::Item>, appends: &mut Vec<Append>) {
         if items.is_empty() {
             return;
         }
-        if items.len() <= ITEMS_MAX {
-            let value = envelope::encode(&wrap(items));
+        let count = items.len();
+        let batch = B::of(items);
+        if count <= ITEMS_MAX {
+            let value = envelope::encode(&batch);
             if value.len() <= ENTRY_BYTES_MAX {
                 appends.push(Append { topic, partition, key: Bytes::new(), value: value.into() });
                 return;
             }
         }
-        if items.len() == 1 {
+        if count == 1 {
             error!(topic = topic.name(), partition = partition.0, "an update is too large for the log");
             self.metrics.updates_too_large.increment(1);
             return;
         }
-        let (first, second) = items.split_at(items.len() / 2);
-        self.encode(topic, partition, first, wrap, appends);
-        self.encode(topic, partition, second, wrap, appends);
+        let mut first = batch.into_items();
+        let second = first.split_off(count / 2);
+        self.encode::<B>(topic, partition, first, appends);
+        self.encode::<B>(topic, partition, second, appends);
+    }
+
+    /// How many trackers are at work here and how many sleep, among those of all partitions.
+    fn count_trackers(&mut self) {
+        let dormant = self.partition.dormant_len();
+        let counted = (self.partition.trackers_len() - dormant, dormant);
+        self.metrics.count_trackers(self.counted, counted);
+        self.counted = counted;
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        self.metrics.count_trackers(self.counted, (0, 0));
+    }
+}
+
+/// What an entry of the updates or the trail topic holds.
+trait Batch: Enveloped {
+    type Item;
+
+    fn of(items: Vec<Self::Item>) -> Self;
+
+    fn into_items(self) -> Vec<Self::Item>;
+}
+
+impl Batch for UpdateBatch {
+    type Item = Update;
+
+    fn of(updates: Vec<Update>) -> UpdateBatch {
+        UpdateBatch { updates }
+    }
+
+    fn into_items(self) -> Vec<Update> {
+        self.updates
+    }
+}
+
+impl Batch for BreadcrumbBatch {
+    type Item = Breadcrumb;
+
+    fn of(breadcrumbs: Vec<Breadcrumb>) -> BreadcrumbBatch {
+        BreadcrumbBatch { breadcrumbs }
+    }
+
+    fn into_items(self) -> Vec<Breadcrumb> {
+        self.breadcrumbs
     }
 }
 
@@ -444,6 +488,7 @@ mod tests {
             wants_routes: true,
             is_live: false,
             skew: Skew::default(),
+            counted: (0, 0),
         }
     }
 

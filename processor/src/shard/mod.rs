@@ -325,6 +325,7 @@ impl Shard {
             wants_routes: shards.planner.is_asked(),
             is_live: false,
             skew: Skew::default(),
+            counted: (0, 0),
         };
         let fold = std::thread::Builder::new().name(format!("fold {partition}"));
         let fold = fold.spawn(move || folder.run(inputs, &outputs_tx)).context("begin a fold")?;

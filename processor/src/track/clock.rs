@@ -33,6 +33,15 @@ fields! {
     }
 }
 
+/// What one edge's marks say.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Listener {
+    pub edge: EdgeId,
+    pub received_before: Time,
+    pub steady_since: Time,
+    pub is_fresh: bool,
+}
+
 #[derive(Clone, Copy, PartialEq, Debug, SchemaWrite, SchemaRead)]
 struct Mark {
     received_before: Time,
@@ -98,20 +107,36 @@ impl FoldClock {
             let listening_due = Time(mark.steady_since.0.saturating_add(timeout_ms));
             mark.received_before >= due.max(listening_due)
         };
-        if self.mark_of(edge).is_some_and(has_listened) {
+        if self.mark_of(edge).is_some_and(|(_, mark)| has_listened(mark)) {
             return Some(SilentCause::Driver);
         }
         (self.now.millis_since(due) >= MARK_GRACE_MS).then_some(SilentCause::BackEnd)
     }
 
-    /// The mark that says how far we know what he sent: his edge's, or once that is gone the newest of the others.
-    fn mark_of(&self, edge: EdgeId) -> Option<&Mark> {
-        let own = self.marks.get(&edge);
-        if own.is_some_and(|mark| self.is_fresh(mark)) {
+    /// The edge whose word decides whether a driver of this edge is silent.
+    pub(super) fn listener(&self, edge: EdgeId) -> Option<Listener> {
+        self.mark_of(edge).map(|(edge, mark)| self.listener_of(edge, mark))
+    }
+
+    /// All edges whose marks are kept.
+    pub(super) fn listeners(&self) -> impl Iterator<Item = Listener> + '_ {
+        self.marks.iter().map(|(edge, mark)| self.listener_of(*edge, mark))
+    }
+
+    fn listener_of(&self, edge: EdgeId, mark: &Mark) -> Listener {
+        let Mark { received_before, steady_since, .. } = *mark;
+        Listener { edge, received_before, steady_since, is_fresh: self.is_fresh(mark) }
+    }
+
+    /// The mark that says how far we know what a driver of this edge sent: his edge's, or once that is gone that of the
+    /// edge among the others that has marked longest without a gap.
+    fn mark_of(&self, edge: EdgeId) -> Option<(EdgeId, &Mark)> {
+        let own = self.marks.get(&edge).map(|mark| (edge, mark));
+        if own.is_some_and(|(_, mark)| self.is_fresh(mark)) {
             return own;
         }
-        let others = self.marks.values().filter(|mark| self.is_fresh(mark));
-        others.max_by_key(|mark| mark.received_before).or(own)
+        let others = self.marks.iter().filter(|(_, mark)| self.is_fresh(mark));
+        others.min_by_key(|(edge, mark)| (mark.steady_since, **edge)).map(|(edge, mark)| (*edge, mark)).or(own)
     }
 
     fn is_fresh(&self, mark: &Mark) -> bool {
@@ -122,7 +147,7 @@ impl FoldClock {
 /// An edge without marks for so long no longer counts once another's has passed.
 const EDGE_GONE_MS: i64 = 60_000;
 /// Marks come every second; when none has passed a time-out for so long after it, it is not the driver who is silent.
-const MARK_GRACE_MS: i64 = 10_000;
+pub(super) const MARK_GRACE_MS: i64 = 10_000;
 /// More edges than this do not serve one partition; the one heard longest ago is forgotten.
 const EDGES_MAX: usize = 1_024;
 

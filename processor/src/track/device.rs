@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use protocol::{DeviceNumber, FixNumber, FixRecord, MeasuredTime, Position, Time};
 use wincode::{SchemaRead, SchemaWrite};
 
+use super::dormant::{Reader, Writer};
 use super::fields::{One, Plain, Required, fields};
 use super::judge::Neighbours;
 use super::phone_clock::PhoneClock;
@@ -82,6 +83,42 @@ impl Device {
         if is_settled { Novelty::Settled } else { Novelty::New }
     }
 
+    pub(super) fn write_dormant(&self, to: &mut Writer) -> Option<()> {
+        let Device { number, clock, neighbours, heard, numbers, identities, measured_max } = self;
+        to.write(number)?;
+        to.write_fields(clock)?;
+        to.write_fields(neighbours)?;
+        to.write(heard)?;
+        to.write(numbers)?;
+        to.write(identities)?;
+        to.write(measured_max)
+    }
+
+    pub(super) fn read_dormant(from: &mut Reader<'_>) -> Option<Device> {
+        Some(Device {
+            number: from.read()?,
+            clock: from.read_fields()?,
+            neighbours: from.read_fields()?,
+            heard: from.read()?,
+            numbers: from.read()?,
+            identities: from.read()?,
+            measured_max: from.read()?,
+        })
+    }
+
+    pub(crate) fn is_trimmed(&self) -> bool {
+        self.identities.len() <= IDENTITIES_DORMANT && self.neighbours.is_trimmed()
+    }
+
+    /// Keeps what little is likely to be needed of a device that has not been heard of for long. A fix of an unnumbered
+    /// door that comes again after that counts as late: it is recorded once more, which history notices, and moves
+    /// nothing.
+    pub(crate) fn trim(&mut self) {
+        self.identities.drain(..self.identities.len().saturating_sub(IDENTITIES_DORMANT));
+        self.identities.shrink_to_fit();
+        self.neighbours.trim();
+    }
+
     /// The device holds nothing below this number any more. Believed only for numbers below one that was seen, so that
     /// a wrong word can settle nothing that is still to come.
     pub(crate) fn settle_below(&mut self, lowest_held: FixNumber) {
@@ -142,6 +179,8 @@ impl Numbers {
 
 /// Identities kept of every device; doors without numbers have only these.
 const IDENTITIES_MAX: usize = 256;
+/// Those of a device that has not been heard of for long.
+const IDENTITIES_DORMANT: usize = 2;
 const INTERVALS_MAX: usize = 64;
 
 #[cfg(test)]

@@ -53,6 +53,31 @@ impl Effects {
             self.breadcrumbs.extend(fresh.into_iter().filter(|crumb| crumb.source.offset >= from));
         }
     }
+
+    /// How much there is, to come back to if a step fails.
+    pub(super) fn mark(&self) -> Mark {
+        Mark {
+            updates: self.updates.len(),
+            breadcrumbs: self.breadcrumbs.len(),
+            routes_wanted: self.routes_wanted.len(),
+            counts: self.counts,
+        }
+    }
+
+    pub(super) fn undo(&mut self, mark: Mark) {
+        self.updates.truncate(mark.updates);
+        self.breadcrumbs.truncate(mark.breadcrumbs);
+        self.routes_wanted.truncate(mark.routes_wanted);
+        self.counts = mark.counts;
+    }
+}
+
+/// What there was before a step.
+pub(super) struct Mark {
+    updates: usize,
+    breadcrumbs: usize,
+    routes_wanted: usize,
+    counts: Counts,
 }
 
 /// How often each thing happened.

@@ -72,6 +72,12 @@ impl Presence {
         }
     }
 
+    /// When he will have been inside for so long; None if that was said, or if he is not inside.
+    pub(crate) fn due(&self, dwell_ms: i64) -> Option<Time> {
+        let entered = self.entered.filter(|_| dwell_ms > 0 && !self.has_dwelt)?;
+        Some(Time(entered.0.saturating_add(dwell_ms)))
+    }
+
     /// Whether he has now been inside for so long: said once per stay.
     pub(crate) fn handle_time(&mut self, dwell_ms: i64, now: Time) -> bool {
         let is_due = dwell_ms > 0 && self.entered.is_some_and(|entered| now.millis_since(entered) >= dwell_ms);

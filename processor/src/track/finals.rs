@@ -22,6 +22,15 @@ impl Finals {
         self.before_gaps.push(before);
     }
 
+    pub(crate) fn is_trimmed(&self) -> bool {
+        self.before_gaps.is_empty()
+    }
+
+    /// Keeps the last alone: the driver has not been heard of for long.
+    pub(crate) fn trim(&mut self) {
+        self.before_gaps = Vec::new();
+    }
+
     /// The last one before a time, unless that is so long ago that it says nothing.
     pub(crate) fn before(&self, measured: MeasuredTime) -> Option<(Snapped, MeasuredTime)> {
         let mut newest_first = self.last.iter().chain(self.before_gaps.iter().rev());

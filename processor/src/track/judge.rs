@@ -67,6 +67,16 @@ impl Neighbours {
         Verdict::Accepted
     }
 
+    pub(super) fn is_trimmed(&self) -> bool {
+        self.accepted.len() <= NEIGHBOURS_DORMANT
+    }
+
+    /// Keeps the newest alone: the driver has not been heard of for long.
+    pub(super) fn trim(&mut self) {
+        self.accepted.drain(..self.accepted.len().saturating_sub(NEIGHBOURS_DORMANT));
+        self.accepted.shrink_to_fit();
+    }
+
     fn is_confirmed(&mut self, fix: Neighbour) -> bool {
         let agreeing =
             self.suspect.filter(|s| s.last.at <= fix.at && s.last.reject(&fix).is_none()).map_or(0, |s| s.fixes);
@@ -90,6 +100,8 @@ impl Neighbour {
 }
 
 const NEIGHBOURS_MAX: usize = 8;
+/// A driver who was away is judged by where he was last.
+const NEIGHBOURS_DORMANT: usize = 1;
 /// So many in a row that agree are believed.
 const SUSPECTS: u8 = 3;
 const SPEED_M_S_MAX: f64 = 200.0 / 3.6;

@@ -18,23 +18,28 @@ mod bodies_in_use;
 mod clock;
 mod delivery;
 mod device;
+mod dormant;
 mod effects;
 mod fence;
 mod fields;
 mod finals;
 mod judge;
+mod listening;
 mod motion;
 mod partition;
 mod phone_clock;
 mod planned_route;
 mod planning;
 mod refold;
+mod released;
 mod roads;
 mod snapping;
 mod snapshot;
 #[cfg(test)]
 mod tests;
 mod tracker;
+mod trackers;
+mod wheel;
 
 pub(crate) use bodies_in_use::RegionInUse;
 pub use clock::FoldClock;
@@ -47,4 +52,4 @@ pub use snapshot::{SNAPSHOT_FORMAT, SnapshotError, is_readable_format};
 /// The version of everything that decides what an update says: code, rules and formats, those of the matcher and the
 /// router included. A takeover by the same version goes on with the same numbers. Raise it with every change after which
 /// the same records could produce other updates.
-pub const FOLD_VERSION: u32 = 3;
+pub const FOLD_VERSION: u32 = 4;

@@ -1,34 +1,34 @@
 //! The fold of one partition: every record in its order, handed to the tracker it is for. The same entries produce the
 //! same bytes on every machine.
 //!
-//! **Invariant:** a record that cannot be folded empties its tracker and no other, and the fold goes on.
+//! **Invariant:** a record that cannot be folded is set aside: its tracker goes on as it was before, no other notices, and
+//! the fold goes on. That costs a copy of the tracker before each record.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use maps::matcher::Scratch;
 use protocol::record::{BlobHash, BodyKind, Vehicle};
-use protocol::update::{Epoch, Generation, Source};
-use protocol::{
-    AssignmentNumber, Delivery, DeliveryKey, JournalNumber, Offset, PartitionId, Record, RecordBatch, Time, TrackerKey,
-};
-use wincode::{SchemaRead, SchemaWrite};
+use protocol::update::{Generation, Source};
+use protocol::{AssignmentNumber, DeliveryKey, Offset, PartitionId, Record, RecordBatch, Time, TrackerKey};
 
 use super::bodies_in_use::{BodiesInUse, RegionInUse};
 use super::clock::FoldClock;
-use super::delivery::TrackedDelivery;
+use super::delivery::Numbering;
 use super::effects::{Effects, Step};
 use super::fields::{One, Plain, Required, fields};
 use super::refold::{Refold, Told};
+use super::released::ReleasedDeliveries;
 use super::roads::{Bodies, Roads, Traffic};
 use super::tracker::Tracker;
+use super::trackers::Trackers;
 
 /// The state that the records of one partition have produced.
 pub struct Partition {
     pub(super) state: State,
-    pub(super) released: BTreeMap<(TrackerKey, DeliveryKey), Released>,
-    pub(super) trackers: BTreeMap<TrackerKey, Tracker>,
+    pub(super) released: ReleasedDeliveries,
+    pub(super) trackers: Trackers,
     roads: Roads,
     /// Trackers that may have an update at the end of the entry, with the record that touched them last.
     touched: Vec<(TrackerKey, u32)>,
@@ -36,8 +36,12 @@ pub struct Partition {
     moves_left: u32,
     /// It was taken up from a state whose numbers mean nothing here.
     pub(super) is_anew: bool,
+    /// Steps that a test wants to panic.
     #[cfg(test)]
-    pub(super) breaks_at: Option<(Offset, u32)>,
+    pub(super) breaks_at: Option<Vec<(Offset, u32, TrackerKey, Changes)>>,
+    /// The slow obvious way that the wheel is tested against.
+    #[cfg(test)]
+    pub(super) visits_all: bool,
 }
 
 /// What does not belong to one tracker.
@@ -48,6 +52,7 @@ pub(super) struct State {
     pub next: Offset,
     pub clock: FoldClock,
     pub bodies: BodiesInUse,
+    /// Not used any more: it keeps its place in snapshots.
     pub released_checked: Time,
     /// Runs of late fixes under way.
     pub late_runs: u32,
@@ -77,14 +82,6 @@ fields! {
     }
 }
 
-/// A delivery that a tracker has let go.
-#[derive(Clone, Copy, PartialEq, Debug, SchemaWrite, SchemaRead)]
-pub(super) struct Released {
-    assignment: AssignmentNumber,
-    last: JournalNumber,
-    at: Time,
-}
-
 impl Partition {
     /// A partition before its first record. Its epochs begin under `floor` at least.
     pub fn new(partition: PartitionId, next: Offset, floor: Generation) -> Partition {
@@ -108,8 +105,8 @@ impl Partition {
     pub(super) fn of(state: State) -> Partition {
         Partition {
             state,
-            released: BTreeMap::new(),
-            trackers: BTreeMap::new(),
+            released: ReleasedDeliveries::default(),
+            trackers: Trackers::default(),
             roads: Roads::default(),
             touched: Vec::new(),
             scratch: Scratch::new(),
@@ -117,6 +114,8 @@ impl Partition {
             is_anew: false,
             #[cfg(test)]
             breaks_at: None,
+            #[cfg(test)]
+            visits_all: false,
         }
     }
 
@@ -131,6 +130,11 @@ impl Partition {
 
     pub fn trackers_len(&self) -> usize {
         self.trackers.len()
+    }
+
+    /// How many of the trackers sleep.
+    pub fn dormant_len(&self) -> usize {
+        self.trackers.dormant_len()
     }
 
     /// The body of this kind that was offered last and is not in use yet.
@@ -155,12 +159,13 @@ impl Partition {
 
     /// The vehicles of its drivers.
     pub(crate) fn vehicles(&self) -> BTreeSet<Vehicle> {
-        self.trackers.values().map(Tracker::vehicle).collect()
+        self.trackers.vehicles()
     }
 
     /// Opens what is in use, after a restore.
     pub(crate) fn open_bodies(&mut self, bodies: &dyn Bodies) {
         self.roads = self.state.bodies.open(bodies);
+        self.trackers.reschedule(&self.state.clock, &self.roads);
     }
 
     /// Entries before this one are gone from the log: they cannot be folded any more.
@@ -195,16 +200,14 @@ impl Partition {
     /// A driver as his tracker sees him.
     #[cfg(test)]
     pub(crate) fn driver_view(&self, key: protocol::DriverKey) -> Option<protocol::update::DriverView> {
-        self.trackers.get(&TrackerKey::Driver(key)).map(|tracker| tracker.view(key))
+        self.trackers.view(key)
     }
 
     /// The deliveries of its trackers, with the assignment under which they have them.
     pub(crate) fn assignments(&self) -> Vec<(TrackerKey, DeliveryKey, AssignmentNumber)> {
-        let of_tracker = |(key, tracker): (&TrackerKey, &Tracker)| {
-            let key = *key;
-            tracker.assignments().map(move |(delivery, number)| (key, delivery, number)).collect::<Vec<_>>()
-        };
-        self.trackers.iter().flat_map(of_tracker).collect()
+        let of_tracker =
+            |tracker: &Tracker| tracker.assignments().map(|(d, a)| (tracker.key(), d, a)).collect::<Vec<_>>();
+        self.trackers.live().flat_map(of_tracker).collect()
     }
 
     /// Passes an entry by that could not be read.
@@ -240,14 +243,19 @@ impl Partition {
         effects: &mut Effects,
     ) {
         if let Some(key) = record.key() {
-            return self.with_tracker(key, offset, index, effects, |tracker, ledgers, step| {
-                handle_keyed(tracker, ledgers, record, step);
+            self.with_tracker((key, Changes::All), offset, index, effects, |tracker, released, step| {
+                handle_keyed(tracker, released, record, step);
             });
+            return;
         }
         match record {
             Record::Claim { owner, at, incarnation } => {
                 let generation = Generation { incarnation: *incarnation, claim: offset };
+                let before = self.state.clock.now();
                 self.state.clock.handle_claim(*owner, *at, generation);
+                if self.state.clock.now() < before {
+                    self.trackers.schedule_all();
+                }
             }
             Record::Tick { owner, at } => {
                 if self.state.clock.handle_tick(*owner, *at) {
@@ -258,7 +266,12 @@ impl Partition {
             }
             Record::Mark { edge, received_before } => self.state.clock.handle_mark(*edge, *received_before),
             Record::Offered { kind, hash, .. } => self.state.bodies.offer(*kind, *hash),
-            Record::InUse { kind, hash } => self.state.bodies.take(&mut self.roads, *kind, *hash, bodies),
+            Record::InUse { kind, hash } => {
+                self.state.bodies.take(&mut self.roads, *kind, *hash, bodies);
+                if *kind == BodyKind::Map {
+                    self.trackers.handle_maps_changed(&self.roads);
+                }
+            }
             Record::Fix(_)
             | Record::Heard(_)
             | Record::Lead { .. }
@@ -275,38 +288,39 @@ impl Partition {
     fn handle_tick(&mut self, offset: Offset, index: u32, bodies: &dyn Bodies, effects: &mut Effects) {
         let now = self.state.clock.now();
         self.state.bodies.end_live(&mut self.roads, now, bodies);
-        let keys: Vec<TrackerKey> = self.trackers.keys().copied().collect();
         self.moves_left = MOVES_PER_TICK;
-        for key in keys {
-            self.with_tracker(key, offset, index, effects, |tracker, _, step| tracker.handle_tick(step));
+        #[cfg(test)]
+        if self.visits_all {
+            self.trackers.schedule_all();
+        }
+        for key in self.trackers.take_due(&self.state.clock, MOVES_PER_TICK) {
+            self.with_tracker((key, Changes::All), offset, index, effects, |tracker, _, step| {
+                tracker.handle_tick(step)
+            });
         }
         self.moves_left = 0;
         if self.state.bodies.has_retired() {
             let trackers = &self.trackers;
-            let is_needed = |number| trackers.values().any(|tracker| tracker.stands_on(number));
-            self.state.bodies.close_retired(&mut self.roads, is_needed);
+            self.state.bodies.close_retired(&mut self.roads, |number| trackers.stand_on(number));
         }
-        if now.millis_since(self.state.released_checked).abs() >= RELEASED_CHECK_MS {
-            self.state.released_checked = now;
-            self.released.retain(|_, released| now.millis_since(released.at) < RELEASED_MS);
-            self.trackers.retain(|_, tracker| !tracker.is_over(now));
-        }
+        self.released.forget_old(now);
     }
 
-    /// Runs a step of the fold on a tracker; one that panics is emptied.
+    /// Runs a step of the fold on a tracker. If it panics, the tracker goes on as it was before and says so: false.
     fn with_tracker(
         &mut self,
-        key: TrackerKey,
+        (key, changes): (TrackerKey, Changes),
         offset: Offset,
         index: u32,
         effects: &mut Effects,
-        what: impl FnOnce(&mut Tracker, &mut Ledgers<'_>, &mut Step<'_>),
-    ) {
+        what: impl FnOnce(&mut Tracker, &mut ReleasedDeliveries, &mut Step<'_>),
+    ) -> bool {
         let State { partition, clock, late_runs, refold, told_at, .. } = &mut self.state;
         let (partition, clock, refold, told_at) = (*partition, &*clock, refold.as_ref(), *told_at);
-        let tracker = self.trackers.entry(key).or_insert_with(|| Tracker::new(key, clock.now()));
-        let emitted = (effects.updates.len(), effects.breadcrumbs.len(), effects.routes_wanted.len());
-        let mut ledgers = Ledgers { released: &mut self.released };
+        let tracker = self.trackers.find_or_make(key, clock.now());
+        let before = (Before::of(tracker, changes), *late_runs);
+        let emitted = effects.mark();
+        self.released.begin_step();
         let mut step = Step {
             partition,
             offset,
@@ -322,68 +336,116 @@ impl Partition {
             effects: &mut *effects,
         };
         #[cfg(test)]
-        let breaks = self.breaks_at.take_if(|at| *at == (offset, index)).is_some();
+        let breaks = self.breaks_at.as_ref().is_some_and(|breaks| breaks.contains(&(offset, index, key, changes)));
         let folded = catch_unwind(AssertUnwindSafe(|| {
-            what(tracker, &mut ledgers, &mut step);
+            what(tracker, &mut self.released, &mut step);
             #[cfg(test)]
             assert!(!breaks, "a test broke the fold here");
         }));
         if folded.is_err() {
-            effects.updates.truncate(emitted.0);
-            effects.breadcrumbs.truncate(emitted.1);
-            effects.routes_wanted.truncate(emitted.2);
+            effects.undo(emitted);
             effects.counts.folds_failed += 1;
             self.scratch = Scratch::new();
-            let broken = std::mem::replace(tracker, Tracker::new(key, clock.now()));
-            *tracker = broken.emptied(Source { partition, offset, index, ordinal: 0 }, clock.now());
-            *late_runs = self.trackers.values().filter(|tracker| tracker.has_late_run()).count() as u32;
+            *late_runs = before.1;
+            before.0.restore(tracker);
+            tracker.handle_fold_failed(Source { partition, offset, index, ordinal: 0 });
+            self.released.undo_step();
         }
         self.touched.push((key, index));
+        folded.is_ok()
     }
 
-    /// From here on all is news. Who is live and was not emitted under his new epoch yet gets a keyframe; for the others
-    /// nobody asks.
+    /// From here on all is news. Trackers that are live and have said nothing under their new epoch yet emit a keyframe;
+    /// nobody waits for what the others would say.
     fn end_refold(&mut self, effects: &mut Effects) {
         self.state.refold = None;
         let now = self.state.clock.now();
-        for (key, tracker) in &mut self.trackers {
+        let Partition { trackers, touched, .. } = self;
+        trackers.for_each_mut(now, |tracker| {
             if tracker.is_live(now) {
-                self.touched.push((*key, 0));
+                touched.push((tracker.key(), 0));
                 effects.counts.keyframes_after_refold += 1;
             } else {
                 tracker.forget_news();
             }
-        }
+        });
     }
 
+    /// At the end of an entry each tracker that was touched says what is new.
     fn flush(&mut self, offset: Offset, effects: &mut Effects) {
         let mut touched = std::mem::take(&mut self.touched);
-        touched.sort_by_key(|(key, index)| (*key, std::cmp::Reverse(*index)));
+        touched.sort_unstable_by_key(|(key, index)| (*key, std::cmp::Reverse(*index)));
         touched.dedup_by_key(|(key, _)| *key);
-        let now = self.state.clock.now();
         for (key, index) in touched.drain(..) {
-            self.with_tracker(key, offset, index, effects, |tracker, ledgers, step| {
-                for finished in tracker.flush(step) {
-                    ledgers.remember(key, &finished, now);
-                }
-            });
-            let is_empty = |tracker: &Tracker| !tracker.has_deliveries();
-            if matches!(key, TrackerKey::Delivery(_)) && self.trackers.get(&key).is_some_and(is_empty) {
-                self.trackers.remove(&key);
-            }
+            self.flush_tracker(key, offset, index, effects);
+            self.trackers.settle(key, &self.state.clock, &self.roads);
         }
         self.touched.clear();
     }
+
+    /// If what is new cannot be said, only the failure is; and if not even that, nothing.
+    fn flush_tracker(&mut self, key: TrackerKey, offset: Offset, index: u32, effects: &mut Effects) {
+        let now = self.state.clock.now();
+        for _ in 0..FLUSHES_MAX {
+            let is_flushed =
+                self.with_tracker((key, Changes::Numbering), offset, index, effects, |tracker, released, step| {
+                    for finished in tracker.flush(step) {
+                        released.remember(key, &finished, now);
+                    }
+                });
+            if is_flushed {
+                return;
+            }
+            let source = Source { partition: self.state.partition, offset, index, ordinal: 0 };
+            if let Some(tracker) = self.trackers.find(key) {
+                tracker.drop_pending();
+                tracker.handle_fold_failed(source);
+            }
+        }
+        if let Some(tracker) = self.trackers.find(key) {
+            tracker.drop_pending();
+        }
+    }
 }
 
-fn handle_keyed(tracker: &mut Tracker, ledgers: &mut Ledgers<'_>, record: &Record, step: &mut Step<'_>) {
+/// What a step may change of a tracker.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Changes {
+    All,
+    /// What is pending, which is dropped if the step fails, and the numbers of updates.
+    Numbering,
+}
+
+/// So much of a tracker as it takes to undo a step.
+enum Before {
+    Whole(Box<Tracker>),
+    Numberings(Vec<Numbering>),
+}
+
+impl Before {
+    fn of(tracker: &Tracker, changes: Changes) -> Before {
+        match changes {
+            Changes::All => Before::Whole(Box::new(tracker.clone())),
+            Changes::Numbering => Before::Numberings(tracker.numberings()),
+        }
+    }
+
+    fn restore(self, tracker: &mut Tracker) {
+        match self {
+            Before::Whole(before) => *tracker = *before,
+            Before::Numberings(before) => tracker.restore_numberings(before),
+        }
+    }
+}
+
+fn handle_keyed(tracker: &mut Tracker, released: &mut ReleasedDeliveries, record: &Record, step: &mut Step<'_>) {
     match record {
         Record::Fix(fix) => tracker.handle_fix(fix, step),
         Record::Heard(heard) => tracker.handle_heard(heard, step),
         Record::Lead { device, at } => tracker.handle_lead(*device, *at),
         Record::Fences { fences, .. } => tracker.handle_fences(fences),
-        Record::Assign { delivery, .. } => ledgers.assign(tracker, delivery, step),
-        Record::Release { delivery, assignment, .. } => ledgers.release(tracker, *delivery, *assignment, step),
+        Record::Assign { delivery, .. } => released.assign(tracker, delivery, step),
+        Record::Release { delivery, assignment, .. } => released.release(tracker, *delivery, *assignment, step),
         Record::Ledger { delivery, entry, .. } => {
             let is_news = tracker.delivery_mut(*delivery).is_some_and(|tracked| tracked.handle_entry(entry.clone()));
             if is_news {
@@ -410,66 +472,7 @@ fn handle_keyed(tracker: &mut Tracker, ledgers: &mut Ledgers<'_>, record: &Recor
     }
 }
 
-/// What is remembered of the deliveries that trackers have let go.
-struct Ledgers<'a> {
-    released: &'a mut BTreeMap<(TrackerKey, DeliveryKey), Released>,
-}
-
-impl Ledgers<'_> {
-    /// The tracker takes a delivery, unless it has let go this very assignment before.
-    fn assign(&mut self, tracker: &mut Tracker, delivery: &Delivery, step: &mut Step<'_>) {
-        let place = (tracker.key(), delivery.key);
-        if self.released.get(&place).is_some_and(|released| delivery.assignment <= released.assignment) {
-            step.effects.counts.ledger_repeated += 1;
-            return;
-        }
-        if let Some(tracked) = tracker.delivery_mut(delivery.key) {
-            if delivery.assignment <= tracked.epoch().assignment {
-                if tracked.handle_again(delivery.clone()) {
-                    tracker.recompute(step);
-                } else {
-                    step.effects.counts.ledger_repeated += 1;
-                }
-                return;
-            }
-            tracker.release(delivery.key, step);
-        }
-        let epoch = Epoch { assignment: delivery.assignment, generation: step.clock.generation() };
-        if !is_sound(delivery) || !tracker.take(TrackedDelivery::begin(delivery.clone(), epoch, step.told_at), step) {
-            step.effects.counts.assignments_refused += 1;
-        }
-    }
-
-    fn release(&mut self, tracker: &mut Tracker, key: DeliveryKey, ends: AssignmentNumber, step: &mut Step<'_>) {
-        let is_this = tracker.delivery_mut(key).is_some_and(|tracked| tracked.epoch().assignment <= ends);
-        let released = if is_this { tracker.release(key, step) } else { None };
-        let now = step.clock.now();
-        match released {
-            Some(released) => self.remember(tracker.key(), &released, now),
-            None => step.effects.counts.ledger_repeated += 1,
-        }
-        // Also when the assignment itself was never seen: it must not be taken after its end.
-        let released = self.released.entry((tracker.key(), key)).or_insert(Released {
-            assignment: ends,
-            last: JournalNumber(0),
-            at: now,
-        });
-        released.assignment = released.assignment.max(ends);
-    }
-
-    fn remember(&mut self, tracker: TrackerKey, gone: &TrackedDelivery, now: Time) {
-        let released = Released { assignment: gone.epoch().assignment, last: gone.delivery.last_number(), at: now };
-        self.released.insert((tracker, gone.delivery.key), released);
-    }
-}
-
-/// Whether a delivery is within what a tracker can hold.
-fn is_sound(delivery: &Delivery) -> bool {
-    delivery.stops.len() <= protocol::delivery::STOPS_MAX && delivery.journal.len() <= protocol::delivery::JOURNAL_MAX
-}
-
-/// How long released deliveries are remembered: as long as the records are kept.
-const RELEASED_MS: i64 = 72 * 3_600_000;
-const RELEASED_CHECK_MS: i64 = 600_000;
+/// What is new is tried to be said twice: all of it, then the failure alone.
+const FLUSHES_MAX: usize = 2;
 /// Silent drivers that move to another map with one tick: 100 µs each.
 const MOVES_PER_TICK: u32 = 64;

@@ -18,6 +18,7 @@ use protocol::update::{SnappedPosition, Source};
 use protocol::{Breadcrumb, DeliveryId, FixRecord, MeasuredTime, Position, Time, Verdict};
 use wincode::{SchemaRead, SchemaWrite};
 
+use super::dormant::{Reader, Writer};
 use super::effects::Step;
 use super::fields::{Plain, fields};
 use super::finals::Finals;
@@ -97,8 +98,45 @@ impl Snapping {
         self.waiting.fixes.is_empty() && self.late.is_none()
     }
 
-    pub(crate) fn has_late_run(&self) -> bool {
-        self.late.is_some()
+    /// When the next position becomes final or a late run ends, if nothing comes before.
+    pub(crate) fn poll_timeout(&self) -> Option<Time> {
+        let of_matcher = self.matcher.as_ref().and_then(Matcher::poll_timeout).map(MeasuredTime::to_time);
+        let of_late_run = self.late.as_ref().map(|run| Time(run.at.0.saturating_add(LATE_RUN_MS)));
+        of_matcher.into_iter().chain(of_late_run).min()
+    }
+
+    /// Whether the live matcher is on a map that is not in use any more.
+    pub(crate) fn is_stranded(&self, roads: &Roads) -> bool {
+        self.matcher.is_some() && roads.region(self.on).is_none()
+    }
+
+    /// Whether a late run is on a map that is not in use any more: it ends with the next tick.
+    pub(crate) fn is_late_run_stranded(&self, roads: &Roads) -> bool {
+        self.late.as_ref().is_some_and(|run| roads.region(run.on).is_none())
+    }
+
+    pub(super) fn write_dormant(&self, to: &mut Writer) -> Option<()> {
+        let Snapping { matcher: None, on, until, tag_next, waiting: _, finals, late: None } = self else { return None };
+        to.write(on)?;
+        to.write(until)?;
+        to.write(tag_next)?;
+        to.write(finals)
+    }
+
+    pub(super) fn read_dormant(from: &mut Reader<'_>) -> Option<Snapping> {
+        let (on, until, tag_next, finals) = (from.read()?, from.read()?, from.read()?, from.read()?);
+        Some(Snapping { on, until, tag_next, finals, ..Snapping::new() })
+    }
+
+    pub(crate) fn is_trimmed(&self) -> bool {
+        self.matcher.is_none() && self.finals.is_trimmed()
+    }
+
+    /// Forgets where the driver was on the road: he has not been heard of for long, and may be anywhere.
+    pub(crate) fn trim(&mut self) {
+        self.matcher = None;
+        self.waiting = WaitingFixes::default();
+        self.finals.trim();
     }
 
     /// Whether some of it lies on the edges of this map.
@@ -172,7 +210,7 @@ impl Snapping {
         let now = step.clock.now();
         let measured = MeasuredTime::from_time(now);
         let is_due = self.matcher.as_ref().and_then(Matcher::poll_timeout).is_some_and(|due| due <= measured);
-        let is_stranded = self.matcher.is_some() && step.roads.region(self.on).is_none();
+        let is_stranded = self.is_stranded(step.roads);
         if is_stranded && (is_due || *step.moves_left > 0) {
             *step.moves_left = step.moves_left.saturating_sub(1);
             let roads: &Roads = step.roads;

@@ -35,7 +35,8 @@ use wincode::{SchemaReadOwned, SchemaWrite};
 
 use super::FOLD_VERSION;
 use super::fields::{Fields, Reading};
-use super::partition::{Partition, Released, State};
+use super::partition::{Partition, State};
+use super::released::Released;
 use super::roads::Bodies;
 use super::tracker::Tracker;
 
@@ -64,13 +65,12 @@ impl Partition {
         bytes.extend_from_slice(&SNAPSHOT_FORMAT.to_le_bytes());
         bytes.extend_from_slice(&FOLD_VERSION.to_le_bytes());
         write_part(&mut bytes, STATE, STATE_VERSION, |to| self.state.write_fields(to))?;
-        let released: Vec<_> = self.released.iter().map(|(place, released)| (*place, *released)).collect();
+        let released: Vec<_> = self.released.iter().collect();
         for some in released.chunks(RELEASED_PER_PART) {
             write_part(&mut bytes, RELEASED, RELEASED_VERSION, |to| write_plain(&some.to_vec(), to))?;
         }
-        for tracker in self.trackers.values() {
-            write_part(&mut bytes, TRACKER, TRACKER_VERSION, |to| tracker.write_fields(to))?;
-        }
+        self.trackers
+            .try_for_each(|tracker| write_part(&mut bytes, TRACKER, TRACKER_VERSION, |to| tracker.write_fields(to)))?;
         write_part(&mut bytes, END, END_VERSION, |to| write_plain(&(self.trackers.len() as u64), to))?;
         Ok(bytes)
     }
@@ -86,11 +86,11 @@ impl Partition {
         let mut bytes = self.snapshot()?[..HEADER_BYTES].to_vec();
         write_part(&mut bytes, STATE, STATE_VERSION, |to| with_more(to, &|to| self.state.write_fields(to)))?;
         bytes.extend_from_slice(&[77, 1, 4, 0, 0, 0, 1, 2, 3, 4]); // kind, version, length, bytes
-        let released: Vec<_> = self.released.iter().map(|(place, released)| (*place, *released)).collect();
+        let released: Vec<_> = self.released.iter().collect();
         write_part(&mut bytes, RELEASED, RELEASED_VERSION, |to| write_plain(&released, to))?;
-        for tracker in self.trackers.values() {
-            write_part(&mut bytes, TRACKER, TRACKER_VERSION, |to| with_more(to, &|to| tracker.write_fields(to)))?;
-        }
+        self.trackers.try_for_each(|tracker| {
+            write_part(&mut bytes, TRACKER, TRACKER_VERSION, |to| with_more(to, &|to| tracker.write_fields(to)))
+        })?;
         write_part(&mut bytes, END, END_VERSION, |to| write_plain(&(self.trackers.len() as u64), to))?;
         Ok(bytes)
     }
@@ -117,11 +117,17 @@ impl Partition {
         Ok(partition)
     }
 
+    fn take_restored(&mut self, tracker: Tracker) {
+        self.trackers.insert(tracker, self.state.clock.now());
+    }
+
     /// What was told under the epochs so far may not be what this fold would have told.
     pub fn begin_epochs(&mut self, generation: Generation) {
         self.state.clock.raise_floor(generation);
         let generation = self.state.clock.generation();
-        self.trackers.values_mut().for_each(|tracker| tracker.begin_epochs(generation));
+        let now = self.state.clock.now();
+        self.trackers.for_each_mut(now, |tracker| tracker.begin_epochs(generation));
+        self.trackers.schedule_all();
     }
 }
 
@@ -139,7 +145,7 @@ fn read_parts(mut rest: &[u8], reading: &mut Reading) -> Result<Partition, Snaps
             (RELEASED, RELEASED_VERSION) => read_released(known(&mut partition)?, part.bytes)?,
             (TRACKER, TRACKER_VERSION) => {
                 let tracker = Tracker::read_fields(part.bytes, reading)?;
-                known(&mut partition)?.trackers.insert(tracker.key(), tracker);
+                known(&mut partition)?.take_restored(tracker);
             }
             (END, END_VERSION) => {
                 return end(partition.ok_or(SnapshotError::Decode)?, part.bytes, rest);
@@ -160,7 +166,7 @@ fn read_format_3(mut rest: &[u8], reading: &mut Reading) -> Result<Partition, Sn
             RELEASED => read_released(known(&mut partition)?, std::mem::take(&mut part.bytes))?,
             TRACKER => {
                 let tracker = Tracker::read_format_3(&mut part.bytes, reading)?;
-                known(&mut partition)?.trackers.insert(tracker.key(), tracker);
+                known(&mut partition)?.take_restored(tracker);
             }
             END => return end(partition.ok_or(SnapshotError::Decode)?, part.bytes, rest),
             _ => return Err(SnapshotError::Decode),

@@ -9,8 +9,8 @@ use maps::speeds::{LiveFactors, SpeedTable};
 use proptest::prelude::*;
 use protocol::record::{BlobHash, BodyKind, Door, OwnerId};
 use protocol::update::{
-    DeliveryBody, DeliveryUpdate, DriverBody, DriverUpdate, Epoch, EtaBasis, Event, Generation, Leg, Proposal,
-    SilentCause, Taken,
+    DeliveryBody, DeliveryUpdate, DriverBody, DriverUpdate, DriverView, Epoch, EtaBasis, Event, Generation, Leg,
+    Proposal, ShownPosition, SilentCause, Taken,
 };
 use protocol::{
     AssignmentNumber, Breadcrumb, Delivery, DeliveryId, DeliveryKey, DeliveryPolicy, DeliveryState, DeviceKey,
@@ -21,13 +21,13 @@ use protocol::{
 
 use super::*;
 
+mod idle;
 mod journal;
 mod motion;
 mod restart;
 mod roads;
 mod swap;
 mod tables;
-mod upgrade;
 
 const TENANT: TenantId = TenantId(7);
 const DRIVER: DriverKey = DriverKey { tenant: TENANT, driver: DriverId(1) };
@@ -191,6 +191,22 @@ impl World {
             }
         }
         view.expect("the delivery was told of")
+    }
+
+    /// What a reader of the updates holds of the driver.
+    fn view_of_driver(&self) -> DriverView {
+        let mut view: Option<DriverView> = None;
+        for update in self.drivers().filter(|update| update.key == DRIVER) {
+            match (&update.body, &mut view) {
+                (DriverBody::Keyframe { view: whole }, _) => view = Some((**whole).clone()),
+                (DriverBody::Changed { changed }, Some(view)) => {
+                    view.position = changed.position.or(view.position);
+                    view.silent = changed.silent.unwrap_or(view.silent);
+                }
+                (DriverBody::Changed { .. }, None) => {}
+            }
+        }
+        view.expect("the driver was told of")
     }
 
     /// The event times of all positions shown of the driver.

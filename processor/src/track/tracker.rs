@@ -11,14 +11,18 @@ use protocol::{
 };
 use wincode::{SchemaRead, SchemaWrite};
 
-use super::delivery::{DriverPosition, TrackedDelivery};
+use super::clock::FoldClock;
+use super::delivery::{DriverPosition, Numbering, TrackedDelivery};
 use super::device::{Device, Novelty};
+use super::dormant::{Reader, Writer};
 use super::effects::Step;
 use super::fence::{Passage, Presence, side_of_fence};
 use super::fields::{Each, One, Plain, Required, fields};
 use super::judge::Neighbour;
+use super::listening::Listening;
 use super::motion::Motion;
 use super::phone_clock::Mapped;
+use super::roads::Roads;
 use super::snapping::{OnMap, Snapping};
 
 #[derive(Clone, PartialEq, Debug)]
@@ -125,25 +129,22 @@ impl Tracker {
         }
     }
 
-    /// After a failed fold: everything is forgotten except what the ledger and the registry said.
-    pub(crate) fn emptied(self, source: Source, now: Time) -> Tracker {
-        let mut tracker = Tracker::new(self.key, now);
-        tracker.vehicle = self.vehicle;
-        tracker.deliveries = self.deliveries.into_iter().map(|delivery| delivery.emptied(source)).collect();
-        tracker.pending.events.push(Event::FoldFailed { source });
-        tracker
-    }
-
     pub(crate) fn key(&self) -> TrackerKey {
         self.key
     }
 
     /// Whether nothing is left that anybody could ask for.
     pub(crate) fn is_over(&self, now: Time) -> bool {
+        let is_old = self.heard.is_none_or(|heard| now.millis_since(heard.at) >= FORGET_MS);
+        self.may_be_over() && is_old
+    }
+
+    /// Whether nothing is left once nobody has heard of it for as long as the records are kept.
+    fn may_be_over(&self) -> bool {
         let is_led = self.lead.is_some_and(|lead| lead.said.is_some()); // the registry does not say it again
         let is_plain = self.fences.is_empty() && self.vehicle == Vehicle::default() && !is_led;
         let is_idle = self.deliveries.is_empty() && is_plain && self.snapping.is_idle();
-        is_idle && self.heard.is_none_or(|heard| now.millis_since(heard.at) >= FORGET_MS)
+        is_idle || matches!(self.key, TrackerKey::Delivery(_)) && self.deliveries.is_empty()
     }
 
     pub(crate) fn handle_fix(&mut self, record: &FixRecord, step: &mut Step<'_>) {
@@ -252,6 +253,7 @@ impl Tracker {
     fn handle_sign_of_life(&mut self, received: Time, edge: EdgeId, step: &Step<'_>) {
         if self.heard.is_none_or(|heard| received >= heard.at) {
             self.heard = Some(Heard { at: received, edge });
+            self.resume_keyframes(step.clock.now());
             self.judge_silence(step);
         }
     }
@@ -282,6 +284,7 @@ impl Tracker {
         }
         let at = self.deliveries.partition_point(|other| other.delivery.key < delivery.delivery.key);
         self.deliveries.insert(at, delivery);
+        self.resume_keyframes(step.clock.now());
         self.pending.keyframe = true;
         self.recompute(step);
         true
@@ -289,10 +292,6 @@ impl Tracker {
 
     pub(crate) fn delivery_mut(&mut self, key: DeliveryKey) -> Option<&mut TrackedDelivery> {
         self.deliveries.iter_mut().find(|tracked| tracked.delivery.key == key)
-    }
-
-    pub(crate) fn has_deliveries(&self) -> bool {
-        !self.deliveries.is_empty()
     }
 
     /// Lets a delivery go, with a last update.
@@ -312,7 +311,7 @@ impl Tracker {
         });
     }
 
-    /// A second has passed.
+    /// Time has passed. Nothing happens where nothing is due by `poll_timeout`.
     pub(crate) fn handle_tick(&mut self, step: &mut Step<'_>) {
         let now = step.clock.now();
         self.judge_silence(step);
@@ -324,6 +323,53 @@ impl Tracker {
             }
         }
         self.handle_keyframe_time(now);
+        if self.is_asleep(now) {
+            self.devices.iter_mut().for_each(Device::trim);
+            self.snapping.trim();
+            self.snapped = None;
+        }
+    }
+
+    /// When a tick is to visit it at the latest, if no record comes before; early visits change nothing.
+    pub(crate) fn poll_timeout(&self, clock: &FoldClock, listening: &Listening) -> Option<Time> {
+        let now = clock.now();
+        let in_positions = self.shown.is_some() && self.measured.is_some();
+        let of_deliveries = self.deliveries.iter().filter(|_| in_positions).filter_map(TrackedDelivery::poll_timeout);
+        let dwell = |watched: &Watched| watched.presence.due(i64::from(watched.fence.dwell_s) * 1000);
+        let heard = self.heard.map(|heard| heard.at);
+        let after_heard = |ms: i64| heard.map(|heard| Time(heard.0.saturating_add(ms)));
+        let sleeps_at = after_heard(ASLEEP_MS).filter(|_| !self.is_trimmed() && self.may_sleep());
+        let over_at = if self.may_be_over() { Some(after_heard(FORGET_MS).unwrap_or(now)) } else { None };
+        let others = [self.keyframe_timeout(now), self.snapping.poll_timeout(), sleeps_at, over_at];
+        let others = others.into_iter().flatten().chain(self.silence_due(clock, listening)).chain(of_deliveries);
+        others.chain(self.fences.iter().filter_map(dwell)).min()
+    }
+
+    /// Whether there is an update to emit, as after a restore under new epochs.
+    pub(crate) fn has_update(&self) -> bool {
+        self.pending.says_anything() || self.deliveries.iter().any(TrackedDelivery::has_update)
+    }
+
+    /// When the silence of the driver, or of one of his deliveries, may change by time alone.
+    pub(crate) fn silence_due(&self, clock: &FoldClock, listening: &Listening) -> Option<Time> {
+        let heard = self.heard?;
+        let due = |policy: &DeliveryPolicy, silent| {
+            let timeout_ms = policy.stale_after_ms();
+            if clock.silence(heard.edge, heard.at, timeout_ms) != silent {
+                return Some(clock.now());
+            }
+            listening.due(clock, heard.edge, heard.at, timeout_ms, silent)
+        };
+        let of_deliveries = self.deliveries.iter().filter_map(|t| due(&t.delivery.policy, t.silent()));
+        of_deliveries.chain(due(&self.strictest_policy(), self.silent)).min()
+    }
+
+    fn keyframe_timeout(&self, now: Time) -> Option<Time> {
+        if self.keyframe_due.millis_since(now) > KEYFRAME_MS {
+            return Some(now); // the clock was set back
+        }
+        let is_live_then = self.heard.is_some_and(|heard| self.keyframe_due.millis_since(heard.at) < LIVE_MS);
+        (is_live_then || !self.deliveries.is_empty()).then_some(self.keyframe_due)
     }
 
     fn handle_keyframe_time(&mut self, now: Time) {
@@ -331,12 +377,15 @@ impl Tracker {
         if now < self.keyframe_due && !is_set_back {
             return;
         }
+        if !self.is_live(now) && !is_set_back {
+            return; // it begins again with the first sign of life
+        }
         self.keyframe_due = keyframe_after(self.key, now);
         if is_set_back {
             return; // the clock was set back; nothing fires twice
         }
         self.deliveries.iter_mut().for_each(TrackedDelivery::want_keyframe);
-        self.pending.keyframe |= self.is_live(now);
+        self.pending.keyframe = true;
     }
 
     /// Somebody may be looking at the driver or at one of his deliveries.
@@ -353,6 +402,130 @@ impl Tracker {
     /// Its deliveries, with the assignment under which it has them.
     pub(crate) fn assignments(&self) -> impl Iterator<Item = (DeliveryKey, AssignmentNumber)> {
         self.deliveries.iter().map(|tracked| (tracked.delivery.key, tracked.epoch().assignment))
+    }
+
+    /// After a while without keyframes they begin again at their usual place in the interval.
+    fn resume_keyframes(&mut self, now: Time) {
+        if self.keyframe_due <= now {
+            self.keyframe_due = keyframe_after(self.key, now);
+        }
+    }
+
+    /// Nothing was heard of the driver for long, and nobody waits for him.
+    fn is_asleep(&self, now: Time) -> bool {
+        self.may_sleep() && self.heard.is_some_and(|heard| now.millis_since(heard.at) >= ASLEEP_MS)
+    }
+
+    fn may_sleep(&self) -> bool {
+        self.deliveries.is_empty() && self.snapping.is_idle() && matches!(self.key, TrackerKey::Driver(_))
+    }
+
+    fn is_trimmed(&self) -> bool {
+        self.snapping.is_trimmed() && self.snapped.is_none() && self.devices.iter().all(Device::is_trimmed)
+    }
+
+    /// When and by which edge he was heard last, if he sleeps and has nothing left to say.
+    pub(crate) fn heard_before_sleep(&self, now: Time) -> Option<(Time, EdgeId)> {
+        let has_slept = self.is_asleep(now) && self.is_trimmed() && !self.pending.says_anything();
+        self.heard.filter(|_| has_slept).map(|heard| (heard.at, heard.edge))
+    }
+
+    pub(crate) fn silent(&self) -> Option<SilentCause> {
+        self.silent
+    }
+
+    /// All that a tracker has while it sleeps, but what `Dormant` shows.
+    pub(super) fn write_dormant(&self, to: &mut Writer) -> Option<()> {
+        let Tracker {
+            key: _,
+            devices,
+            lead,
+            shown,
+            measured,
+            snapped: _, // trimmed
+            vehicle: _,
+            heard: _,
+            phone_state,
+            battery_percent,
+            snapping,
+            motion,
+            fences,
+            deliveries: _, // it has none
+            silent: _,
+            keyframe_due,
+            pending: _, // empty
+        } = self;
+        to.write(&(devices.len() as u8))?;
+        devices.iter().try_for_each(|device| device.write_dormant(to))?;
+        to.write(&(fences.len() as u8))?;
+        for Watched { fence, presence } in fences {
+            to.write(fence)?;
+            to.write(presence)?;
+        }
+        snapping.write_dormant(to)?;
+        to.write(lead)?;
+        to.write(shown)?;
+        to.write(measured)?;
+        to.write(phone_state)?;
+        to.write(battery_percent)?;
+        to.write(motion)?;
+        to.write(keyframe_due)
+    }
+
+    pub(super) fn read_dormant(
+        key: TrackerKey,
+        (at, edge): (Time, EdgeId),
+        silent: Option<SilentCause>,
+        vehicle: Vehicle,
+        from: &mut Reader<'_>,
+    ) -> Option<Tracker> {
+        let devices = (0..from.read::<u8>()?).map(|_| Device::read_dormant(from)).collect::<Option<_>>()?;
+        let watched = |from: &mut Reader<'_>| Some(Watched { fence: from.read()?, presence: from.read()? });
+        let fences = (0..from.read::<u8>()?).map(|_| watched(from)).collect::<Option<_>>()?;
+        Some(Tracker {
+            key,
+            devices,
+            fences,
+            snapping: Snapping::read_dormant(from)?,
+            lead: from.read()?,
+            shown: from.read()?,
+            measured: from.read()?,
+            phone_state: from.read()?,
+            battery_percent: from.read()?,
+            motion: from.read()?,
+            keyframe_due: from.read()?,
+            snapped: None,
+            vehicle,
+            heard: Some(Heard { at, edge }),
+            deliveries: Vec::new(),
+            silent,
+            pending: Pending::default(),
+        })
+    }
+
+    /// A record, or a tick, could not be folded; the tracker is as it was before.
+    pub(crate) fn handle_fold_failed(&mut self, source: Source) {
+        self.pending.events.push(Event::FoldFailed { source });
+        self.pending.keyframe = true;
+        self.deliveries.iter_mut().for_each(|delivery| delivery.handle_fold_failed(source));
+    }
+
+    /// The numbers of its deliveries' updates: what a flush changes beside what is pending.
+    pub(crate) fn numberings(&self) -> Vec<Numbering> {
+        self.deliveries.iter().map(TrackedDelivery::numbering).collect()
+    }
+
+    pub(crate) fn restore_numberings(&mut self, numberings: Vec<Numbering>) {
+        self.deliveries
+            .iter_mut()
+            .zip(numberings)
+            .for_each(|(delivery, numbering)| delivery.restore_numbering(numbering));
+    }
+
+    /// Drops what the next update would say: it cannot be said.
+    pub(crate) fn drop_pending(&mut self) {
+        self.pending = Pending::default();
+        self.deliveries.iter_mut().for_each(TrackedDelivery::drop_pending);
     }
 
     /// What the driver travels by decides which roads are open to him and how fast he is on them.
@@ -378,9 +551,13 @@ impl Tracker {
         self.snapping.is_on(map)
     }
 
-    /// Whether it has a run of late fixes under way.
-    pub(crate) fn has_late_run(&self) -> bool {
-        self.snapping.has_late_run()
+    /// Whether its matcher is on a map that is not in use any more.
+    pub(crate) fn is_stranded(&self, roads: &Roads) -> bool {
+        self.snapping.is_stranded(roads)
+    }
+
+    pub(crate) fn is_late_run_stranded(&self, roads: &Roads) -> bool {
+        self.snapping.is_late_run_stranded(roads)
     }
 
     pub(crate) fn begin_epochs(&mut self, generation: protocol::update::Generation) {
@@ -395,8 +572,7 @@ impl Tracker {
         for delivery in &mut self.deliveries {
             delivery.flush(step, self.shown, false);
         }
-        let finished: Vec<_> = self.deliveries.extract_if(.., |delivery| delivery.is_finished()).collect();
-        self.pending.keyframe |= !finished.is_empty();
+        self.pending.keyframe |= self.deliveries.iter().any(TrackedDelivery::is_finished);
         let pending = std::mem::take(&mut self.pending);
         if let TrackerKey::Driver(key) = self.key
             && step.is_told(key)
@@ -407,7 +583,7 @@ impl Tracker {
         {
             self.emit_driver(key, pending, step);
         }
-        finished
+        self.deliveries.extract_if(.., |delivery| delivery.is_finished()).collect()
     }
 
     fn emit_driver(&self, key: DriverKey, pending: Pending, step: &mut Step<'_>) {
@@ -429,6 +605,7 @@ impl Tracker {
     }
 
     pub(super) fn view(&self, key: DriverKey) -> DriverView {
+        let under_way = self.deliveries.iter().filter(|delivery| !delivery.is_finished());
         let device = |lead: Lead| DeviceKey { tenant: key.tenant, driver: key.driver, device: lead.device };
         DriverView {
             key,
@@ -436,7 +613,7 @@ impl Tracker {
             position: self.shown,
             phone_state: self.phone_state,
             battery_percent: self.battery_percent,
-            deliveries: self.deliveries.iter().map(|tracked| tracked.delivery.key.delivery).collect(),
+            deliveries: under_way.map(|tracked| tracked.delivery.key.delivery).collect(),
             silent: self.silent,
             vehicle: self.vehicle,
         }
@@ -466,14 +643,17 @@ impl Tracker {
         for tracked in &mut self.deliveries {
             tracked.handle_silence(judge(&tracked.delivery.policy));
         }
-        let policies = self.deliveries.iter().map(|tracked| tracked.delivery.policy);
-        let strictest = policies.min_by_key(DeliveryPolicy::stale_after_ms);
-        let silent = judge(&strictest.unwrap_or_default());
+        let silent = judge(&self.strictest_policy());
         if silent != self.silent {
             self.silent = silent;
             self.pending.silent = true;
             self.pending.events.push(silent.map_or(Event::HeardAgain, |cause| Event::Silent { cause }));
         }
+    }
+
+    fn strictest_policy(&self) -> DeliveryPolicy {
+        let policies = self.deliveries.iter().map(|tracked| tracked.delivery.policy);
+        policies.min_by_key(DeliveryPolicy::stale_after_ms).unwrap_or_default()
     }
 
     fn pass_fences(&mut self, position: Position, at: Time) {
@@ -563,6 +743,8 @@ const KEYFRAME_MS: i64 = 55_000;
 const LIVE_MS: i64 = 2 * 3_600_000;
 /// As long as the records are kept.
 const FORGET_MS: i64 = 72 * 3_600_000;
+/// A driver who was not heard of for so long, and has no delivery, is asleep.
+const ASLEEP_MS: i64 = 600_000;
 const DEVICES_MAX: usize = 8;
 const FENCES_MAX: usize = 64;
 const RING_MAX: usize = 1_000;

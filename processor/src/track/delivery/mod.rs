@@ -27,7 +27,7 @@ use super::fields::{One, Plain, Required, fields};
 use super::snapping::OnMap;
 use arrival::Arrival;
 use course::{Course, Destination};
-use numbering::Numbering;
+pub(crate) use numbering::Numbering;
 use stops::Stops;
 
 #[derive(Clone, PartialEq, Debug)]
@@ -111,14 +111,6 @@ impl TrackedDelivery {
             pending: Pending { events, keyframe: true, ..Pending::default() },
             delivery,
         }
-    }
-
-    /// Keeps the ledger's part and the numbering alone, as after a failed fold.
-    pub(crate) fn emptied(self, source: Source) -> TrackedDelivery {
-        let mut emptied = TrackedDelivery::begin(self.delivery, self.numbering.epoch(), Time::default());
-        emptied.numbering = self.numbering;
-        emptied.pending.events = vec![Event::FoldFailed { source }];
-        emptied
     }
 
     pub(crate) fn begin_epoch(&mut self, epoch: Epoch) {
@@ -216,6 +208,39 @@ impl TrackedDelivery {
         if let (Some(driver), true, None) = (driver, self.arrival.is_due(now), self.silent) {
             self.recompute(driver, now, step);
         }
+    }
+
+    /// When time alone changes something, if the driver's position is known.
+    pub(crate) fn poll_timeout(&self) -> Option<Time> {
+        self.arrival.due().filter(|_| self.silent.is_none())
+    }
+
+    pub(crate) fn silent(&self) -> Option<SilentCause> {
+        self.silent
+    }
+
+    /// Whether there is an update to emit.
+    pub(crate) fn has_update(&self) -> bool {
+        self.numbering.is_first() || self.pending.says_anything()
+    }
+
+    /// A record of its tracker could not be folded.
+    pub(crate) fn handle_fold_failed(&mut self, source: Source) {
+        self.pending.events.push(Event::FoldFailed { source });
+        self.pending.keyframe = true;
+    }
+
+    pub(crate) fn numbering(&self) -> Numbering {
+        self.numbering
+    }
+
+    pub(crate) fn restore_numbering(&mut self, numbering: Numbering) {
+        self.numbering = numbering;
+    }
+
+    /// Drops what the next update would say: it cannot be said.
+    pub(crate) fn drop_pending(&mut self) {
+        self.pending = Pending::default();
     }
 
     pub(crate) fn handle_silence(&mut self, silent: Option<SilentCause>) {

@@ -8,7 +8,7 @@ use crate::track::effects::Step;
 use crate::track::fields::{Plain, Required, fields};
 
 #[derive(Clone, Copy, PartialEq, Debug)]
-pub(super) struct Numbering {
+pub(crate) struct Numbering {
     epoch: Epoch,
     /// Of the update emitted last; zero before the first.
     number: u64,

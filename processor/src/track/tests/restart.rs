@@ -1,6 +1,7 @@
 //! The same records make the same bytes: after a restore, after a crash at any place, on any input.
 
 use super::*;
+use crate::track::partition::Changes;
 
 #[test]
 fn a_restored_fold_goes_on_to_the_very_bytes_of_one_that_never_stopped() {
@@ -64,13 +65,13 @@ fn entries_below_the_next_are_passed_by() {
 }
 
 #[test]
-fn a_record_that_breaks_the_fold_empties_its_tracker_and_the_rest_goes_on() {
+fn a_record_that_breaks_the_fold_is_set_aside_and_its_tracker_goes_on_as_before() {
     let mut world = World::new();
     world.push(assign(DRIVER, TO_READY));
     world.drive(0.0);
     world.pass(1);
     let offset = Offset(world.log.len() as u64);
-    world.partition.breaks_at = Some((offset, 1));
+    world.partition.breaks_at = Some(vec![(offset, 1, DRIVER.into(), Changes::All)]);
     let mut others = world.fix(0.0);
     others.device = device(OTHER, 1);
 
@@ -79,16 +80,66 @@ fn a_record_that_breaks_the_fold_empties_its_tracker_and_the_rest_goes_on() {
 
     assert_eq!(world.counts.folds_failed, 1);
     let failed =
-        |event: &Event| matches!(event, Event::FoldFailed { source } if source.offset == offset && source.index == 1);
-    assert!(world.events().iter().any(failed));
+        |event: &&Event| matches!(event, Event::FoldFailed { source } if source.offset == offset && source.index == 1);
+    assert_eq!(world.events().iter().filter(failed).count(), 1);
     let view = world.view();
-    assert_eq!(view.view.position, None);
+    assert_eq!(view.view.position.unwrap().position, east(0.0));
     assert_eq!(view.view.delivery.journal.len(), 5);
     assert!(world.drivers().any(|update| update.key == OTHER));
 
     world.pass(4);
     world.drive(20.0);
     assert_eq!(world.view().view.position.unwrap().position, east(20.0));
+    assert_eq!(world.events().iter().filter(failed).count(), 1);
+}
+
+#[test]
+fn records_that_break_the_fold_take_nothing_with_them_and_break_it_alike_after_any_restart() {
+    for seed in 20..26 {
+        let log = day(seed, 150);
+        let breaks: Vec<_> = fixes_of(&log).into_iter().skip(3).step_by(7).collect();
+        let mut without = log.clone();
+        for (offset, index, ..) in breaks.iter().rev() {
+            without[offset.0 as usize].records.remove(*index as usize);
+        }
+
+        let broken = fold_broken(&log, &[], Some(&breaks));
+
+        assert!(!breaks.is_empty());
+        assert!(broken == fold_broken(&log, &[1, 40, 41, 120], Some(&breaks)), "seed {seed}");
+        let recorded = |crumbs: &[Breadcrumb]| crumbs.iter().map(|c| (c.record, c.verdict)).collect::<Vec<_>>();
+        assert_eq!(recorded(&broken.1), recorded(&fold(&without, &[]).1), "seed {seed}");
+    }
+}
+
+#[test]
+fn an_update_that_cannot_be_said_is_left_out_and_the_failure_is_said_instead() {
+    let mut world = World::new();
+    world.push(assign(DRIVER, TO_READY));
+    let (tick, offset) = (Record::Tick { owner: OwnerId(1), at: world.now() }, Offset(world.log.len() as u64));
+    let fix = world.fix(0.0);
+    world.partition.breaks_at =
+        Some(vec![(offset, 0, DRIVER.into(), Changes::All), (offset, 0, DRIVER.into(), Changes::Numbering)]);
+
+    world.push_all(vec![Record::Fix(fix), tick]);
+
+    assert_eq!(world.counts.folds_failed, 3, "the fix, what was new, and the failure itself");
+    world.pass(1);
+    world.drive(20.0);
+    assert_eq!(world.view().view.position.unwrap().position, east(20.0));
+}
+
+/// All fixes of a log, with their places and trackers.
+fn fixes_of(log: &[RecordBatch]) -> Vec<(Offset, u32, TrackerKey, Changes)> {
+    let mut fixes = Vec::new();
+    for (offset, batch) in log.iter().enumerate() {
+        for (index, record) in batch.records.iter().enumerate() {
+            if let (Record::Fix(_), Some(key)) = (record, record.key()) {
+                fixes.push((Offset(offset as u64), index as u32, key, Changes::All));
+            }
+        }
+    }
+    fixes
 }
 
 #[test]
@@ -178,12 +229,23 @@ fn later() -> Generation {
 
 /// Folds a log, crashing and restoring before each of the cuts. The bytes told, and those of the state at the end.
 fn fold(log: &[RecordBatch], cuts: &[usize]) -> (Vec<u8>, Vec<Breadcrumb>, Vec<u8>) {
+    fold_broken(log, cuts, None)
+}
+
+/// The same, with steps that panic.
+fn fold_broken(
+    log: &[RecordBatch],
+    cuts: &[usize],
+    breaks: Option<&Vec<(Offset, u32, TrackerKey, Changes)>>,
+) -> (Vec<u8>, Vec<Breadcrumb>, Vec<u8>) {
     let mut partition = Partition::new(PartitionId(0), Offset(0), Generation::default());
+    partition.breaks_at = breaks.cloned();
     let mut told = Vec::new();
     let mut crumbs = Vec::new();
     for (i, _) in log.iter().enumerate() {
         if cuts.contains(&i) {
             partition = Partition::restore(&partition.snapshot().unwrap(), later(), &TestBodies::default()).unwrap();
+            partition.breaks_at = breaks.cloned();
         }
         let (updates, breadcrumbs) = feed(&mut partition, log, i..i + 1);
         told.extend(envelope::encode(&UpdateBatch { updates }));

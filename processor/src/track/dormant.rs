@@ -1,0 +1,141 @@
+//! A tracker that sleeps, packed into some two hundred bytes. The bytes never leave this process, so their form may change
+//! with any build: each part in its encoding, and of every eight bytes only those that are not zero.
+
+use protocol::record::Vehicle;
+use protocol::update::SilentCause;
+use protocol::{DeliveryPolicy, EdgeId, Time, TrackerKey};
+use wincode::SchemaWrite;
+use wincode::config::DefaultConfig;
+use wincode::{SchemaReadOwned, deserialize_from, serialize_into};
+
+use super::clock::FoldClock;
+use super::fields::{Fields, Reading};
+use super::listening::Listening;
+use super::tracker::Tracker;
+
+pub(super) struct Dormant {
+    heard: Time,
+    edge: EdgeId,
+    silent: Option<SilentCause>,
+    vehicle: Vehicle,
+    packed: Box<[u8]>,
+}
+
+impl Dormant {
+    /// None if the tracker does not sleep, or not yet.
+    pub(super) fn pack(tracker: &Tracker, now: Time) -> Option<Dormant> {
+        let (heard, edge) = tracker.heard_before_sleep(now)?;
+        let mut bytes = Writer(Vec::with_capacity(1_024));
+        tracker.write_dormant(&mut bytes)?;
+        Some(Dormant {
+            heard,
+            edge,
+            silent: tracker.silent(),
+            vehicle: tracker.vehicle(),
+            packed: without_zeros(&bytes.0),
+        })
+    }
+
+    pub(super) fn unpack(&self, key: TrackerKey) -> Tracker {
+        let bytes = with_zeros(&self.packed);
+        let Dormant { heard, edge, silent, vehicle, packed: _ } = *self;
+        let unpacked = Tracker::read_dormant(key, (heard, edge), silent, vehicle, &mut Reader(&bytes));
+        unpacked.expect("it was packed by this very process")
+    }
+
+    pub(super) fn vehicle(&self) -> Vehicle {
+        self.vehicle
+    }
+
+    /// With what the allocator adds.
+    #[cfg(test)]
+    pub(super) fn heap_bytes(&self) -> usize {
+        (self.packed.len() + 8).next_multiple_of(16)
+    }
+
+    /// See `Tracker::silence_due`: one that sleeps has no delivery.
+    pub(super) fn silence_due(&self, clock: &FoldClock, listening: &Listening) -> Option<Time> {
+        let timeout_ms = DeliveryPolicy::default().stale_after_ms();
+        if clock.silence(self.edge, self.heard, timeout_ms) != self.silent {
+            return Some(clock.now());
+        }
+        listening.due(clock, self.edge, self.heard, timeout_ms, self.silent)
+    }
+}
+
+/// Writes parts one after the other.
+pub(super) struct Writer(Vec<u8>);
+
+impl Writer {
+    /// None for what has no encoding, so that the tracker stays as it is.
+    pub(super) fn write<T: SchemaWrite<DefaultConfig, Src = T>>(&mut self, part: &T) -> Option<()> {
+        serialize_into(&mut self.0, part).ok()
+    }
+
+    /// A struct that is kept field by field, as in a snapshot.
+    pub(super) fn write_fields<T: Fields>(&mut self, part: &T) -> Option<()> {
+        let begin = self.0.len();
+        self.0.push(0);
+        part.write_fields(&mut self.0).ok()?;
+        self.0[begin] = u8::try_from(self.0.len() - begin - 1).ok()?;
+        Some(())
+    }
+}
+
+/// Reads them in the same order.
+pub(super) struct Reader<'a>(&'a [u8]);
+
+impl Reader<'_> {
+    pub(super) fn read<T: SchemaReadOwned<DefaultConfig, Dst = T>>(&mut self) -> Option<T> {
+        deserialize_from(&mut self.0).ok()
+    }
+
+    pub(super) fn read_fields<T: Fields>(&mut self) -> Option<T> {
+        let (length, rest) = self.0.split_first()?;
+        let (fields, rest) = rest.split_at_checked(usize::from(*length))?;
+        self.0 = rest;
+        T::read_fields(fields, &mut Reading::default()).ok()
+    }
+}
+
+/// For every eight bytes a byte that says which of them are not zero, and those.
+fn without_zeros(bytes: &[u8]) -> Box<[u8]> {
+    let mut packed = Vec::with_capacity(bytes.len());
+    for eight in bytes.chunks(8) {
+        let at = packed.len();
+        packed.push(0);
+        for (i, byte) in eight.iter().enumerate().filter(|(_, byte)| **byte != 0) {
+            packed[at] |= 1 << i;
+            packed.push(*byte);
+        }
+    }
+    packed.into_boxed_slice()
+}
+
+/// The last bytes may be zeros that were never there: nobody reads them.
+fn with_zeros(packed: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(packed.len() * 3);
+    let mut rest = packed.iter();
+    while let Some(mask) = rest.next() {
+        for i in 0..8 {
+            let is_there = mask >> i & 1 == 1;
+            bytes.push(if is_there { rest.next().copied().unwrap_or_default() } else { 0 });
+        }
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_packed_comes_out_again() {
+        for length in 0..64 {
+            let bytes: Vec<u8> = (0..length).map(|i: u8| if i % 3 == 0 { i } else { 0 }).collect();
+            let unpacked = with_zeros(&without_zeros(&bytes));
+            assert_eq!(unpacked[..bytes.len()], bytes);
+            assert!(unpacked[bytes.len()..].iter().all(|byte| *byte == 0));
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! All trackers of a partition: those at work as they are, those that sleep packed into a few bytes. A tracker sleeps
+//! while nothing was heard of its driver for long and he has no delivery; any record for it wakes it.
+//!
+//! **Invariant:** whether a tracker is packed changes nothing of what is folded: neither an update nor a snapshot shows it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use protocol::record::Vehicle;
+use protocol::{Time, TrackerKey};
+
+use super::clock::FoldClock;
+use super::dormant::Dormant;
+use super::listening::Listening;
+use super::roads::Roads;
+use super::tracker::Tracker;
+use super::wheel::{Entry, Wheel};
+
+#[derive(Default)]
+pub(super) struct Trackers {
+    slots: BTreeMap<TrackerKey, Slot>,
+    dormant: usize,
+    wheel: Wheel,
+    listening: Listening,
+    /// Those whose matcher is on a map that is not in use any more.
+    stranded: BTreeSet<TrackerKey>,
+}
+
+struct Slot {
+    entry: Entry,
+    state: State,
+}
+
+enum State {
+    Live(Box<Tracker>),
+    Dormant(Dormant),
+}
+
+impl Trackers {
+    pub(super) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// How many of them are packed.
+    pub(super) fn dormant_len(&self) -> usize {
+        self.dormant
+    }
+
+    /// What a packed tracker takes at most, its place in the map and the wheel included.
+    #[cfg(test)]
+    pub(super) fn dormant_bytes(&self) -> usize {
+        let of_slot = |slot: &Slot| match &slot.state {
+            State::Live(_) => 0,
+            State::Dormant(dormant) => dormant.heap_bytes(),
+        };
+        // Nodes of the map are two thirds full; so are the wheel's lists, with an entry for each.
+        let of_map = (size_of::<TrackerKey>() + size_of::<Slot>()) * 3 / 2 + size_of::<TrackerKey>() * 3 / 2;
+        self.slots.values().map(of_slot).max().unwrap_or_default() + of_map
+    }
+
+    /// Each of them, in the order of keys.
+    pub(super) fn try_for_each<E>(&self, mut what: impl FnMut(&Tracker) -> Result<(), E>) -> Result<(), E> {
+        self.slots.iter().try_for_each(|(key, slot)| match &slot.state {
+            State::Live(tracker) => what(tracker),
+            State::Dormant(dormant) => what(&dormant.unpack(*key)),
+        })
+    }
+
+    pub(super) fn vehicles(&self) -> BTreeSet<Vehicle> {
+        let of_slot = |slot: &Slot| match &slot.state {
+            State::Live(tracker) => tracker.vehicle(),
+            State::Dormant(dormant) => dormant.vehicle(),
+        };
+        self.slots.values().map(of_slot).collect()
+    }
+
+    /// Those at work: a tracker that sleeps has no delivery and no matcher.
+    pub(super) fn live(&self) -> impl Iterator<Item = &Tracker> {
+        self.slots.values().filter_map(|slot| match &slot.state {
+            State::Live(tracker) => Some(&**tracker),
+            State::Dormant(_) => None,
+        })
+    }
+
+    /// A driver as his tracker sees him.
+    #[cfg(test)]
+    pub(super) fn view(&self, key: protocol::DriverKey) -> Option<protocol::update::DriverView> {
+        let key_of_tracker = TrackerKey::Driver(key);
+        self.slots.get(&key_of_tracker).map(|slot| match &slot.state {
+            State::Live(tracker) => tracker.view(key),
+            State::Dormant(dormant) => dormant.unpack(key_of_tracker).view(key),
+        })
+    }
+
+    /// Lets all of them change; those that sleep wake for it.
+    pub(super) fn for_each_mut(&mut self, now: Time, mut what: impl FnMut(&mut Tracker)) {
+        let Trackers { slots, dormant, .. } = self;
+        for (key, slot) in slots {
+            what(slot.wake(*key, dormant));
+            slot.sleep(now, dormant);
+        }
+    }
+
+    /// One that was restored.
+    pub(super) fn insert(&mut self, tracker: Tracker, now: Time) {
+        let key = tracker.key();
+        let mut slot = Slot { entry: Entry::NONE, state: State::Live(Box::new(tracker)) };
+        slot.sleep(now, &mut self.dormant);
+        self.slots.insert(key, slot);
+    }
+
+    /// The tracker, awake, if there is one.
+    pub(super) fn find(&mut self, key: TrackerKey) -> Option<&mut Tracker> {
+        self.slots.get_mut(&key).map(|slot| slot.wake(key, &mut self.dormant))
+    }
+
+    /// The tracker, awake, made if there is none.
+    pub(super) fn find_or_make(&mut self, key: TrackerKey, now: Time) -> &mut Tracker {
+        let make = || Slot { entry: Entry::NONE, state: State::Live(Box::new(Tracker::new(key, now))) };
+        self.slots.entry(key).or_insert_with(make).wake(key, &mut self.dormant)
+    }
+
+    /// After a tracker changed, and what it had to say was said: plans its next visit, packs it if it sleeps, and removes
+    /// it if it is over.
+    pub(super) fn settle(&mut self, key: TrackerKey, clock: &FoldClock, roads: &Roads) {
+        let Some(slot) = self.slots.get_mut(&key) else { return };
+        let tracker = slot.wake(key, &mut self.dormant);
+        if tracker.is_over(clock.now()) {
+            self.slots.remove(&key);
+            self.stranded.remove(&key);
+            return;
+        }
+        let due = tracker.poll_timeout(clock, &self.listening);
+        if !self.stranded.is_empty() && !tracker.is_stranded(roads) {
+            self.stranded.remove(&key);
+        }
+        if let Some(due) = due {
+            self.wheel.schedule(key, &mut slot.entry, due);
+        }
+        slot.sleep(clock.now(), &mut self.dormant);
+    }
+
+    /// The trackers to visit at a tick, in the order of keys: all that time may change. Of those that stand on a replaced
+    /// map the first `moves_max` are among them, whether they are due or not.
+    pub(super) fn take_due(&mut self, clock: &FoldClock, moves_max: u32) -> Vec<TrackerKey> {
+        if self.listening.refresh(clock) {
+            self.reschedule_silence(clock);
+        }
+        let mut due = Vec::new();
+        for (entry, key) in self.wheel.take_due(clock.now()) {
+            if let Some(slot) = self.slots.get_mut(&key).filter(|slot| slot.entry == entry) {
+                slot.entry = Entry::NONE;
+                due.push(key);
+            }
+        }
+        due.extend(self.stranded.iter().take(moves_max as usize));
+        due.sort_unstable();
+        due.dedup();
+        due
+    }
+
+    /// Edges came, went or had a gap: who is silent may have to be judged anew.
+    fn reschedule_silence(&mut self, clock: &FoldClock) {
+        let Trackers { slots, wheel, listening, .. } = self;
+        for (key, slot) in slots {
+            let due = match &slot.state {
+                State::Live(tracker) => tracker.silence_due(clock, listening),
+                State::Dormant(dormant) => dormant.silence_due(clock, listening),
+            };
+            if let Some(due) = due {
+                wheel.schedule(*key, &mut slot.entry, due);
+            }
+        }
+    }
+
+    /// Time was set back, or all may have something to say: the next tick visits everybody.
+    pub(super) fn schedule_all(&mut self) {
+        let Trackers { slots, wheel, .. } = self;
+        slots.iter_mut().for_each(|(key, slot)| wheel.schedule(*key, &mut slot.entry, Time(i64::MIN)));
+    }
+
+    /// After a restore: plans everybody's next visit.
+    pub(super) fn reschedule(&mut self, clock: &FoldClock, roads: &Roads) {
+        self.listening.refresh(clock);
+        let Trackers { slots, wheel, listening, .. } = self;
+        for (key, slot) in slots {
+            let due = match &slot.state {
+                State::Live(tracker) if tracker.has_update() => Some(clock.now()),
+                State::Live(tracker) => tracker.poll_timeout(clock, listening),
+                State::Dormant(dormant) => dormant.unpack(*key).poll_timeout(clock, listening),
+            };
+            if let Some(due) = due {
+                wheel.schedule(*key, &mut slot.entry, due);
+            }
+        }
+        self.handle_maps_changed(roads);
+    }
+
+    /// Other maps are in use: notes who stands on one that is not, and ends late runs there with the next tick.
+    pub(super) fn handle_maps_changed(&mut self, roads: &Roads) {
+        let Trackers { slots, wheel, stranded, .. } = self;
+        stranded.clear();
+        for (key, slot) in slots {
+            let State::Live(tracker) = &slot.state else { continue };
+            if tracker.is_stranded(roads) {
+                stranded.insert(*key);
+            }
+            if tracker.is_late_run_stranded(roads) {
+                wheel.schedule(*key, &mut slot.entry, Time(i64::MIN));
+            }
+        }
+    }
+
+    /// Whether somebody still stands on a map that was replaced.
+    pub(super) fn stand_on(&self, map: u32) -> bool {
+        let mut stranded = self.stranded.iter().filter_map(|key| self.slots.get(key));
+        stranded.any(|slot| matches!(&slot.state, State::Live(tracker) if tracker.stands_on(map)))
+    }
+}
+
+impl Slot {
+    fn wake(&mut self, key: TrackerKey, dormant: &mut usize) -> &mut Tracker {
+        if let State::Dormant(packed) = &self.state {
+            *dormant -= 1;
+            self.state = State::Live(Box::new(packed.unpack(key)));
+        }
+        match &mut self.state {
+            State::Live(tracker) => tracker,
+            State::Dormant(_) => unreachable!("it was unpacked above"),
+        }
+    }
+
+    fn sleep(&mut self, now: Time, dormant: &mut usize) {
+        if let State::Live(tracker) = &self.state
+            && let Some(packed) = Dormant::pack(tracker, now)
+        {
+            *dormant += 1;
+            self.state = State::Dormant(packed);
+        }
+    }
+}

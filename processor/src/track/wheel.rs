@@ -1,0 +1,71 @@
+//! When which tracker is to be visited by a tick. A tick costs what is due, however many trackers there are.
+//!
+//! Visiting a tracker early does nothing, so an entry is only added when a tracker is due earlier than it was: one that
+//! is due later is found not to be due at its old entry, and gets another then. No order within the wheel matters,
+//! because whoever takes the due keys visits them in the order of keys.
+
+use std::collections::BTreeMap;
+
+use protocol::{Time, TrackerKey};
+
+#[derive(Default)]
+pub(super) struct Wheel {
+    by_second: BTreeMap<i64, Vec<TrackerKey>>,
+}
+
+/// The second of a tracker's entry in the wheel.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct Entry(i64);
+
+impl Entry {
+    /// A tracker that has no entry.
+    pub(super) const NONE: Entry = Entry(i64::MAX);
+}
+
+impl Wheel {
+    /// Makes sure that the tracker is visited at the first tick from `due` on, given the entry that it has.
+    pub(super) fn schedule(&mut self, key: TrackerKey, entry: &mut Entry, due: Time) {
+        let second = Entry(due.0.div_euclid(1_000).min(i64::MAX - 1));
+        if second < *entry {
+            *entry = second;
+            self.by_second.entry(second.0).or_default().push(key);
+        }
+    }
+
+    /// Takes the entries that are due by now.
+    pub(super) fn take_due(&mut self, now: Time) -> Vec<(Entry, TrackerKey)> {
+        let now = now.0.div_euclid(1_000);
+        let mut due = Vec::new();
+        while let Some(first) = self.by_second.first_entry().filter(|first| *first.key() <= now) {
+            let second = Entry(*first.key());
+            due.extend(first.remove().into_iter().map(|key| (second, key)));
+        }
+        due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol::{DriverId, DriverKey, TenantId};
+
+    use super::*;
+
+    #[test]
+    fn whoever_is_due_is_taken_once_and_an_earlier_time_replaces_a_later_one() {
+        let key = |driver| TrackerKey::from(DriverKey { tenant: TenantId(1), driver: DriverId(driver) });
+        let mut wheel = Wheel::default();
+        let mut entries = [Entry::NONE; 3];
+        wheel.schedule(key(0), &mut entries[0], Time(5_900));
+        wheel.schedule(key(1), &mut entries[1], Time(9_000));
+        wheel.schedule(key(1), &mut entries[1], Time(4_000));
+        wheel.schedule(key(1), &mut entries[1], Time(7_000));
+        wheel.schedule(key(2), &mut entries[2], Time(-1));
+
+        let mut taken = |now| wheel.take_due(Time(now)).into_iter().map(|(_, key)| key).collect::<Vec<_>>();
+
+        assert_eq!(taken(3_999), [key(2)]);
+        assert_eq!(taken(5_000), [key(1), key(0)]); // a key may come early, never late
+        assert_eq!(taken(8_999), []);
+        assert_eq!(taken(9_000), [key(1)]); // the entry that was replaced: whoever takes it sees that it is stale
+    }
+}

@@ -26,7 +26,7 @@ enum Command {
     Demo(demo::Options),
     /// Every check: format, lints, tests, documents, policy. What continuous integration runs.
     Test(test::Options),
-    /// Runs a benchmark and prints its rows: datagram, whole, maps, profiles, eta, swap, trail.
+    /// Runs a benchmark and prints its rows: datagram, whole, maps, profiles, eta, swap, trail, fold.
     Bench {
         name: String,
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]

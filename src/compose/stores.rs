@@ -287,8 +287,9 @@ fn open_history(data: &Path, incarnation: u32, meter: &Meter) -> Result<Embedded
     EmbeddedTrailStore::open_with(&data.join("trail"), config).context("open history")
 }
 
-/// Five syncs a second at most, whatever the traffic.
-const HISTORY_LINGER: Duration = Duration::from_millis(200);
+/// One sync a second at most, whatever the traffic: a sync costs the disk a page of 4 KB. A breadcrumb has waited for its
+/// snapping for half a minute before.
+const HISTORY_LINGER: Duration = Duration::from_secs(1);
 /// Deliveries and drivers.
 const LIVE_ENTRIES_MAX: usize = 1 << 20;
 const LOOK_EVERY: Duration = Duration::from_secs(2);

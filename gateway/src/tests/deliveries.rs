@@ -33,6 +33,34 @@ async fn a_delivery_goes_through_its_states_and_no_other_way() {
 }
 
 #[tokio::test]
+async fn a_delivery_that_ended_by_mistake_is_opened_again_with_a_reason() {
+    let server = server().await;
+    let tenant = server.tenant("ours").await;
+    let path = |door: &str| format!("/api/v1/deliveries/{}/{door}", tenant.delivery.delivery);
+    let post = async |door: &str, body: Value| server.post(&path(door), &tenant.key, body).await;
+    for status in ["accepted", "preparing", "ready"] {
+        assert_eq!(post("status", json!({"status": status})).await.0, 200, "{status}");
+    }
+
+    let still_open = post("reopen", json!({"reason": "why"})).await;
+    let silently = post("cancel", json!({})).await;
+    let cancelled = post("cancel", json!({"reason": "nobody came"})).await;
+    let without_reason = post("reopen", json!({"reason": " "})).await;
+    let reopened = post("reopen", json!({"reason": "he did come"})).await;
+
+    assert_eq!((still_open.0, &still_open.1["from"]), (409, &json!("ready")));
+    assert_eq!(silently.0, 422, "a ready delivery fails only with a reason");
+    assert_eq!((cancelled.0, &cancelled.1["status"]), (200, &json!("failed")));
+    assert_eq!(without_reason.0, 422);
+    assert_eq!((reopened.0, &reopened.1["status"]), (200, &json!("ready")));
+    let journal = reopened.1["journal"].as_array().unwrap();
+    assert_eq!(journal.last().unwrap()["reason"], "he did come");
+    assert_eq!(post("status", json!({"status": "picked_up"})).await.0, 200);
+    let unknown = server.post("/api/v1/deliveries/999/reopen", &tenant.key, json!({"reason": "why"})).await;
+    assert_eq!(unknown.0, 404);
+}
+
+#[tokio::test]
 async fn a_repeated_request_is_done_once_and_another_under_its_key_is_refused() {
     let server = server().await;
     let tenant = server.tenant("ours").await;

@@ -9,7 +9,7 @@
 //! committed writes only, each read one state of the file.
 //!
 //! A database with a `Guard` belongs to an installation: what a start finds in it is checked byte by byte (`pages`) and
-//! against what the other stores know of it (`crate::installation`). See docs/decisions/stores.md.
+//! against what the other stores know of it (`crate::installation`). See docs/decisions/0008-stores-that-belong-together.md.
 
 mod guard;
 mod pages;

@@ -37,6 +37,7 @@ fn guard_of(method: &str, path: &str) -> Guard {
 fn body_for(path: &str, of: &Tenant) -> Value {
     match path.rsplit('/').next().unwrap() {
         "assign" => json!({"driver": null}),
+        "reopen" => json!({"reason": "closed by mistake"}),
         "status" => json!({"status": "accepted"}),
         "devices" => json!({"driver": of.driver}),
         "drivers" => json!({"name": "Eve"}),

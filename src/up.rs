@@ -57,7 +57,11 @@ pub fn run(options: &Options) -> Result<()> {
     run_to_end(async move {
         let Some(whole) = Whole::start(settings, &signals).await? else { return Ok(()) };
         eprintln!("{}", describe(&whole.running));
-        whole.until_stopped(async { Ok(signals.stop.cancelled().await) }).await
+        let told = async {
+            signals.stop.cancelled().await;
+            Ok(())
+        };
+        whole.until_stopped(told).await
     })
 }
 

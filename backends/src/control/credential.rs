@@ -78,6 +78,16 @@ pub fn issue(device: DeviceKey, keys: &TokenKeys) -> Result<String, NoTokenKey> 
     Ok(seal(device, id, key, random_bytes()))
 }
 
+/// The same credential for the same random bytes, under the same token key.
+pub(crate) fn issue_again(
+    device: DeviceKey,
+    keys: &TokenKeys,
+    random: [u8; RANDOM_BYTES],
+) -> Result<String, NoTokenKey> {
+    let (id, key) = keys.newest().ok_or(NoTokenKey)?;
+    Ok(seal(device, id, key, random))
+}
+
 /// Whose credential this is, if it is one and still good.
 pub fn check(text: &str, keys: &TokenKeys, revoked: &BTreeSet<DeviceKey>) -> Result<DeviceKey, CredentialError> {
     let encoded = text.strip_prefix(PREFIX).ok_or(CredentialError::Malformed)?;
@@ -135,7 +145,7 @@ fn device_of(claim: &[u8]) -> DeviceKey {
 
 const PREFIX: &str = "wfd_";
 const VERSION: u8 = 1;
-const RANDOM_BYTES: usize = 16;
+pub(crate) const RANDOM_BYTES: usize = 16;
 const TAG_BYTES: usize = 16;
 const CLAIM_BYTES: usize = 1 + 1 + 4 + 4 + 2 + RANDOM_BYTES;
 /// Four characters for every three of the 44 bytes, without padding.

@@ -10,11 +10,11 @@ use protocol::{
     Time,
 };
 
-use super::{DriverChange, NUMBERS_STEP, Registry, RegistryError, Scope, SessionStart};
+use super::{Asker, DriverChange, Made, NUMBERS_STEP, New, Once, Registry, RegistryError, Scope, SessionStart};
 use crate::control::Secret;
 use crate::control::credential::{self, TokenKeyId, TokenKeys};
 use crate::crash::acknowledge;
-use crate::ledger::{BirthMark, TEXT_BYTES_MAX};
+use crate::ledger::{BirthMark, IDEMPOTENCY_KEPT, Idempotency, TEXT_BYTES_MAX};
 
 pub(crate) type Opened = Arc<dyn Registry>;
 
@@ -35,6 +35,7 @@ macro_rules! registry_conformance {
             a_change_of_the_leading_device_is_told_once,
             a_change_of_vehicle_is_told_once,
             the_outbox_wakes_its_reader,
+            what_is_asked_for_twice_under_one_key_is_made_once,
             names_are_bounded,
             all_is_there_after_opening_again,
         );
@@ -65,6 +66,49 @@ pub(crate) async fn a_tenants_key_opens_that_tenant_and_nothing_else(open: impl 
     assert_eq!(registry.tenant(first.id).await.unwrap(), first);
     assert_eq!((first.name.as_str(), first.policy), ("Pão & Companhia", policy));
     assert_eq!(registry.tenants().await.unwrap(), [first, second]);
+}
+
+pub(crate) async fn what_is_asked_for_twice_under_one_key_is_made_once(open: impl AsyncFn() -> Opened) {
+    let registry = open().await;
+    let tenant = tenant(&registry).await;
+    let driver = registry.create_driver(tenant, "Ana", "", Vehicle::Car, NOW).await.unwrap().id;
+    let delivery = DeliveryKey { tenant, delivery: DeliveryId(7) };
+    let birth = Some(BirthMark([3; 16]));
+    let asks = |asker, key: &str, request: u8| Once {
+        asker,
+        idempotency: Idempotency { key: key.to_string(), request: [request; 32] },
+        secret: [9; 32],
+    };
+    let (name, external_id) = (String::from("Rui"), String::new());
+    let (policy, vehicle) = (DeliveryPolicy::default(), Vehicle::Bicycle);
+    let all = [
+        (Asker::Operator, New::Tenant { name: name.clone(), policy }),
+        (Asker::Tenant(tenant), New::Driver { tenant, name, external_id, vehicle }),
+        (Asker::Tenant(tenant), New::Device { tenant, driver }),
+        (Asker::Tenant(tenant), New::DeliveryToken { key: delivery, birth }),
+    ];
+
+    for (n, (asker, new)) in all.into_iter().enumerate() {
+        let key = format!("key-{n}");
+        let first = registry.once(asks(asker, &key, 1), new.clone(), NOW).await.unwrap();
+        let again = registry.once(asks(asker, &key, 1), new.clone(), LATER).await.unwrap();
+        let other = registry.once(asks(asker, &key, 2), new.clone(), LATER).await;
+        let after = NOW + IDEMPOTENCY_KEPT;
+        let much_later = registry.once(asks(asker, &key, 2), new.clone(), after).await.unwrap();
+
+        assert_eq!(first, again);
+        assert!(matches!(other, Err(RegistryError::IdempotencyMismatch)), "{other:?}");
+        assert_ne!(first, much_later, "a key is forgotten after its time, and its secrets are others then");
+        let (secret, scope) = match first {
+            Made::Tenant(tenant, secret) => (secret, Scope::Tenant(tenant.id)),
+            Made::Device(device, secret) => (secret, Scope::Device(device)),
+            Made::DeliveryToken(secret) => (secret, Scope::Delivery { key: delivery, birth }),
+            Made::Driver(_) => continue,
+        };
+        assert_eq!(registry.scope_of(&secret).await.unwrap(), Some(scope));
+    }
+    let drivers = registry.drivers(tenant, DriverId(0), 10).await.unwrap();
+    assert_eq!(drivers.len(), 3, "Ana, and Rui once a day");
 }
 
 pub(crate) async fn what_was_registered_is_found_by_its_tenant_alone(open: impl AsyncFn() -> Opened) {

@@ -1,6 +1,7 @@
 //! The registry in one SQLite file. Numbers come from counters that only rise, so that none is ever given twice;
 //! tokens are looked up by their hash alone, device credentials first checked by their seal.
 
+mod repeats;
 mod upkeep;
 
 use std::path::Path;
@@ -19,7 +20,10 @@ use protocol::{
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use tokio::sync::Notify;
 
-use super::{Driver, DriverChange, DriverFact, NUMBERS_STEP, Registry, RegistryError, Scope, SessionStart, Tenant};
+use super::{
+    Driver, DriverChange, DriverFact, Made, NUMBERS_STEP, New, Once, Registry, RegistryError, Scope, SessionStart,
+    Tenant,
+};
 use crate::control::credential::{self, TokenKeyId, TokenKeys};
 use crate::control::secret::random_bytes;
 use crate::installation::{Given, Numbers};
@@ -268,6 +272,10 @@ impl Registry for EmbeddedRegistry {
             })
             .await?;
         Ok(token)
+    }
+
+    async fn once(&self, once: Once, new: New, now: Time) -> Result<Made, RegistryError> {
+        self.make_once(once, new, now).await
     }
 
     async fn scope_of(&self, token: &str) -> Result<Option<Scope>, RegistryError> {
@@ -591,6 +599,7 @@ const SCHEMA: Schema = Schema {
         ALTER TABLE tokens ADD COLUMN birth BLOB CHECK (length(birth) = 16);
         CREATE TABLE token_keys (id INTEGER PRIMARY KEY, wrapped BLOB NOT NULL) STRICT;
         ",
+        repeats::TABLE,
     ],
 };
 

@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use protocol::record::Vehicle;
 use protocol::{DeliveryKey, DeliveryPolicy, DeviceKey, DriverId, DriverKey, FixNumber, PartitionId, TenantId, Time};
 
-use crate::ledger::BirthMark;
+use crate::ledger::{BirthMark, Idempotency};
 
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
 pub struct Tenant {
@@ -80,6 +80,8 @@ pub enum RegistryError {
     ExternalIdTaken { external_id: String },
     #[error("no number is left for another {what}")]
     Exhausted { what: &'static str },
+    #[error("this idempotency key was used for another request")]
+    IdempotencyMismatch,
     #[error("{reason}")]
     Invalid { reason: &'static str },
     #[error("the registry cannot be reached: {reason}")]
@@ -92,6 +94,40 @@ impl RegistryError {
     pub fn is_transient(&self) -> bool {
         matches!(self, RegistryError::Unavailable { .. })
     }
+}
+
+/// A request that its client may send again, because it does not know whether the first one arrived.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Once {
+    pub asker: Asker,
+    pub idempotency: Idempotency,
+    /// What only this client can show again, with this key: the secrets of the answer follow from it.
+    pub secret: [u8; 32],
+}
+
+/// Whose idempotency keys they are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Asker {
+    Operator,
+    Tenant(TenantId),
+}
+
+/// What is made once.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum New {
+    Tenant { name: String, policy: DeliveryPolicy },
+    Driver { tenant: TenantId, name: String, external_id: String, vehicle: Vehicle },
+    Device { tenant: TenantId, driver: DriverId },
+    DeliveryToken { key: DeliveryKey, birth: Option<BirthMark> },
+}
+
+/// What was made, with its secret, now or when the request came first.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Made {
+    Tenant(Tenant, String),
+    Driver(Driver),
+    Device(DeviceKey, String),
+    DeliveryToken(String),
 }
 
 #[async_trait]
@@ -149,6 +185,10 @@ pub trait Registry: Send + Sync + 'static {
         birth: Option<BirthMark>,
         now: Time,
     ) -> Result<String, RegistryError>;
+
+    /// Makes something once: the same key with the same request gets the first answer again for `IDEMPOTENCY_KEPT`, its
+    /// secrets too; with another request it is refused.
+    async fn once(&self, once: Once, new: New, now: Time) -> Result<Made, RegistryError>;
 
     /// What a token opens; None if nothing (unknown, revoked, malformed: not told apart).
     async fn scope_of(&self, token: &str) -> Result<Option<Scope>, RegistryError>;

@@ -5,6 +5,7 @@ use axum::extract::State;
 use axum::response::IntoResponse;
 use axum::{Extension, Json};
 use backends::ledger::{DeliveryFilter, NewDelivery};
+use backends::registry::{Asker, Made, New, Once};
 use http::{HeaderMap, StatusCode, Uri};
 use protocol::delivery::STOPS_MAX;
 use protocol::{
@@ -19,7 +20,7 @@ use super::cursor::{self, Cursor, List};
 use super::input::{DeliveryPath, Input, Params, checked_text, impossible};
 use super::links::{Base, Links, SecureDoor};
 use super::problem::Problem;
-use super::tenants::{NO_STORE, PolicyPatch, checked_limit, named_driver};
+use super::tenants::{NO_STORE, PolicyPatch, checked_limit, made_another, named_driver};
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -137,6 +138,11 @@ pub(crate) async fn create(
     headers: HeaderMap,
     input: Input<NewDeliveryBody>,
 ) -> Result<impl IntoResponse, Problem> {
+    // The ledger remembers the delivery, the registry its token: under a name of its own among the registry's keys.
+    let once = input.once(Asker::Tenant(tenant)).map(|mut once| {
+        once.idempotency.key.push_str(" (token)");
+        once
+    });
     let body = input.value;
     if body.id.is_some_and(|id| id.0 == 0 || i64::try_from(id.0).is_err()) {
         return Err(impossible("id is between 1 and 9223372036854775807"));
@@ -151,16 +157,25 @@ pub(crate) async fn create(
     };
     check_driver(&api, tenant, new.driver).await?;
     let delivery = api.ledger.create(new, input.idempotency, api.now()).await?;
-    let token = new_token(&api, delivery.key).await?;
+    let token = new_token(&api, delivery.key, once).await?;
     let links = Base::of(&api, &uri, &headers, secure.is_some()).links(delivery.key.delivery, &token);
     Ok((StatusCode::CREATED, NO_STORE, Json(DeliveryMade { delivery: delivery.into(), token, links })))
 }
 
 /// Bound to what the ledger knows the delivery by, not to its number alone.
-async fn new_token(api: &Api, key: DeliveryKey) -> Result<String, Problem> {
+async fn new_token(api: &Api, key: DeliveryKey, once: Option<Once>) -> Result<String, Problem> {
     let birth = api.ledger.birth_mark(key).await?;
-    Ok(api.registry.create_delivery_token(key, birth, api.now()).await?)
+    let Some(once) = once else { return Ok(api.registry.create_delivery_token(key, birth, api.now()).await?) };
+    match api.registry.once(once, New::DeliveryToken { key, birth }, api.now()).await? {
+        Made::DeliveryToken(token) => Ok(token),
+        Made::Tenant(..) | Made::Driver(_) | Made::Device(..) => Err(made_another()),
+    }
 }
+
+/// Nothing can be said of a token yet.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NewToken {}
 
 #[derive(Debug, Serialize)]
 struct TokenMade {
@@ -177,10 +192,11 @@ pub(crate) async fn create_token(
     secure: Option<Extension<SecureDoor>>,
     uri: Uri,
     headers: HeaderMap,
+    input: Input<NewToken>,
 ) -> Result<impl IntoResponse, Problem> {
     let key = DeliveryKey { tenant, delivery };
     api.ledger.delivery(key).await?.ok_or_else(Problem::no_delivery)?;
-    let token = new_token(&api, key).await?;
+    let token = new_token(&api, key, input.once(Asker::Tenant(tenant))).await?;
     let links = Base::of(&api, &uri, &headers, secure.is_some()).links(delivery, &token);
     Ok((StatusCode::CREATED, NO_STORE, Json(TokenMade { delivery, token, links })))
 }

@@ -5,8 +5,9 @@
 use axum::body::Body;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query};
 use backends::ledger::Idempotency;
+use backends::registry::{Asker, Once};
 use daemon::serve::read_body;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use http::request::Parts;
 use http::{HeaderMap, Request};
 use protocol::id::parse_id;
@@ -22,6 +23,22 @@ use super::problem::{Problem, ProblemKind};
 pub(crate) struct Input<T> {
     pub value: T,
     pub idempotency: Option<Idempotency>,
+    /// What only this client can show again under its idempotency key.
+    secret: [u8; 32],
+}
+
+impl<T> Input<T> {
+    /// What the registry goes by where this request may be repeated.
+    pub fn once(&self, asker: Asker) -> Option<Once> {
+        let once = |idempotency| Once { asker, idempotency, secret: self.secret };
+        self.idempotency.clone().map(once)
+    }
+
+    /// For what is another thing each time that it is asked for.
+    pub fn refuse_repeats(&self) -> Result<(), Problem> {
+        let detail = "idempotency-key is not taken here: each answer is another one, and asking again harms nothing";
+        self.idempotency.as_ref().map_or(Ok(()), |_| Err(Problem::new(ProblemKind::BadRequest, detail)))
+    }
 }
 
 impl<T: DeserializeOwned> FromRequest<Api> for Input<T> {
@@ -49,8 +66,9 @@ impl<T: DeserializeOwned> FromRequest<Api> for Input<T> {
         }
         let value = serde_json::from_slice(json)
             .map_err(|error| Problem::new(ProblemKind::BadRequest, format!("the body: {error}")))?;
+        let secret = repeat_secret(&parts.headers, key.as_deref().unwrap_or_default());
         let idempotency = key.map(|key| Idempotency { key, request: digest(&parts, &bytes) });
-        Ok(Input { value, idempotency })
+        Ok(Input { value, idempotency, secret })
     }
 }
 
@@ -64,6 +82,16 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let key = value.to_str().ok().filter(|key| (1..=IDEMPOTENCY_CHARS_MAX).contains(&key.len()));
     let problem = || Problem::new(ProblemKind::BadRequest, "idempotency-key must be 1 to 255 printable characters");
     key.map(|key| Some(key.to_string())).ok_or_else(problem)
+}
+
+/// From the client's own token and key: as hard to guess as the token, and kept nowhere.
+fn repeat_secret(headers: &HeaderMap, key: &str) -> [u8; 32] {
+    let token = headers.get(AUTHORIZATION).map(HeaderValue::as_bytes).unwrap_or_default();
+    let mut sha = Sha256::new();
+    for part in [b"wayfix repeat\n", token, b"\n", key.as_bytes()] {
+        sha.update(part);
+    }
+    sha.finalize().into()
 }
 
 fn digest(parts: &Parts, body: &[u8]) -> [u8; 32] {

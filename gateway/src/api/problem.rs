@@ -97,7 +97,9 @@ impl From<RegistryError> for Problem {
             RegistryError::ExternalIdTaken { .. } | RegistryError::Exhausted { .. } => {
                 Problem::new(ProblemKind::Conflict, error.to_string())
             }
-            RegistryError::Invalid { .. } => Problem::new(ProblemKind::Unprocessable, error.to_string()),
+            RegistryError::Invalid { .. } | RegistryError::IdempotencyMismatch => {
+                Problem::new(ProblemKind::Unprocessable, error.to_string())
+            }
             RegistryError::Unavailable { .. } => away("the registry", &error),
             RegistryError::Damaged { .. } => failed(&error),
         }

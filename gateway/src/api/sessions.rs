@@ -33,6 +33,7 @@ pub(crate) async fn start(
     headers: HeaderMap,
     input: Input<NewSession>,
 ) -> Result<impl IntoResponse, Problem> {
+    input.refuse_repeats()?;
     let now = api.now();
     let control = api.control.snapshot();
     if control.revoked.contains(&device) {

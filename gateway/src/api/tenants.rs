@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::extract::State;
 use axum::response::IntoResponse;
-use backends::registry::{Driver, DriverChange};
+use backends::registry::{Asker, Driver, DriverChange, Made, New};
 use http::{HeaderValue, StatusCode, header::CACHE_CONTROL};
 use protocol::delivery::ABANDONED_AFTER_H_MAX;
 use protocol::record::Vehicle;
@@ -74,9 +74,16 @@ pub(crate) async fn create_tenant(
     _operator: OfOperator,
     input: Input<NewTenant>,
 ) -> Result<impl IntoResponse, Problem> {
+    let once = input.once(Asker::Operator);
     let name = required("name", input.value.name, NAME_CHARS_MAX)?;
     let policy = input.value.policy.applied_to(DeliveryPolicy::default())?;
-    let (tenant, key) = api.registry.create_tenant(&name, policy, api.now()).await?;
+    let (tenant, key) = match once {
+        None => api.registry.create_tenant(&name, policy, api.now()).await?,
+        Some(once) => match api.registry.once(once, New::Tenant { name, policy }, api.now()).await? {
+            Made::Tenant(tenant, key) => (tenant, key),
+            Made::Driver(_) | Made::Device(..) | Made::DeliveryToken(_) => return Err(made_another()),
+        },
+    };
     api.publish_policy(tenant.id, policy);
     let made = TenantMade { tenant: tenant.id, name: tenant.name, policy, key };
     Ok((StatusCode::CREATED, NO_STORE, Json(made)))
@@ -120,10 +127,20 @@ pub(crate) async fn create_driver(
     OfTenant(tenant): OfTenant,
     input: Input<NewDriver>,
 ) -> Result<impl IntoResponse, Problem> {
+    let once = input.once(Asker::Tenant(tenant));
     let name = required("name", input.value.name, NAME_CHARS_MAX)?;
     let external_id = checked_text("external_id", input.value.external_id, NAME_CHARS_MAX)?;
     let vehicle = input.value.vehicle;
-    let driver = api.registry.create_driver(tenant, &name, &external_id, vehicle, api.now()).await?;
+    let driver = match once {
+        None => api.registry.create_driver(tenant, &name, &external_id, vehicle, api.now()).await?,
+        Some(once) => {
+            let new = New::Driver { tenant, name, external_id, vehicle };
+            match api.registry.once(once, new, api.now()).await? {
+                Made::Driver(driver) => driver,
+                Made::Tenant(..) | Made::Device(..) | Made::DeliveryToken(_) => return Err(made_another()),
+            }
+        }
+    };
     Ok((StatusCode::CREATED, Json(DriverOut::from(driver))))
 }
 
@@ -196,7 +213,17 @@ pub(crate) async fn enrol(
     OfTenant(tenant): OfTenant,
     input: Input<NewDevice>,
 ) -> Result<impl IntoResponse, Problem> {
-    let (device, credential) = api.registry.enrol(tenant, input.value.driver, api.now()).await.map_err(named_driver)?;
+    let driver = input.value.driver;
+    let (device, credential) = match input.once(Asker::Tenant(tenant)) {
+        None => api.registry.enrol(tenant, driver, api.now()).await.map_err(named_driver)?,
+        Some(once) => {
+            let made = api.registry.once(once, New::Device { tenant, driver }, api.now()).await;
+            match made.map_err(named_driver)? {
+                Made::Device(device, credential) => (device, credential),
+                Made::Tenant(..) | Made::Driver(_) | Made::DeliveryToken(_) => return Err(made_another()),
+            }
+        }
+    };
     let made = DeviceMade { tenant: device.tenant, driver: device.driver, device: device.device, credential };
     Ok((StatusCode::CREATED, NO_STORE, Json(made)))
 }
@@ -211,6 +238,11 @@ pub(crate) async fn revoke(
     api.registry.revoke(key, api.now()).await?;
     api.control_writer.revoke(key).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// One key with one request has one kind of answer: the registry keeps that.
+pub(crate) fn made_another() -> Problem {
+    Problem::new(ProblemKind::Internal, "another thing was made than was asked for")
 }
 
 /// A driver named in a body is a value, not a place.

@@ -278,3 +278,40 @@ async fn a_driver_travels_by_what_his_tenant_says() {
     let vehicles = records.iter().filter(|row| matches!(row.record, protocol::Record::Vehicle { .. })).count();
     assert_eq!(vehicles, 2, "the rider's, and the change");
 }
+
+#[tokio::test]
+async fn what_is_asked_for_twice_under_one_key_is_made_once() {
+    let server = server().await;
+    let tenant = server.tenant("ours").await;
+    let token = format!("/api/v1/deliveries/{}/token", tenant.delivery.delivery);
+    let ask = async |path: &str, by: &str, key: &str, body: &Value| {
+        let bearer = format!("Bearer {by}");
+        let headers =
+            [("authorization", bearer.as_str()), ("content-type", "application/json"), ("idempotency-key", key)];
+        let answer = server.ask("POST", path, &headers, body.to_string().as_bytes()).await;
+        (answer.status, answer.json())
+    };
+
+    for (n, (path, by, body)) in [
+        ("/api/v1/tenants", ADMIN_KEY, json!({"name": "x"})),
+        ("/api/v1/drivers", tenant.key.as_str(), json!({"name": "x"})),
+        ("/api/v1/devices", tenant.key.as_str(), json!({"driver": tenant.driver.to_string()})),
+        ("/api/v1/deliveries", tenant.key.as_str(), two_stops()),
+        (token.as_str(), tenant.key.as_str(), json!({})),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let key = format!("key {n}");
+        let first = ask(path, by, &key, &body).await;
+        let again = ask(path, by, &key, &body).await;
+        let fresh = ask(path, by, &format!("{key} b"), &body).await;
+
+        assert_eq!(first.0, 201, "{path}: {}", first.1);
+        assert_eq!(first, again, "{path}");
+        assert_ne!(first.1, fresh.1, "{path}");
+    }
+    let reused = ask("/api/v1/drivers", &tenant.key, "key 1", &json!({"name": "y"})).await;
+    let session = ask("/api/v1/sessions", &tenant.credential, "key", &json!({})).await;
+    assert_eq!((reused.0, session.0), (422, 400));
+}

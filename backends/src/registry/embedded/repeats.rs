@@ -1,0 +1,161 @@
+//! What a client may ask for twice and gets once: the answer to a request stands beside its idempotency key, written in
+//! the same transaction as what the request made. No secret is kept: those of the answer follow from a secret that the
+//! client shows again when it repeats the request.
+
+use aws_lc_rs::hmac::{HMAC_SHA256, Key, sign};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use protocol::{DriverId, Time};
+use rusqlite::{Connection, OptionalExtension, params};
+use serde::{Deserialize, Serialize};
+
+use super::{DELIVERY_PREFIX, EmbeddedRegistry, TENANT_PREFIX, TOKEN_BYTES};
+use super::{check_text, create_driver, damaged, driver, hash_of, insert_device, insert_tenant, insert_token, tenant};
+use crate::control::credential;
+use crate::installation::Numbers;
+use crate::ledger::IDEMPOTENCY_KEPT;
+use crate::registry::{Asker, Driver, Made, New, Once, RegistryError, Tenant};
+
+pub(super) const TABLE: &str = "
+    CREATE TABLE repeats (
+        asker INTEGER NOT NULL,
+        key TEXT NOT NULL,
+        request BLOB NOT NULL CHECK (length(request) = 32),
+        answer TEXT NOT NULL,
+        created_ms INTEGER NOT NULL,
+        PRIMARY KEY (asker, key)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX repeats_created ON repeats (created_ms);
+";
+
+/// Which secret is derived, where the others have the prefix of their token.
+const CREDENTIAL: &str = "credential";
+
+/// What was made, without its secrets.
+#[derive(Clone, Serialize, Deserialize)]
+enum Kept {
+    Tenant(Tenant),
+    Driver(Driver),
+    Device(protocol::DeviceKey),
+    DeliveryToken,
+}
+
+impl EmbeddedRegistry {
+    pub(super) async fn make_once(&self, once: Once, new: New, now: Time) -> Result<Made, RegistryError> {
+        check_text(&once.idempotency.key)?;
+        let given = self.given.clone();
+        let secret = once.secret;
+        let (kept, at) = self
+            .db
+            .write(move |connection| {
+                if let Some(found) = remembered(connection, &once, now)? {
+                    return Ok(found);
+                }
+                let (kept, numbers) = make(connection, new, &once.secret, now)?;
+                given.give(numbers);
+                remember(connection, &once, &kept, now)?;
+                Ok::<_, RegistryError>((kept, now))
+            })
+            .await?;
+        Ok(match kept {
+            Kept::Tenant(tenant) => Made::Tenant(tenant, derived_token(TENANT_PREFIX, &secret, at)),
+            Kept::Driver(driver) => Made::Driver(driver),
+            Kept::DeliveryToken => Made::DeliveryToken(derived_token(DELIVERY_PREFIX, &secret, at)),
+            Kept::Device(device) => {
+                let credential =
+                    credential::issue_again(device, &self.token_keys.read(), derived(CREDENTIAL, &secret, at));
+                let failed = |error: credential::NoTokenKey| RegistryError::Unavailable { reason: error.to_string() };
+                Made::Device(device, credential.map_err(failed)?)
+            }
+        })
+    }
+}
+
+fn make(connection: &Connection, new: New, secret: &[u8; 32], now: Time) -> Result<(Kept, Numbers), RegistryError> {
+    match new {
+        New::Tenant { name, policy } => {
+            check_text(&name)?;
+            let made = insert_tenant(connection, name, policy, now)?;
+            let hash = hash_of(&derived_token(TENANT_PREFIX, secret, now));
+            insert_token(connection, &hash, made.id, None, now)?;
+            let numbers = Numbers { tenant: u64::from(made.id.0), ..Numbers::default() };
+            Ok((Kept::Tenant(made), numbers))
+        }
+        New::Driver { tenant, name, external_id, vehicle } => {
+            check_text(&name)?;
+            check_text(&external_id)?;
+            let new = Driver { id: DriverId(0), name, external_id, vehicle };
+            let made = create_driver(connection, tenant, new, now)?;
+            let numbers = Numbers { driver: u64::from(made.id.0), ..Numbers::default() };
+            Ok((Kept::Driver(made), numbers))
+        }
+        New::Device { tenant, driver: of } => {
+            driver(connection, tenant, of)?;
+            let made = insert_device(connection, tenant, of, now)?;
+            let numbers = Numbers { device: u64::from(made.device.0), ..Numbers::default() };
+            Ok((Kept::Device(made), numbers))
+        }
+        New::DeliveryToken { key, birth } => {
+            tenant(connection, key.tenant)?;
+            let hash = hash_of(&derived_token(DELIVERY_PREFIX, secret, now));
+            insert_token(connection, &hash, key.tenant, Some((key.delivery, birth)), now)?;
+            Ok((Kept::DeliveryToken, Numbers::default()))
+        }
+    }
+}
+
+/// The same for the same secret and moment, and as hard to guess as the secret.
+fn derived_token(prefix: &str, secret: &[u8; 32], at: Time) -> String {
+    format!("{prefix}{}", URL_SAFE_NO_PAD.encode(derived::<TOKEN_BYTES>(prefix, secret, at)))
+}
+
+fn derived<const N: usize>(what: &str, secret: &[u8; 32], at: Time) -> [u8; N] {
+    let tag = sign(&Key::new(HMAC_SHA256, secret), &[what.as_bytes(), &at.0.to_be_bytes()].concat());
+    let mut bytes = [0; N];
+    bytes.copy_from_slice(&tag.as_ref()[..N]);
+    bytes
+}
+
+fn remembered(connection: &Connection, once: &Once, now: Time) -> Result<Option<(Kept, Time)>, RegistryError> {
+    let found: Option<(Vec<u8>, String, i64)> = connection
+        .prepare_cached(
+            "SELECT request, answer, created_ms FROM repeats WHERE asker = ?1 AND key = ?2 AND created_ms > ?3",
+        )?
+        .query_row(params![asker_of(once), once.idempotency.key, (now - IDEMPOTENCY_KEPT).0], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+        })
+        .optional()?;
+    let Some((request, answer, created_ms)) = found else { return Ok(None) };
+    if request != once.idempotency.request {
+        return Err(RegistryError::IdempotencyMismatch);
+    }
+    let kept = serde_json::from_str(&answer).map_err(|error| damaged(error.to_string()))?;
+    Ok(Some((kept, Time(created_ms))))
+}
+
+/// Forgets a few whose time has passed as well: more than are added, so that they do not gather.
+fn remember(connection: &Connection, once: &Once, kept: &Kept, now: Time) -> Result<(), RegistryError> {
+    connection
+        .prepare_cached(
+            "DELETE FROM repeats WHERE (asker, key) IN
+             (SELECT asker, key FROM repeats WHERE created_ms <= ?1 ORDER BY created_ms LIMIT 16)",
+        )?
+        .execute([(now - IDEMPOTENCY_KEPT).0])?;
+    let answer = serde_json::to_string(kept).map_err(|error| damaged(error.to_string()))?;
+    connection.prepare_cached("INSERT OR REPLACE INTO repeats VALUES (?1, ?2, ?3, ?4, ?5)")?.execute(params![
+        asker_of(once),
+        once.idempotency.key,
+        once.idempotency.request,
+        answer,
+        now.0
+    ])?;
+    Ok(())
+}
+
+/// Tenants begin at 1.
+fn asker_of(once: &Once) -> u32 {
+    match once.asker {
+        Asker::Operator => 0,
+        Asker::Tenant(tenant) => tenant.0,
+    }
+}

@@ -4,6 +4,7 @@
 mod browser;
 mod command_line;
 mod doors;
+mod examples;
 mod fetch;
 mod fleet;
 mod floods;

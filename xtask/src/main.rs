@@ -3,6 +3,7 @@
 mod bench;
 mod city;
 mod demo;
+mod docs;
 mod shell;
 mod soak;
 mod test;
@@ -35,6 +36,8 @@ enum Command {
     /// Runs phones, watchers and deliveries against the release binary for an hour, or as long as is said, and judges what
     /// it holds and writes meanwhile.
     Soak(soak::Options),
+    /// Writes the pages that are made from the product itself: settings and metrics.
+    Docs(docs::Options),
     /// Fetches the pages' packages from npm, by lock file.
     Web,
     /// Fetches or draws the demo's city and prints where it lies.
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
         Command::Test(options) => test::run(&options),
         Command::Bench { name, arguments } => bench::run(&name, &arguments),
         Command::Soak(options) => soak::run(&options),
+        Command::Docs(options) => docs::run(&options),
         Command::Web => web::fetch(),
         Command::City => city::find().map(|path| println!("{}", path.display())),
     };

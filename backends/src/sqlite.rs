@@ -196,7 +196,7 @@ impl Sqlite {
         let (tell, told) = oneshot::channel();
         let write = write_of(work, move |outcome| drop(tell.send(outcome)));
         let writes = self.writes.as_ref().expect("only dropping takes the sender away");
-        let sent = writes.send(write).await.map_err(|_| ended().into());
+        let sent = writes.send(write).await.map_err(|_| ended());
         self.note_damage(sent)?;
         let outcome = told.await.unwrap_or_else(|_| Err(ended().into()));
         self.note_damage(outcome)
@@ -225,7 +225,7 @@ impl Sqlite {
         let (tell, told) = oneshot::channel();
         let read = read_of(work, move |outcome| drop(tell.send(outcome)));
         let reads = self.reads.as_ref().expect("only dropping takes the sender away");
-        let sent = reads.send(read).await.map_err(|_| ended().into());
+        let sent = reads.send(read).await.map_err(|_| ended());
         self.note_damage(sent)?;
         let outcome = told.await.unwrap_or_else(|_| Err(ended().into()));
         self.note_damage(outcome)

@@ -12,6 +12,8 @@ pub mod sweep;
 #[cfg(test)]
 mod tests;
 pub mod track;
+#[cfg(test)]
+mod upgrades;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -173,3 +173,158 @@ fn holder(delivery: &Delivery) -> TrackerKey {
 /// A delivery has 90 KB at most: 64 entries with reasons of 1 KB and 16 labelled stops.
 const RECORDS_PER_ENTRY: usize = 32;
 const ROUNDS_MAX: usize = 10;
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use backends::control::TokenKeys;
+    use backends::ledger::NewDelivery;
+    use backends::ledger::embedded::EmbeddedLedger;
+    use backends::log::ReadLimit;
+    use backends::log::embedded::{EmbeddedLog, EmbeddedLogConfig};
+    use backends::registry::embedded::EmbeddedRegistry;
+    use protocol::record::OwnerId;
+    use protocol::update::Generation;
+    use protocol::{DeliveryPolicy, DeliveryState, DriverId, Offset, Position, Stop, StopKind, TenantId};
+
+    use super::*;
+    use crate::track::{Effects, NoBodies, Partition};
+
+    const NOW: Time = Time(1_800_000_000_000);
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_delivery_that_ends_or_moves_between_reading_and_appending_does_not_come_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let world = World::open(folder.path());
+        let ending = world.create(1).await;
+        let moving = world.create(1).await;
+        world.settle().await;
+        // The facts were read here. Before they are appended, both change, and the relay is faster.
+        let read = [ending.clone(), moving.clone()];
+        world.ledger.transition(ending.key, DeliveryState::Failed, None, None, NOW).await.unwrap();
+        world.ledger.assign(moving.key, Some(DriverId(2)), None, NOW).await.unwrap();
+        world.relay().await;
+        let stop = CancellationToken::new();
+        let mut facts = Facts {
+            log: &*world.log,
+            sources: &world.sources,
+            now: &|| NOW,
+            partition: PartitionId(0),
+            stop: &stop,
+            said: read.iter().map(|delivery| (delivery.key, delivery.clone())).collect(),
+            said_of_drivers: BTreeMap::new(),
+            count: 0,
+        };
+        let assign =
+            |delivery: &Delivery| Record::Assign { to: holder(delivery), delivery: Box::new(delivery.clone()) };
+        facts.append(read.iter().map(assign).collect()).await.unwrap();
+        assert_eq!(world.fold().await.assignments().len(), 2, "without another look the ended one is back");
+
+        while facts.append_changed().await.unwrap() {}
+
+        let to = TrackerKey::Driver(DriverKey { tenant: TenantId(7), driver: DriverId(2) });
+        assert_eq!(world.fold().await.assignments(), [(to, moving.key, AssignmentNumber(2))]);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_ended_while_its_records_were_lost_is_ended_and_what_goes_on_is_there_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let world = World::open(folder.path());
+        let (ended, going_on) = (world.create(1).await, world.create(2).await);
+        world.relay().await;
+        let held = world.fold().await.assignments();
+        world.ledger.transition(ended.key, DeliveryState::Failed, None, None, NOW).await.unwrap();
+        world.ledger.transition(going_on.key, DeliveryState::Accepted, None, None, NOW).await.unwrap();
+        world.settle().await; // the relay's records of it are gone from the log
+
+        let stop = CancellationToken::new();
+        append_facts((&*world.log, &world.sources), PartitionId(0), held, &|| NOW, &stop).await.unwrap();
+
+        let (folded, updates) = world.fold_told().await;
+        let of = |key: DeliveryKey| updates.iter().filter(move |update| update.key == key);
+        assert!(of(ended.key).next_back().unwrap().is_last);
+        assert_eq!(folded.assignments().len(), 1);
+        let told: Vec<u64> = of(going_on.key).flat_map(journal_of).collect();
+        assert_eq!(told, [1, 2, 3]);
+    }
+
+    fn journal_of(update: &protocol::DeliveryUpdate) -> Vec<u64> {
+        let number = |event: &protocol::update::Event| match event {
+            protocol::update::Event::Journal { entry } => Some(entry.number.0),
+            _ => None,
+        };
+        update.events.iter().filter_map(number).collect()
+    }
+
+    struct World {
+        log: Arc<EmbeddedLog>,
+        ledger: Arc<EmbeddedLedger>,
+        sources: FactSources,
+    }
+
+    impl World {
+        fn open(folder: &std::path::Path) -> World {
+            let config = EmbeddedLogConfig { partitions: 1, ..EmbeddedLogConfig::default() };
+            let log = Arc::new(EmbeddedLog::open(folder.join("log"), config).unwrap());
+            let ledger = Arc::new(EmbeddedLedger::open(&folder.join("ledger.db")).unwrap());
+            let registry = EmbeddedRegistry::open(&folder.join("registry.db"), TokenKeys::new([])).unwrap();
+            let sources = FactSources { ledger: ledger.clone(), registry: Arc::new(registry) };
+            World { log, ledger, sources }
+        }
+
+        async fn create(&self, driver: u32) -> Delivery {
+            let position = Position { lat_e7: 411_500_000, lon_e7: -86_100_000 };
+            let stop = |kind| Stop { kind, position, radius_m: 60, label: String::new() };
+            let new = NewDelivery {
+                tenant: TenantId(7),
+                id: None,
+                stops: vec![stop(StopKind::Pickup), stop(StopKind::DropOff)],
+                policy: DeliveryPolicy::default(),
+                reference: String::new(),
+                driver: Some(DriverId(driver)),
+            };
+            self.ledger.create(new, None, NOW).await.unwrap()
+        }
+
+        /// Takes what waits for the relay away.
+        async fn settle(&self) -> Vec<Record> {
+            let rows = self.ledger.outbox(100).await.unwrap();
+            if let Some(last) = rows.last() {
+                self.ledger.outbox_settled(last.sequence).await.unwrap();
+            }
+            rows.into_iter().map(|row| row.record).collect()
+        }
+
+        async fn relay(&self) {
+            for record in self.settle().await {
+                let value = envelope::encode(&RecordBatch { records: vec![record] }).into();
+                let entry = Append { topic: Topic::Records, partition: PartitionId(0), key: Bytes::new(), value };
+                self.log.append(vec![entry]).await.unwrap();
+            }
+        }
+
+        async fn fold(&self) -> Partition {
+            self.fold_told().await.0
+        }
+
+        async fn fold_told(&self) -> (Partition, Vec<protocol::DeliveryUpdate>) {
+            let own = Generation { incarnation: 1, claim: Offset(0) };
+            let mut partition = Partition::new(PartitionId(0), Offset(0), own);
+            let (limit, mut effects) = (ReadLimit::default(), Effects::default());
+            let claim = RecordBatch { records: vec![Record::Claim { owner: OwnerId(1), at: NOW, incarnation: 1 }] };
+            partition.handle_entry(Offset(0), &claim, &NoBodies, &mut effects);
+            let entries =
+                self.log.read(Topic::Records, PartitionId(0), Offset(0), limit, Duration::ZERO).await.unwrap();
+            for entry in entries {
+                let batch: RecordBatch = envelope::decode(&entry.value).unwrap();
+                partition.handle_entry(Offset(entry.offset.0 + 1), &batch, &NoBodies, &mut effects);
+            }
+            let of_delivery = |update| match update {
+                protocol::Update::Delivery(update) => Some(update),
+                protocol::Update::Driver(_) | protocol::Update::Heartbeat { .. } => None,
+            };
+            (partition, effects.updates.into_iter().filter_map(of_delivery).collect())
+        }
+    }
+}

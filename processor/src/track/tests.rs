@@ -28,6 +28,7 @@ mod restart;
 mod roads;
 mod swap;
 mod tables;
+mod upgrade;
 
 const TENANT: TenantId = TenantId(7);
 const DRIVER: DriverKey = DriverKey { tenant: TENANT, driver: DriverId(1) };

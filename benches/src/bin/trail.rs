@@ -138,7 +138,7 @@ struct Row {
 
 /// One row a transaction for a while, then batches.
 fn sqlite(folder: &Path, arguments: &Arguments) -> Result<[Row; 2]> {
-    let single = sqlite_run(&folder.join("single.db"), arguments, 1, 20_000)?;
+    let single = sqlite_run(&folder.join("single.db"), arguments, 1, 2_000)?;
     let batched = sqlite_run(&folder.join("batched.db"), arguments, arguments.batch, 500_000)?;
     Ok([single, batched])
 }

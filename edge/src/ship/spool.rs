@@ -159,6 +159,10 @@ impl Spool {
                 self.write_frame_header(self.head, 0, 0, self.next_number)?;
             }
             self.head = 0;
+            if self.frames.is_empty() {
+                // The walk after a crash would begin at the sign, which later frames write over.
+                self.write_header()?;
+            }
         }
         let end = self.head + wanted;
         while self.frames.front().is_some_and(|oldest| oldest.at >= self.head && oldest.at < end) {
@@ -281,6 +285,22 @@ mod tests {
             spool.remove(number).unwrap();
         }
         bodies
+    }
+
+    #[test]
+    fn what_was_kept_since_the_ring_was_empty_is_there_after_a_crash() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut spool = Spool::open(&path(&folder), BYTES).unwrap();
+        // The place of the next frame is near the end when the ring becomes empty.
+        (0..4).for_each(|_| drop(spool.push(&[1; 200]).unwrap()));
+        drained(&mut spool);
+
+        // The first begins anew at the front, the last write over where the next frame was to be.
+        (2..6).for_each(|n| drop(spool.push(&[n; 210]).unwrap()));
+        let mut after = Spool::open(&path(&folder), BYTES).unwrap();
+
+        let bodies = drained(&mut after);
+        assert_eq!(bodies.iter().map(|body| body[0]).collect::<Vec<_>>(), [2, 3, 4, 5]);
     }
 
     proptest! {

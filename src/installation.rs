@@ -85,8 +85,11 @@ impl DataFolder {
         };
         let found = |is_there: bool| if is_there { present.clone() } else { Found::Absent };
         survey.stores.insert(Store::Log, found(self.path(Store::Log).join("entries").exists()));
-        survey.stores.insert(Store::Trail, found(self.trail().iter().any(|path| path.exists())));
-        survey.stores.insert(Store::Blobs, found(self.path(Store::Blobs).exists()));
+        let trail = found(self.trail().iter().any(|path| path.exists()));
+        let blobs = found(self.path(Store::Blobs).exists());
+        for (store, found) in [(Store::Trail, trail), (Store::Blobs, blobs)] {
+            survey.stores.insert(store, self.of_its_file(store, found));
+        }
         match RegionKey::load(&self.path(Store::RegionKey)) {
             Ok(key) => {
                 survey.region_key = key.map(|key| key.fingerprint());
@@ -95,6 +98,18 @@ impl DataFolder {
             Err(error) => drop(survey.stores.insert(Store::RegionKey, Found::Damaged(error.to_string()))),
         }
         Ok(survey)
+    }
+
+    /// A folder names its installation in a file of its own. Of which incarnation it is does not matter: bodies are named
+    /// by their hash, and history knows which log it has read.
+    fn of_its_file(&self, store: Store, found: Found) -> Found {
+        let file = InstallationFile::read(&self.path(store).join(FILE)).ok().flatten();
+        match (found, file) {
+            (Found::Marked(here, commit), Some(file)) => {
+                Found::Marked(Installation { id: file.installation.id, ..here }, commit)
+            }
+            (found, _) => found,
+        }
     }
 
     /// Where the commits of the stores are written down from now on.
@@ -148,8 +163,13 @@ impl DataFolder {
         Ok(moved)
     }
 
-    fn file_copies(&self) -> [PathBuf; 3] {
-        [self.data.join(WITNESS).join(FILE), self.path(Store::Log).join(FILE), self.path(Store::Blobs).join(FILE)]
+    fn file_copies(&self) -> [PathBuf; 4] {
+        [
+            self.data.join(WITNESS).join(FILE),
+            self.path(Store::Log).join(FILE),
+            self.path(Store::Blobs).join(FILE),
+            self.path(Store::Trail).join(FILE),
+        ]
     }
 
     /// A note about a store never lies in the store itself: the log's own is `log/acknowledged`.

@@ -128,9 +128,14 @@ pub(crate) struct Sqlite {
 
 impl Sqlite {
     /// Opens or makes the file and brings it to the newest version. Blocks. `on_commit` is called after every commit,
-    /// on the writer's thread, before its callers are answered.
-    pub(crate) fn open(path: &Path, schema: Schema, on_commit: impl Fn() + Send + 'static) -> Result<Self, Fault> {
-        Self::open_guarded(path, schema, None, on_commit)
+    /// on the writer's thread, before its callers are answered. `cache_bytes` are shared by all its connections.
+    pub(crate) fn open(
+        path: &Path,
+        schema: Schema,
+        cache_bytes: u64,
+        on_commit: impl Fn() + Send + 'static,
+    ) -> Result<Self, Fault> {
+        Self::open_any(path, schema, None, cache_bytes, on_commit)
     }
 
     /// The same, as a part of an installation if it is handed a guard.
@@ -140,8 +145,18 @@ impl Sqlite {
         guard: Option<Guard>,
         on_commit: impl Fn() + Send + 'static,
     ) -> Result<Self, Fault> {
-        create_file(path).map_err(|error| Fault::Unavailable(format!("{}: {error}", path.display())))?;
         let cache_bytes = guard.as_ref().map_or(CACHE_BYTES, |guard| guard.cache_bytes);
+        Self::open_any(path, schema, guard, cache_bytes, on_commit)
+    }
+
+    fn open_any(
+        path: &Path,
+        schema: Schema,
+        guard: Option<Guard>,
+        cache_bytes: u64,
+        on_commit: impl Fn() + Send + 'static,
+    ) -> Result<Self, Fault> {
+        create_file(path).map_err(|error| Fault::Unavailable(format!("{}: {error}", path.display())))?;
         let mut connection = connect(path, cache_bytes)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         migrate(&mut connection, path, schema)?;
@@ -531,7 +546,7 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// once, and no file of a database is longer for good than by this and one group of writes.
 const WAL_BYTES_MAX: u64 = 4 << 20;
 /// Over all connections of a database, taken only as it is needed.
-const CACHE_BYTES: u64 = 24 << 20;
+pub(crate) const CACHE_BYTES: u64 = 24 << 20;
 /// What one connection needs to hold the pages of a transaction.
 const CACHE_KIB_MIN: u64 = 512;
 const STATEMENTS_KEPT: usize = 64;

@@ -81,7 +81,7 @@ impl Stores {
         reconcile::start(registry.clone(), control.clone(), control_writer.clone(), upkeep, *clock);
         let blobs = FolderBlobStore::open(folder.path(Store::Blobs)).context("open the blob store")?;
         let blobs = Arc::new(blobs);
-        let trail_store = open_history(data, log.incarnation(), meter)?;
+        let trail_store = open_history(settings, log.incarnation(), meter)?;
         let ledger = embedded.ledger.clone();
         Ok(Stores {
             log,
@@ -276,10 +276,12 @@ async fn open_log(
     Ok(Arc::new(opened?))
 }
 
-fn open_history(data: &Path, incarnation: u32, meter: &Meter) -> Result<EmbeddedTrailStore> {
+fn open_history(settings: &Settings, incarnation: u32, meter: &Meter) -> Result<EmbeddedTrailStore> {
+    let data = &settings.data;
     let config = EmbeddedTrailConfig {
         meter: meter.clone(),
         linger: HISTORY_LINGER,
+        cache_bytes: settings.cache.database_bytes(),
         before: Some(data.join("trail.db")),
         incarnation,
         ..EmbeddedTrailConfig::default()

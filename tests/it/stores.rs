@@ -74,15 +74,17 @@ async fn every_file_away_cut_flipped_zeroed_or_older_is_refused_or_harmless() ->
             outcome.with_context(|| what.clone()).map(|outcome| (what, outcome))
         });
     }
-    let (mut refused, mut failures) = (Vec::new(), Vec::new());
+    let (mut refused, mut served, mut failures) = (Vec::new(), 0, Vec::new());
     while let Some(outcome) = running.join_next().await {
         match outcome? {
             Ok((what, Outcome::Refused)) => refused.push(what),
-            Ok((_, Outcome::Served | Outcome::Untouched)) => {}
+            Ok((_, Outcome::Served)) => served += 1,
+            Ok((_, Outcome::Untouched)) => {}
             Err(error) => failures.push(format!("{error:#}")),
         }
     }
 
+    println!("{count} cases: {} refused, {served} served", refused.len());
     ensure!(failures.is_empty(), "{} of {count}:\n{}", failures.len(), failures.join("\n"));
     for must in [
         "registry.db Away",
@@ -101,6 +103,7 @@ async fn every_file_away_cut_flipped_zeroed_or_older_is_refused_or_harmless() ->
     ] {
         ensure!(refused.iter().any(|what| what.starts_with(must)), "{must} was not refused, only {refused:?}");
     }
+    ensure!(served > 0, "what nobody needs is rightly not missed");
     Ok(())
 }
 
@@ -257,6 +260,52 @@ async fn a_store_removed_under_the_running_server_ends_it_and_nothing_more_is_ac
     });
     let outcomes = futures_util::future::join_all(removals).await;
     outcomes.into_iter().collect::<Result<()>>()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_damaged_under_the_running_server_ends_it_with_the_reason() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let data = folder.path().join("data");
+    let known = begin(&data).await?;
+    let mut run = Run::start(&data).await?;
+    let api = run.ready(&known.key).await?;
+    let ledger = std::fs::File::options().write(true).open(data.join("ledger.db"))?;
+    let garbage = vec![0xff; usize::try_from(ledger.metadata()?.len())?.saturating_sub(4096)];
+    std::os::unix::fs::FileExt::write_all_at(&ledger, &garbage, 4096)?;
+
+    let read = api.call(Method::GET, "/deliveries", None).await;
+    if let Ok((status, answer)) = read {
+        ensure!(!status.is_success(), "{status} {answer}");
+    }
+    let (status, output) = run.ended(Duration::from_secs(40)).await?;
+
+    ensure!(!status.success() && output.contains("malformed"), "{status} {output}");
+    ensure!(Run::start(&data).await?.refusal().await?.contains("ledger: it is damaged"));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_cut_at_its_end_without_its_own_note_is_seen() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let data = folder.path().join("data");
+    begin(&data).await?;
+    std::fs::remove_file(data.join("log/acknowledged"))?;
+    let journals = std::fs::read_dir(data.join("log/entries"))?.filter_map(|entry| Some(entry.ok()?.path()));
+    let journal =
+        journals.filter(|path| path.extension().is_some_and(|end| end == "jnl")).max().context("a journal")?;
+    let mut bytes = std::fs::read(&journal)?;
+    let used = bytes.iter().rposition(|byte| *byte != 0).context("entries")?;
+    bytes[used * 9 / 10..].fill(0);
+    std::fs::write(&journal, bytes)?;
+
+    let refusal = Run::start(&data).await?.refusal().await?;
+
+    ensure!(refusal.contains("acknowledged") && refusal.contains("--accept-loss log"), "{refusal}");
+    let repaired = wayfix(&["repair", "--accept-loss", "log"], &data)?;
+    ensure!(repaired.status.success(), "{}", said(&repaired));
+    let mut run = Run::start(&data).await?;
+    run.until_ready().await?;
+    run.kill().await
 }
 
 /// What became of a case.

@@ -146,10 +146,13 @@ impl Survey {
             .max_by_key(|claim| (claim.note.installation.incarnation, claim.note.commit.sequence))
     }
 
-    /// What the copies of the installation's file say: the highest incarnation among them, and whole if any is.
+    /// What the copies of the installation's file say: the highest incarnation among them, and whole if any is. A copy
+    /// that came with a store of another installation does not count.
     pub fn file(&self) -> Option<InstallationFile> {
-        let files = self.copies.iter().filter_map(|copy| copy.file.as_ref().ok()?.as_ref());
-        files.cloned().max_by_key(|file| (file.installation.incarnation, file.is_whole))
+        let files = || self.copies.iter().filter_map(|copy| copy.file.as_ref().ok()?.as_ref());
+        let id = files().next()?.installation.id;
+        let ours = files().filter(|file| file.installation.id == id);
+        ours.cloned().max_by_key(|file| (file.installation.incarnation, file.is_whole))
     }
 
     fn found(&self, store: Store) -> &Found {

@@ -17,7 +17,7 @@ const NEWER_SCHEMA: Schema =
     Schema { steps: &[SCHEMA.steps[0], "ALTER TABLE numbers ADD COLUMN name TEXT NOT NULL DEFAULT 'one';"], ..SCHEMA };
 
 fn open(path: &Path, schema: Schema) -> Result<Sqlite, Fault> {
-    Sqlite::open(path, schema, || ())
+    Sqlite::open(path, schema, CACHE_BYTES, || ())
 }
 
 fn insert(connection: &Connection, number: i64) -> Result<(), Fault> {

@@ -31,7 +31,7 @@ use super::reading::{self, Range};
 use super::takeover::Takeover;
 use super::writer::{Command, Writer, unavailable};
 use super::{TrailPlace, TrailQuery, TrailStore, TrailStoreError, index, journal, segment};
-use crate::sqlite::{Sqlite, from_sqlite};
+use crate::sqlite::{CACHE_BYTES, Sqlite, from_sqlite};
 
 /// How history is kept.
 #[derive(Clone, Debug)]
@@ -41,6 +41,8 @@ pub struct EmbeddedTrailConfig {
     pub linger: Duration,
     /// How many bytes of memory may wait to be sealed.
     pub pending_bytes_max: usize,
+    /// For the index's pages.
+    pub cache_bytes: u64,
     /// History as Wayfix kept it before it had segments: one SQLite file, which is taken over and removed.
     pub before: Option<PathBuf>,
     /// The log that this file's offsets are of.
@@ -53,6 +55,7 @@ impl Default for EmbeddedTrailConfig {
             meter: Meter::discard(),
             linger: Duration::ZERO,
             pending_bytes_max: 32 << 20,
+            cache_bytes: CACHE_BYTES,
             before: None,
             incarnation: 1,
         }
@@ -94,7 +97,7 @@ impl EmbeddedTrailStore {
     pub fn open_with(folder: &Path, config: EmbeddedTrailConfig) -> Result<Self, TrailStoreError> {
         let mut builder = DirBuilder::new();
         builder.recursive(true).mode(0o700).create(folder).map_err(unavailable)?;
-        let db = Sqlite::open(&folder.join(INDEX), index::SCHEMA, || ())?;
+        let db = Sqlite::open(&folder.join(INDEX), index::SCHEMA, config.cache_bytes, || ())?;
         // What is deleted is overwritten: a forgotten key must not be found in the file.
         db.write_blocking(|connection| {
             Ok::<_, TrailStoreError>(connection.pragma_update(None, "secure_delete", true)?)

@@ -8,7 +8,8 @@ use protocol::delivery::{JOURNAL_MAX, OPEN_PER_DRIVER_MAX, STOPS_MAX};
 use protocol::update::Proposal;
 use protocol::{
     AssignmentNumber, Delivery, DeliveryId, DeliveryKey, DeliveryPolicy, DeliveryState, DriverId, DriverKey,
-    JournalKind, JournalNumber, Milestone, Position, Record, Stop, StopKind, TenantId, Time, TrackerKey,
+    JournalKind, JournalNumber, Milestone, PartitionId, Position, Record, Stop, StopKind, TenantId, Time, TrackerKey,
+    partition_of,
 };
 
 use super::{
@@ -39,6 +40,7 @@ macro_rules! ledger_conformance {
             what_no_record_may_carry_is_refused,
             tenants_see_only_their_own,
             a_list_has_what_was_asked_for_in_order,
+            the_facts_of_a_partition_are_the_live_deliveries_that_it_holds,
             a_journal_is_gapless_and_read_from_any_place,
             a_tracker_may_say_picked_up_only_from_ready_and_once,
             a_tracker_may_say_what_the_policy_allows_until_the_end,
@@ -410,6 +412,37 @@ pub(crate) async fn a_list_has_what_was_asked_for_in_order(open: impl AsyncFn() 
     assert_eq!(ids(DeliveryFilter { after: DeliveryId(4), limit: 3, ..all.clone() }).await, [5, 6, 7]);
     assert_eq!(ids(DeliveryFilter { after: DeliveryId(u64::MAX), ..all.clone() }).await, NOBODY);
     assert_eq!(ids(DeliveryFilter { limit: 0, ..all }).await, NOBODY);
+}
+
+pub(crate) async fn the_facts_of_a_partition_are_the_live_deliveries_that_it_holds(open: impl AsyncFn() -> Opened) {
+    const COUNT: u32 = 3;
+    let ledger = open().await;
+    let mut live = Vec::new();
+    for driver in [None, Some(1), Some(2), Some(3), Some(4), None] {
+        live.push(ledger.create(order(driver), None, NOW).await.unwrap());
+    }
+    let other = NewDelivery { tenant: TenantId(TENANT.0 + 1), ..order(Some(1)) };
+    live.push(ledger.create(other, None, NOW).await.unwrap());
+    let ended = ledger.create(order(Some(2)), None, NOW).await.unwrap();
+    ledger.transition(ended.key, DeliveryState::Failed, None, None, NOW).await.unwrap();
+    live[1] = ledger.assign(live[1].key, Some(DriverId(9)), None, NOW).await.unwrap();
+    live[2] = ledger.transition(live[2].key, DeliveryState::Accepted, None, None, NOW).await.unwrap();
+
+    let mut found = Vec::new();
+    for partition in (0..COUNT).map(PartitionId) {
+        for delivery in ledger.facts(partition, COUNT).await.unwrap() {
+            let holder = match delivery.driver {
+                Some(driver) => TrackerKey::Driver(DriverKey { tenant: delivery.key.tenant, driver }),
+                None => TrackerKey::Delivery(delivery.key),
+            };
+            assert_eq!(partition_of(&holder.key_bytes(), COUNT), partition, "{holder:?}");
+            found.push(delivery);
+        }
+    }
+
+    found.sort_by_key(|delivery| delivery.key);
+    live.sort_by_key(|delivery| delivery.key);
+    assert_eq!(found, live);
 }
 
 pub(crate) async fn a_journal_is_gapless_and_read_from_any_place(open: impl AsyncFn() -> Opened) {

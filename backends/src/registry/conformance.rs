@@ -6,11 +6,13 @@ use std::sync::Arc;
 
 use protocol::record::Vehicle;
 use protocol::{
-    DeliveryId, DeliveryKey, DeliveryPolicy, DeviceKey, DeviceNumber, DriverId, DriverKey, FixNumber, Record, TenantId,
-    Time,
+    DeliveryId, DeliveryKey, DeliveryPolicy, DeviceKey, DeviceNumber, DriverId, DriverKey, FixNumber, PartitionId,
+    Record, TenantId, Time, TrackerKey, partition_of,
 };
 
-use super::{Asker, DriverChange, Made, NUMBERS_STEP, New, Once, Registry, RegistryError, Scope, SessionStart};
+use super::{
+    Asker, DriverChange, DriverFact, Made, NUMBERS_STEP, New, Once, Registry, RegistryError, Scope, SessionStart,
+};
 use crate::control::Secret;
 use crate::control::credential::{self, TokenKeyId, TokenKeys};
 use crate::crash::acknowledge;
@@ -34,6 +36,7 @@ macro_rules! registry_conformance {
             sessions_at_once_share_neither_start_nor_numbers,
             a_change_of_the_leading_device_is_told_once,
             a_change_of_vehicle_is_told_once,
+            the_facts_of_a_partition_are_what_its_drivers_trackers_are_to_know,
             the_outbox_wakes_its_reader,
             what_is_asked_for_twice_under_one_key_is_made_once,
             names_are_bounded,
@@ -322,6 +325,42 @@ pub(crate) async fn a_change_of_vehicle_is_told_once(open: impl AsyncFn() -> Ope
     let told = |driver, vehicle| Record::Vehicle { driver: DriverKey { tenant, driver }, vehicle };
     let all = [(rider.id, Vehicle::Bicycle), (car.id, Vehicle::Foot), (car.id, Vehicle::Moped)];
     assert_eq!(records(&registry).await, all.map(|(driver, vehicle)| told(driver, vehicle)));
+}
+
+pub(crate) async fn the_facts_of_a_partition_are_what_its_drivers_trackers_are_to_know(open: impl AsyncFn() -> Opened) {
+    const COUNT: u32 = 3;
+    let registry = open().await;
+    let tenants = [tenant(&registry).await, tenant(&registry).await];
+    let mut told = Vec::new();
+    for tenant in tenants {
+        for (i, vehicle) in (0..6).zip([Vehicle::Car, Vehicle::Bicycle].into_iter().cycle()) {
+            let driver = registry.create_driver(tenant, "", "", vehicle, NOW).await.unwrap().id;
+            let key = DriverKey { tenant, driver };
+            let mut lead = None;
+            if i % 3 == 0 {
+                let first = registry.enrol(tenant, driver, NOW).await.unwrap().0;
+                registry.lead(first, NOW).await.unwrap();
+                let second = registry.enrol(tenant, driver, NOW).await.unwrap().0;
+                registry.lead(second, NOW).await.unwrap();
+                lead = Some(second);
+            }
+            if lead.is_some() || vehicle != Vehicle::Car {
+                told.push(DriverFact { driver: key, lead, vehicle });
+            }
+        }
+    }
+
+    let mut found = Vec::new();
+    for partition in (0..COUNT).map(PartitionId) {
+        let facts = registry.facts(partition, COUNT).await.unwrap();
+        let place = |fact: &DriverFact| partition_of(&TrackerKey::Driver(fact.driver).key_bytes(), COUNT);
+        assert!(facts.iter().all(|fact| place(fact) == partition), "{facts:?}");
+        found.extend(facts);
+    }
+
+    found.sort_by_key(|fact| fact.driver);
+    told.sort_by_key(|fact| fact.driver);
+    assert_eq!(found, told);
 }
 
 pub(crate) async fn the_outbox_wakes_its_reader(open: impl AsyncFn() -> Opened) {

@@ -41,7 +41,6 @@ fn body_for(path: &str, of: &Tenant) -> Value {
         "status" => json!({"status": "accepted"}),
         "devices" => json!({"driver": of.driver}),
         "drivers" => json!({"name": "Eve"}),
-        "reopen" => json!({"reason": "a mistake"}),
         "deliveries" => two_stops(),
         _ => json!({}),
     }

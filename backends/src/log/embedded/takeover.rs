@@ -98,3 +98,87 @@ const EVERYTHING: ReadLimit = ReadLimit { entries_max: usize::MAX, bytes_max: us
 const TAKEN_OVER_KEY: &[u8] = b"snapshots-by-key";
 const HISTORY_PREFIX: &[u8] = b"history/";
 const NEWEST_KEPT: usize = 3;
+
+#[cfg(test)]
+mod tests {
+    use protocol::Time;
+
+    use super::*;
+    use crate::log::embedded::{EmbeddedLog, EmbeddedLogConfig};
+    use crate::log::{Append, Log};
+
+    const PARTITIONS: u32 = 3;
+
+    fn open(folder: &std::path::Path) -> EmbeddedLog {
+        let config = EmbeddedLogConfig { partitions: PARTITIONS, ..EmbeddedLogConfig::default() };
+        EmbeddedLog::open(folder.join("log"), config).unwrap()
+    }
+
+    /// A log as the build before left it: a notice of each partition every minute for five hours, and among those of
+    /// partition 0 another kind.
+    fn left_behind(folder: &std::path::Path) {
+        drop(open(folder));
+        let database = Database::builder(folder.join("log").join("entries")).open().unwrap();
+        let keyspace = |name: &str| database.keyspace(name, KeyspaceCreateOptions::default).unwrap();
+        keyspace(layout::META_KEYSPACE).remove(TAKEN_OVER_KEY).unwrap();
+        for partition in (0..PARTITIONS).map(PartitionId) {
+            let entries = keyspace(&layout::keyspace_name(Topic::Snapshots, partition));
+            let mut offset = 0;
+            for minute in 0..300_i64 {
+                let kinds: &[u8] = if partition.0 == 0 && minute % 2 == 0 { b"SL" } else { b"S" };
+                for kind in kinds {
+                    let value = [b'W', *kind, partition.0 as u8, minute as u8, (minute >> 8) as u8];
+                    let entry = layout::encode_entry(Time::from_secs(60 * minute), b"", &value);
+                    entries.insert(layout::offset_key(Offset(offset)), entry).unwrap();
+                    offset += 1;
+                }
+            }
+        }
+        database.persist(fjall::PersistMode::SyncAll).unwrap();
+    }
+
+    /// Of one partition and kind, the minutes at which they were written.
+    fn minutes(entries: &[StoredEntry], kind: u8, partition: u8) -> Vec<u16> {
+        let of_kind = entries.iter().filter(|entry| entry.value[1] == kind && entry.value[2] == partition);
+        of_kind.map(|entry| u16::from_le_bytes([entry.value[3], entry.value[4]])).collect()
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_the_build_before_said_of_snapshots_stands_under_keys_once() {
+        let folder = tempfile::tempdir().unwrap();
+        left_behind(folder.path());
+
+        let log = open(folder.path());
+        let taken = log.newest(Topic::Snapshots).await.unwrap();
+
+        for partition in 0..PARTITIONS as u8 {
+            assert_eq!(minutes(&taken, b'S', partition), [0, 60, 120, 180, 240, 297, 298, 299], "{partition}");
+        }
+        assert_eq!(minutes(&taken, b'L', 0), [0, 60, 120, 180, 240, 294, 296, 298]);
+        let new = Append { topic: Topic::Snapshots, partition: PartitionId(0), key: "k".into(), value: "WS3".into() };
+        log.append(vec![new]).await.unwrap();
+        drop(log);
+
+        let again = open(folder.path()).newest(Topic::Snapshots).await.unwrap();
+        assert_eq!(again[..taken.len()], taken);
+        assert_eq!(again.len(), taken.len() + 1);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_old_notice_goes_by_its_key() {
+        let folder = tempfile::tempdir().unwrap();
+        left_behind(folder.path());
+        let log = open(folder.path());
+        let taken = log.newest(Topic::Snapshots).await.unwrap();
+
+        let gone = |entry: &StoredEntry| Append {
+            topic: Topic::Snapshots,
+            partition: PartitionId(0),
+            key: entry.key.clone(),
+            value: bytes::Bytes::new(),
+        };
+        log.append(taken[1..].iter().map(gone).collect()).await.unwrap();
+
+        assert_eq!(log.newest(Topic::Snapshots).await.unwrap(), taken[..1]);
+    }
+}

@@ -1,5 +1,6 @@
-//! Updates: what a tracker says to the outside. They are numbered without gaps within an epoch; a reader keeps
-//! (epoch, number) and nothing else, and by `LiveView::handle_update` every reader comes to the same view.
+//! Updates: what a tracker says to the outside. Those of a delivery are numbered without gaps within an epoch; a reader
+//! keeps (epoch, number) and nothing else. Of a driver's own it keeps (generation, fold version, id). By
+//! `LiveView::handle_update` and `LiveDriver::handle_update` every reader comes to the same view.
 
 use serde::{Deserialize, Serialize};
 use wincode::{SchemaRead, SchemaWrite};
@@ -422,6 +423,64 @@ impl DeliveryUpdate {
             DeliveryBody::Keyframe { .. } => Taken::Whole,
             DeliveryBody::Changed { .. } => Taken::Dropped,
         }
+    }
+}
+
+impl LiveView {
+    /// What orders the views of one delivery: of two, the greater is the newer.
+    pub fn place(&self) -> (Epoch, u64) {
+        (self.epoch, self.number)
+    }
+}
+
+/// One driver's view as a reader keeps it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, SchemaWrite, SchemaRead)]
+pub struct LiveDriver {
+    pub generation: Generation,
+    pub fold_version: u32,
+    pub source: Source,
+    pub at: Time,
+    pub view: DriverView,
+}
+
+impl LiveDriver {
+    /// The view a reader begins with: only a keyframe can begin one.
+    pub fn begin(update: &DriverUpdate) -> Option<Self> {
+        match &update.body {
+            DriverBody::Keyframe { view } => Some(LiveDriver {
+                generation: update.generation,
+                fold_version: update.fold_version,
+                source: update.source,
+                at: update.at,
+                view: (**view).clone(),
+            }),
+            DriverBody::Changed { .. } => None,
+        }
+    }
+
+    /// What orders the views of one driver: of two, the greater is the newer. His records all lie in one partition, so
+    /// offsets are compared within it.
+    pub fn place(&self) -> (Generation, u32, Source) {
+        (self.generation, self.fold_version, self.source)
+    }
+
+    /// Takes an update by the rule of readers: another generation or fold version that is higher from its keyframe on;
+    /// in the same only what is newer; everything else is dropped.
+    pub fn handle_update(&mut self, update: &DriverUpdate) -> Taken {
+        if (update.generation, update.fold_version, update.source) <= self.place() {
+            return Taken::Dropped;
+        }
+        let is_same = (update.generation, update.fold_version) == (self.generation, self.fold_version);
+        match &update.body {
+            DriverBody::Keyframe { view } => self.view.clone_from(view),
+            DriverBody::Changed { changed } if is_same => self.view.handle_changed(changed),
+            DriverBody::Changed { .. } => return Taken::Dropped,
+        }
+        self.generation = update.generation;
+        self.fold_version = update.fold_version;
+        self.source = update.source;
+        self.at = update.at;
+        if is_same { Taken::Next } else { Taken::Whole }
     }
 }
 

@@ -79,11 +79,11 @@ impl LiveStore for MemoryLiveStore {
 
 /// Whether the second is not older than the first. The same again renews it.
 fn is_newer_view(old: &LiveView, new: &LiveView) -> bool {
-    (new.epoch, new.number) >= (old.epoch, old.number)
+    new.place() >= old.place()
 }
 
 fn is_newer_driver(old: &LiveDriver, new: &LiveDriver) -> bool {
-    (new.generation, new.fold_version, new.source) >= (old.generation, old.fold_version, old.source)
+    new.place() >= old.place()
 }
 
 struct Shelf<K, V> {

@@ -14,20 +14,8 @@ pub mod embedded;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use protocol::update::{DriverView, Generation, Source};
+pub use protocol::update::LiveDriver;
 use protocol::{DeliveryKey, DriverKey, LiveView, TenantId, Time};
-
-/// A driver's view with what orders it: (generation, fold version, id).
-#[derive(
-    Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize, wincode::SchemaWrite, wincode::SchemaRead,
-)]
-pub struct LiveDriver {
-    pub generation: Generation,
-    pub fold_version: u32,
-    pub source: Source,
-    pub at: Time,
-    pub view: DriverView,
-}
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum LiveEntry {

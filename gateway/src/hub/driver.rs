@@ -1,8 +1,7 @@
 //! One driver's live view in the hub, for dispatchers' maps.
 
-use backends::live_store::LiveDriver;
 use protocol::frame::DriverFrame;
-use protocol::update::{DriverBody, DriverUpdate, Generation, Source};
+use protocol::update::{DriverBody, DriverUpdate, LiveDriver, Taken};
 use protocol::{DeliveryPolicy, Time};
 
 use super::dot::Dot;
@@ -23,50 +22,23 @@ pub(super) struct DriverEntry {
 impl DriverEntry {
     /// None: only a keyframe can begin a view.
     pub fn begin(update: &DriverUpdate, policy: &DeliveryPolicy, now: Time) -> Option<Self> {
-        let DriverBody::Keyframe { view } = &update.body else { return None };
-        let live = LiveDriver {
-            generation: update.generation,
-            fold_version: update.fold_version,
-            source: update.source,
-            at: update.at,
-            view: (**view).clone(),
-        };
+        let live = LiveDriver::begin(update)?;
         let dot = Dot::new(live.view.position.as_ref(), policy, now);
         Some(DriverEntry { live, touched: now, armed: None, dot, kept: Kept::default() })
     }
 
-    /// Takes what is newer by (generation, fold version, source); of another generation or fold version only from a
-    /// keyframe on. None: dropped.
+    /// None: dropped by the rule of readers.
     pub fn handle_update(&mut self, update: &DriverUpdate, policy: &DeliveryPolicy, now: Time) -> Option<News> {
-        let order = |generation: Generation, fold_version: u32, source: Source| {
-            (generation, fold_version, source.offset, source.index, source.ordinal)
-        };
-        let held = order(self.live.generation, self.live.fold_version, self.live.source);
-        let new = order(update.generation, update.fold_version, update.source);
-        if new <= held {
+        let view = &self.live.view;
+        let before = (view.silent, view.battery_percent, view.phone_state);
+        let has_others =
+            matches!(&update.body, DriverBody::Keyframe { view: new } if new.deliveries != view.deliveries);
+        if self.live.handle_update(update) == Taken::Dropped {
             return None;
         }
-        let view = &mut self.live.view;
-        let before = (view.silent, view.battery_percent, view.phone_state, view.deliveries.len());
-        let mut news = News::NONE;
-        match &update.body {
-            DriverBody::Keyframe { view: whole } => {
-                if view.deliveries != whole.deliveries {
-                    news |= News::MAP;
-                }
-                view.clone_from(whole);
-            }
-            DriverBody::Changed { changed } if (new.0, new.1) == (held.0, held.1) => view.handle_changed(changed),
-            DriverBody::Changed { .. } => return None,
-        }
-        let after = (view.silent, view.battery_percent, view.phone_state, view.deliveries.len());
-        if before != after {
-            news |= News::MAP;
-        }
-        self.live.generation = update.generation;
-        self.live.fold_version = update.fold_version;
-        self.live.source = update.source;
-        self.live.at = update.at;
+        let view = &self.live.view;
+        let is_news = has_others || before != (view.silent, view.battery_percent, view.phone_state);
+        let news = if is_news { News::MAP } else { News::NONE };
         self.touched = now;
         self.kept.clear();
         Some(news | self.handle_timeout(policy, now))

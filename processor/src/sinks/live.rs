@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use async_trait::async_trait;
-use backends::live_store::{LiveDriver, LiveEntry, LiveStore, LiveStoreError};
+use backends::live_store::{LiveEntry, LiveStore, LiveStoreError};
 use backends::log::{StoredEntry, Topic};
 use daemon::{Backoff, retry};
-use protocol::update::{Changed, DeliveryView, DriverBody, DriverUpdate, Taken};
+use protocol::update::{DeliveryView, DriverUpdate, LiveDriver, Taken};
 use protocol::{DeliveryKey, DeliveryUpdate, DriverKey, LiveView, Offset, PartitionId, Time, TrackerKey, Update};
 
 use super::{Reader, Sink, Work};
@@ -115,21 +115,20 @@ impl LiveWork {
     }
 
     fn handle_driver(&mut self, update: &DriverUpdate) -> bool {
-        let order = |d: &LiveDriver| (d.generation, d.fold_version, d.source);
-        let is_newer = |d: &LiveDriver| order(d) < (update.generation, update.fold_version, update.source);
-        let known = self.drivers.get_mut(&update.key);
-        let view = match (&update.body, known) {
-            (_, Some(known)) if !is_newer(known) => return false,
-            (DriverBody::Keyframe { view }, _) => (**view).clone(),
-            (DriverBody::Changed { changed }, Some(known)) => changed_view(known, changed),
-            (DriverBody::Changed { .. }, None) => return false,
-        };
-        let DriverUpdate { key, generation, fold_version, source, at, .. } = *update;
-        let before = self.drivers.insert(key, LiveDriver { generation, fold_version, source, at, view });
-        if let Some(before) = before {
-            self.by_age.remove(&(before.at, TrackerKey::Driver(key)));
+        match self.drivers.get_mut(&update.key) {
+            Some(driver) => {
+                let before = driver.at;
+                if driver.handle_update(update) == Taken::Dropped {
+                    return false;
+                }
+                self.by_age.remove(&(before, TrackerKey::Driver(update.key)));
+            }
+            None => {
+                let Some(driver) = LiveDriver::begin(update) else { return false };
+                self.drivers.insert(update.key, driver);
+            }
         }
-        self.by_age.insert((at, TrackerKey::Driver(key)));
+        self.by_age.insert((update.at, TrackerKey::Driver(update.key)));
         true
     }
 
@@ -183,15 +182,6 @@ fn kept_view(view: &LiveView) -> LiveView {
         silent: None,
     };
     LiveView { epoch: view.epoch, number: view.number, at: view.at, view: over, is_last: view.is_last }
-}
-
-fn changed_view(known: &LiveDriver, changed: &Changed) -> protocol::update::DriverView {
-    let mut view = known.view.clone();
-    view.position = changed.position.or(view.position);
-    view.silent = changed.silent.unwrap_or(view.silent);
-    view.phone_state = changed.phone_state.or(view.phone_state);
-    view.battery_percent = changed.battery_percent.or(view.battery_percent);
-    view
 }
 
 /// What was not heard of for longer gets no keyframes any more.

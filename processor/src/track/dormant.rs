@@ -11,7 +11,7 @@ use wincode::{SchemaReadOwned, deserialize_from, serialize_into};
 use super::clock::FoldClock;
 use super::fields::{Fields, Reading};
 use super::listening::Listening;
-use super::tracker::Tracker;
+use super::tracker::{LIVE_MS, Tracker};
 
 pub(super) struct Dormant {
     heard: Time,
@@ -41,6 +41,11 @@ impl Dormant {
         let Dormant { heard, edge, silent, vehicle, packed: _ } = *self;
         let unpacked = Tracker::read_dormant(key, (heard, edge), silent, vehicle, &mut Reader(&bytes));
         unpacked.expect("it was packed by this very process")
+    }
+
+    /// Somebody may be looking at the driver. See `Tracker::is_live`: one that sleeps has no delivery.
+    pub(super) fn is_live(&self, now: Time) -> bool {
+        now.millis_since(self.heard) < LIVE_MS
     }
 
     pub(super) fn vehicle(&self) -> Vehicle {

@@ -256,6 +256,7 @@ impl Partition {
                 if self.state.clock.now() < before {
                     self.trackers.schedule_all();
                 }
+                self.trackers.handle_claim(self.state.clock.now());
             }
             Record::Tick { owner, at } => {
                 if self.state.clock.handle_tick(*owner, *at) {

@@ -252,6 +252,8 @@ impl Tracker {
     /// The device that leads was heard.
     fn handle_sign_of_life(&mut self, received: Time, edge: EdgeId, step: &Step<'_>) {
         if self.heard.is_none_or(|heard| received >= heard.at) {
+            // Whoever had a view of him has let it go.
+            self.pending.keyframe |= !self.is_live(received);
             self.heard = Some(Heard { at: received, edge });
             self.resume_keyframes(step.clock.now());
             self.judge_silence(step);
@@ -560,6 +562,13 @@ impl Tracker {
         self.snapping.is_late_run_stranded(roads)
     }
 
+    /// Another owner speaks from here on: what it says of a driver next is the whole view. Whether it has to.
+    pub(crate) fn handle_claim(&mut self, now: Time) -> bool {
+        let is_live = matches!(self.key, TrackerKey::Driver(_)) && self.is_live(now);
+        self.pending.keyframe |= is_live;
+        is_live
+    }
+
     pub(crate) fn begin_epochs(&mut self, generation: protocol::update::Generation) {
         for delivery in &mut self.deliveries {
             delivery.begin_epoch(protocol::update::Epoch { generation, ..delivery.epoch() });
@@ -740,7 +749,7 @@ fn keyframe_after(key: TrackerKey, now: Time) -> Time {
 /// Keyframes come at least every 60 s; ticks come every second and may be late.
 const KEYFRAME_MS: i64 = 55_000;
 /// As long as live views are kept.
-const LIVE_MS: i64 = 2 * 3_600_000;
+pub(super) const LIVE_MS: i64 = 2 * 3_600_000;
 /// As long as the records are kept.
 const FORGET_MS: i64 = 72 * 3_600_000;
 /// A driver who was not heard of for so long, and has no delivery, is asleep.

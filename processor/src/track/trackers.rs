@@ -178,6 +178,21 @@ impl Trackers {
         slots.iter_mut().for_each(|(key, slot)| wheel.schedule(*key, &mut slot.entry, Time(i64::MIN)));
     }
 
+    /// Another owner speaks from here on, and readers take his word of a driver from a keyframe on: with the next tick
+    /// each driver that somebody may look at gets one.
+    pub(super) fn handle_claim(&mut self, now: Time) {
+        let Trackers { slots, dormant, wheel, .. } = self;
+        for (key, slot) in slots {
+            if matches!(&slot.state, State::Dormant(packed) if !packed.is_live(now)) {
+                continue;
+            }
+            if slot.wake(*key, dormant).handle_claim(now) {
+                wheel.schedule(*key, &mut slot.entry, Time(i64::MIN));
+            }
+            slot.sleep(now, dormant);
+        }
+    }
+
     /// After a restore: plans everybody's next visit.
     pub(super) fn reschedule(&mut self, clock: &FoldClock, roads: &Roads) {
         self.listening.refresh(clock);

@@ -1,7 +1,32 @@
 //! The same records make the same bytes: after a restore, after a crash at any place, on any input.
 
+use protocol::update::LiveDriver;
+
 use super::*;
 use crate::track::partition::Changes;
+
+#[test]
+fn what_a_new_owner_says_of_a_driver_first_is_his_whole_view_so_no_reader_drops_it() {
+    let mut world = World::of_partition(0);
+    for step in 0..3 {
+        world.drive(30.0 * f64::from(step));
+        world.pass(4);
+    }
+    world.push(Record::Claim { owner: OwnerId(2), at: world.now(), incarnation: 1 });
+    world.now_ms += 4_000;
+
+    world.drive(120.0);
+
+    let mut live: Option<LiveDriver> = None;
+    for update in world.drivers() {
+        match &mut live {
+            None => live = LiveDriver::begin(update),
+            Some(live) => assert_ne!(live.handle_update(update), Taken::Dropped, "{update:?}"),
+        }
+    }
+    let shown = live.expect("the driver was told of").view.position.expect("he was seen");
+    assert_eq!(shown.event_time, world.now());
+}
 
 #[test]
 fn a_restored_fold_goes_on_to_the_very_bytes_of_one_that_never_stopped() {

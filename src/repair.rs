@@ -321,7 +321,7 @@ async fn wipe(embedded: &Embedded, keys: Keys) -> Result<()> {
         let (topic, partition) = (Topic::Control, PartitionId(0));
         gone.extend(is_wiped.then(|| Append { topic, partition, key: entry.key, value: Bytes::new() }));
     }
-    log.append(gone).await.context("wipe keys from control")?;
+    log.append(&gone).await.into_offsets().context("wipe keys from control")?;
     if keys == Keys::All {
         embedded.registry.forget_token_keys().await.context("forget the token keys")?;
     }

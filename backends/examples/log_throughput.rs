@@ -69,20 +69,16 @@ async fn append(log: Arc<dyn Log>, partition: u32, fixes: u64, until: Instant) -
         let value = Bytes::from(value);
         let append = Append { topic: Topic::Records, partition: PartitionId(partition), key: Bytes::new(), value };
         let began = Instant::now();
-        log.append(vec![append]).await?;
+        log.append(&[append]).await.into_offsets()?;
         latencies.push(began.elapsed());
     }
     Ok(latencies)
 }
 
 async fn follow(log: Arc<dyn Log>, partition: u32, read: Arc<AtomicU64>) -> anyhow::Result<()> {
-    let mut next = Offset(0);
-    let partition = PartitionId(partition);
+    let mut reader = log.reader(Topic::Records, PartitionId(partition), Offset(0)).await?;
     loop {
-        let entries = log.read(Topic::Records, partition, next, ReadLimit::default(), Duration::from_secs(1)).await?;
-        if let Some(last) = entries.last() {
-            next = Offset(last.offset.0 + 1);
-        }
+        let entries = reader.read(ReadLimit::default(), Duration::from_secs(1)).await?;
         read.fetch_add(entries.len() as u64, Ordering::Relaxed);
     }
 }

@@ -36,8 +36,11 @@ pub(crate) fn oldest(connection: &Connection, limit: u32) -> Result<Vec<OutboxRo
     Ok(oldest)
 }
 
-pub(crate) fn settle(connection: &Connection, through: u64) -> Result<(), Fault> {
-    let through = i64::try_from(through).unwrap_or(i64::MAX);
-    connection.prepare_cached("DELETE FROM outbox WHERE sequence <= ?1")?.execute([through])?;
+/// These rows are in the log. Others may have been committed in between, so each is named.
+pub(crate) fn settle(connection: &Connection, sequences: &[u64]) -> Result<(), Fault> {
+    let mut statement = connection.prepare_cached("DELETE FROM outbox WHERE sequence = ?1")?;
+    for sequence in sequences {
+        statement.execute([i64::try_from(*sequence).unwrap_or(i64::MAX)])?;
+    }
     Ok(())
 }

@@ -1,6 +1,9 @@
-//! The relay: carries the records of the ledger's and the registry's outbox to the `records` topic, in the order in
-//! which they were committed, at least once. A row is settled only when the log has it for good; what a stop leaves
-//! behind is carried at the next start.
+//! The relay: carries the records of the ledger's and the registry's outbox to the `records` topic, those of a delivery in
+//! the order in which they were committed, at least once. A row is settled, by its number, only when the log has it for
+//! good; what a stop leaves behind is carried at the next start.
+//!
+//! One process carries at a time: the member of a group that holds the control topic's one partition. One that has lost
+//! it without having heard may carry a row once more; whoever reads takes each once.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,21 +17,32 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::ledger::{DeliveryLedger, LedgerError, OutboxRow};
-use crate::log::{Append, Log, LogError, Topic};
+use crate::log::{Append, Holding, Log, LogError, Topic, share};
 use crate::registry::{Registry, RegistryError};
 
 /// Carries both outboxes until the drain stops.
 pub fn start(log: Arc<dyn Log>, ledger: Arc<dyn DeliveryLedger>, registry: Arc<dyn Registry>, drain: &Drain) {
     let stop = drain.token();
-    drain.spawn("relay of the ledger", carry(log.clone(), Deliveries(ledger), stop.clone()));
-    drain.spawn("relay of the registry", carry(log, Leads(registry), stop.clone()));
+    let (deliveries, leads) = (Arc::new(Deliveries(ledger)), Arc::new(Leads(registry)));
+    drain.spawn("relay of the ledger", carry_in_turn(log.clone(), "relay-ledger", deliveries, stop.clone()));
+    drain.spawn("relay of the registry", carry_in_turn(log, "relay-registry", leads, stop.clone()));
+}
+
+async fn carry_in_turn(
+    log: Arc<dyn Log>,
+    group: &'static str,
+    outbox: Arc<impl Outbox>,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let work = |holding: Holding| carry(log.clone(), outbox.clone(), holding.stop);
+    share(&*log, group, Topic::Control, &stop, work).await
 }
 
 /// What the relay asks of whoever keeps an outbox.
 #[async_trait]
 trait Outbox: Send + Sync + 'static {
     async fn oldest(&self) -> Result<Vec<OutboxRow>, RelayError>;
-    async fn settle(&self, through: u64) -> Result<(), RelayError>;
+    async fn settle(&self, sequences: &[u64]) -> Result<(), RelayError>;
     async fn changed(&self);
 }
 
@@ -40,8 +54,8 @@ impl Outbox for Deliveries {
     async fn oldest(&self) -> Result<Vec<OutboxRow>, RelayError> {
         Ok(self.0.outbox(ROWS_MAX).await?)
     }
-    async fn settle(&self, through: u64) -> Result<(), RelayError> {
-        Ok(self.0.outbox_settled(through).await?)
+    async fn settle(&self, sequences: &[u64]) -> Result<(), RelayError> {
+        Ok(self.0.outbox_settled(sequences).await?)
     }
     async fn changed(&self) {
         self.0.outbox_changed().await;
@@ -53,8 +67,8 @@ impl Outbox for Leads {
     async fn oldest(&self) -> Result<Vec<OutboxRow>, RelayError> {
         Ok(self.0.outbox(ROWS_MAX).await?)
     }
-    async fn settle(&self, through: u64) -> Result<(), RelayError> {
-        Ok(self.0.outbox_settled(through).await?)
+    async fn settle(&self, sequences: &[u64]) -> Result<(), RelayError> {
+        Ok(self.0.outbox_settled(sequences).await?)
     }
     async fn changed(&self) {
         self.0.outbox_changed().await;
@@ -81,9 +95,9 @@ impl RelayError {
     }
 }
 
-async fn carry(log: Arc<dyn Log>, outbox: impl Outbox, stop: CancellationToken) -> anyhow::Result<()> {
+async fn carry(log: Arc<dyn Log>, outbox: Arc<impl Outbox>, stop: CancellationToken) -> anyhow::Result<()> {
     while !stop.is_cancelled() {
-        let round = || carry_oldest(&*log, &outbox);
+        let round = || carry_oldest(&*log, &*outbox);
         let carried = match retry("relay", Backoff::default(), &stop, RelayError::is_transient, round).await {
             Ok(carried) => carried,
             Err(error) if error.is_transient() => break, // told to stop while it was away
@@ -104,11 +118,13 @@ async fn carry(log: Arc<dyn Log>, outbox: impl Outbox, stop: CancellationToken) 
 /// One round: what is oldest, to the log, settled. Interrupted or failed at any place it is done again whole.
 async fn carry_oldest(log: &dyn Log, outbox: &impl Outbox) -> Result<usize, RelayError> {
     let rows = outbox.oldest().await?;
-    let Some(last) = rows.last() else { return Ok(0) };
-    let (through, count) = (last.sequence, rows.len());
-    log.append(entries_of(rows, log.partition_count(Topic::Records))).await?;
-    outbox.settle(through).await?;
-    Ok(count)
+    let sequences: Vec<u64> = rows.iter().map(|row| row.sequence).collect();
+    if rows.is_empty() {
+        return Ok(0);
+    }
+    log.append(&entries_of(rows, log.partition_count(Topic::Records))).await.into_offsets()?;
+    outbox.settle(&sequences).await?;
+    Ok(sequences.len())
 }
 
 /// One entry per partition, its records in the order of their rows.
@@ -136,7 +152,7 @@ mod tests {
 
     use protocol::record::Vehicle;
     use protocol::{
-        DeliveryPolicy, DeliveryState, DriverId, Offset, Position, Record, Stop, StopKind, TenantId, Time, TrackerKey,
+        DeliveryPolicy, DeliveryState, DriverId, Position, Record, Stop, StopKind, TenantId, Time, TrackerKey,
     };
 
     use super::*;
@@ -144,9 +160,9 @@ mod tests {
     use crate::control::credential::{TokenKeyId, TokenKeys};
     use crate::ledger::NewDelivery;
     use crate::ledger::embedded::EmbeddedLedger;
-    use crate::log::ReadLimit;
     use crate::log::embedded::{EmbeddedLog, EmbeddedLogConfig};
-    use crate::log::front::Front;
+    use crate::log::front::{Front, Gate};
+    use crate::log::{Appended, read_range};
     use crate::registry::embedded::EmbeddedRegistry;
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -193,7 +209,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_log_that_fails_for_a_while_delays_records_and_loses_none() {
         let world = World::open(tempfile::tempdir().unwrap());
-        let flaky = Arc::new(Flaky { log: world.log.clone(), failures: 3.into() });
+        let flaky = Arc::new(Flaky { log: world.log.clone(), failures: Arc::new(Failures(3.into())) });
         let mut made = Vec::new();
         for _ in 0..100 {
             made.push(TrackerKey::from(world.ledger.create(order(), None, NOW).await.unwrap().key));
@@ -283,8 +299,8 @@ mod tests {
     }
 
     async fn records_in(log: &dyn Log, partition: PartitionId) -> Vec<Record> {
-        let limit = ReadLimit { entries_max: 10_000, bytes_max: 64 << 20 };
-        let entries = log.read(Topic::Records, partition, Offset(0), limit, Duration::ZERO).await.unwrap();
+        let range = log.range(Topic::Records, partition).await.unwrap();
+        let entries = read_range(log, Topic::Records, partition, range).await.unwrap();
         entries.iter().flat_map(|entry| envelope::decode::<RecordBatch>(&entry.value).unwrap().records).collect()
     }
 
@@ -308,20 +324,27 @@ mod tests {
     /// A log whose first appends fail.
     struct Flaky {
         log: Arc<EmbeddedLog>,
-        failures: std::sync::atomic::AtomicI32,
+        failures: Arc<Failures>,
     }
 
-    #[async_trait]
+    struct Failures(std::sync::atomic::AtomicI32);
+
     impl Front for Flaky {
         fn behind(&self) -> &dyn Log {
             &*self.log
         }
 
-        async fn append_in_front(&self, entries: Vec<Append>) -> Result<Vec<Offset>, LogError> {
-            if self.failures.fetch_sub(1, std::sync::atomic::Ordering::Relaxed) > 0 {
-                return Err(LogError::Unavailable { reason: "away".to_string() });
-            }
-            self.log.append(entries).await
+        fn gate(&self) -> Arc<dyn Gate> {
+            self.failures.clone()
+        }
+    }
+
+    #[async_trait]
+    impl Gate for Failures {
+        async fn pass(&self, entries: &[Append]) -> Option<Appended> {
+            let is_away = self.0.fetch_sub(1, std::sync::atomic::Ordering::Relaxed) > 0;
+            let away = LogError::Unavailable { reason: "away".to_string() };
+            is_away.then(|| Appended::failed(entries.len(), &away))
         }
     }
 

@@ -7,15 +7,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
 use daemon::{Clock, Drain, Meter};
 use metrics::Counter;
-use protocol::{PartitionId, Time};
+use protocol::Time;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::ledger::{DeliveryLedger, LedgerError};
-use crate::log::{Log, LogError, Topic};
+use crate::log::{Holding, Log, Topic, share};
 use crate::trail_store::{TrailStore, TrailStoreError};
 
 /// What upkeep works on.
@@ -39,41 +38,38 @@ struct Metrics {
 impl Upkeep {
     /// Runs until the drain stops.
     pub fn start(self, drain: &Drain) {
-        let stop = drain.token().clone();
-        drain.spawn("upkeep", self.run(stop));
+        let (upkeep, stop) = (Arc::new(self), drain.token().clone());
+        let metrics = Arc::new(Metrics::new(&upkeep.meter));
+        drain.spawn("upkeep", async move {
+            let work = |holding: Holding| upkeep.clone().run(metrics.clone(), holding.stop);
+            share(&*upkeep.log, GROUP, Topic::Control, &stop, work).await
+        });
     }
 
-    async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
-        let metrics = Metrics::new(&self.meter);
-        let mut membership = self.log.join(GROUP, Topic::Control).await.context("join upkeep")?;
-        let (mut evenness, mut is_ours) = (Evenness::new(self.now()), false);
+    /// While it is this process's turn.
+    async fn run(self: Arc<Self>, metrics: Arc<Metrics>, stop: CancellationToken) -> anyhow::Result<()> {
+        let mut evenness = Evenness::new(self.now());
         let mut expired_at: Option<Duration> = None;
         let mut begun = Instant::now();
         loop {
             tokio::select! {
-                () = stop.cancelled() => break,
-                owned = membership.changed() => match owned {
-                    Ok(owned) => is_ours = owned.contains(&PartitionId(0)),
-                    Err(LogError::Closed) => break,
-                    Err(error) => return Err(error).context("share upkeep"),
-                },
+                () = stop.cancelled() => return Ok(()),
                 () = self.clock.sleep(PASS_EVERY) => {
                     let now = self.now();
                     let passed = now.since(Time(now.0 - passed_ms(&self.clock, begun.elapsed())));
                     begun = Instant::now();
                     let even = evenness.look(passed, now);
-                    if is_ours && even >= ABANDON_AFTER_EVEN {
+                    if even >= ABANDON_AFTER_EVEN {
                         self.fail_abandoned(&metrics, &stop).await;
                     }
                     let is_due = expired_at.is_none_or(|at| even < at || even - at >= EXPIRE_EVERY);
-                    if is_ours && is_due && even >= EXPIRE_AFTER_EVEN {
+                    if is_due && even >= EXPIRE_AFTER_EVEN {
                         self.expire(&metrics).await;
                         expired_at = Some(even);
                     }
                 }
             }
         }
-        membership.leave().await.context("leave upkeep")
     }
 
     async fn fail_abandoned(&self, metrics: &Metrics, stop: &CancellationToken) {

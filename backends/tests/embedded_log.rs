@@ -35,7 +35,12 @@ struct OnDisk {
 impl OnDisk {
     fn open(folder: TempDir, partitions: u32) -> Self {
         let probe = Arc::new(CrashProbe::new(folder.path().join("log")));
-        let config = EmbeddedLogConfig { partitions, probe: Some(probe.clone()), ..EmbeddedLogConfig::default() };
+        let config = EmbeddedLogConfig {
+            partitions,
+            release_wait_max: RELEASE_WAIT_MAX,
+            probe: Some(probe.clone()),
+            ..EmbeddedLogConfig::default()
+        };
         let log = Arc::new(EmbeddedLog::open(folder.path().join("log"), config).unwrap());
         OnDisk { log, probe, partitions, folder }
     }
@@ -60,7 +65,9 @@ impl Instance for OnDisk {
             .map(|n| {
                 let log = self.log.clone();
                 tokio::spawn(async move {
-                    while log.commit(&format!("nudge {n}"), Topic::Owners, PartitionId(0), Offset(0)).await.is_ok() {}
+                    let mut member = log.join(&format!("nudge {n}"), Topic::Owners).await.unwrap();
+                    member.changed().await.unwrap();
+                    while member.commits().commit(PartitionId(0), Offset(0)).await.is_ok() {}
                 })
             })
             .collect();
@@ -74,6 +81,14 @@ impl Instance for OnDisk {
         }
         Box::new(crashed)
     }
+
+    fn fail_appends(&self, is_failing: bool) {
+        self.probe.fail_writes.store(is_failing, Ordering::SeqCst);
+    }
+
+    fn release_wait_max(&self) -> Duration {
+        RELEASE_WAIT_MAX
+    }
 }
 
 /// Copies the files at the worst moment.
@@ -81,6 +96,7 @@ struct CrashProbe {
     log: PathBuf,
     state: Mutex<CrashState>,
     changed: Condvar,
+    fail_writes: AtomicBool,
 }
 
 enum CrashState {
@@ -96,7 +112,12 @@ enum CrashState {
 
 impl CrashProbe {
     fn new(log: PathBuf) -> Self {
-        CrashProbe { log, state: Mutex::new(CrashState::Idle), changed: Condvar::new() }
+        CrashProbe {
+            log,
+            state: Mutex::new(CrashState::Idle),
+            changed: Condvar::new(),
+            fail_writes: AtomicBool::new(false),
+        }
     }
 
     fn arm(&self, to: PathBuf) {
@@ -115,6 +136,10 @@ impl CrashProbe {
 }
 
 impl WriteProbe for CrashProbe {
+    fn before_write(&self) -> std::io::Result<()> {
+        fail_if(&self.fail_writes)
+    }
+
     fn before_sync(&self) -> std::io::Result<()> {
         let mut state = self.state.lock().unwrap();
         if let CrashState::Armed { to, synced: Some(synced) } = &*state {
@@ -243,7 +268,7 @@ async fn retention_lets_go_of_what_is_older_and_says_so() {
     append(&log, 10).await.unwrap();
     clock.store(59_000, Ordering::Relaxed);
     append(&log, 5).await.unwrap();
-    log.append(vec![control("kept")]).await.unwrap();
+    log.append(&[control("kept")]).await.into_offsets().unwrap();
 
     clock.store(61_000, Ordering::Relaxed);
     eventually("the first ten are let go", async || first(&log).await == 10).await;
@@ -298,7 +323,8 @@ async fn after_a_failed_sync_nothing_more_is_acknowledged() {
     assert!(matches!(failed, Err(LogError::Damaged { .. })), "{failed:?}");
     assert!(matches!(append(&log, 2).await, Err(LogError::Damaged { .. })), "not even when the disk is well again");
     assert_eq!(read(&log, 0).await.unwrap().len(), 3);
-    let waiting = log.read(Topic::Records, PartitionId(0), Offset(3), ReadLimit::default(), PATIENCE).await;
+    let mut reader = log.reader(Topic::Records, PartitionId(0), Offset(3)).await.unwrap();
+    let waiting = reader.read(ReadLimit::default(), PATIENCE).await;
     assert!(matches!(waiting, Err(LogError::Damaged { .. })), "readers learn that nothing will come: {waiting:?}");
     log.close();
     let log = EmbeddedLog::open(folder.path(), small()).unwrap();
@@ -311,12 +337,8 @@ async fn a_closed_log_wakes_who_waits_and_answers_closed() {
     let log = Arc::new(EmbeddedLog::open(folder.path(), small()).unwrap());
     let mut member = log.join("group", Topic::Records).await.unwrap();
     member.changed().await.unwrap();
-    let reading = {
-        let log = log.clone();
-        tokio::spawn(async move {
-            log.read(Topic::Records, PartitionId(0), Offset(0), ReadLimit::default(), PATIENCE).await
-        })
-    };
+    let mut reader = log.reader(Topic::Records, PartitionId(0), Offset(0)).await.unwrap();
+    let reading = tokio::spawn(async move { reader.read(ReadLimit::default(), PATIENCE).await });
     let waiting = tokio::spawn(async move { member.changed().await });
     tokio::task::yield_now().await;
 
@@ -506,7 +528,7 @@ async fn append(log: &EmbeddedLog, count: usize) -> Result<Vec<Offset>, LogError
 async fn append_of(log: &EmbeddedLog, count: usize, bytes: usize) -> Result<Vec<Offset>, LogError> {
     let value = Bytes::from(vec![7; bytes]);
     let append = Append { topic: Topic::Records, partition: PartitionId(0), key: Bytes::new(), value };
-    log.append(vec![append; count]).await
+    log.append(&vec![append; count]).await.into_offsets()
 }
 
 fn control(key: &'static str) -> Append {
@@ -526,7 +548,8 @@ async fn until_appended(log: &EmbeddedLog, count: usize) -> Vec<Offset> {
 }
 
 async fn read(log: &EmbeddedLog, from: u64) -> Result<Vec<StoredEntry>, LogError> {
-    log.read(Topic::Records, PartitionId(0), Offset(from), ReadLimit::default(), Duration::ZERO).await
+    let mut reader = log.reader(Topic::Records, PartitionId(0), Offset(from)).await?;
+    reader.read(ReadLimit::default(), Duration::ZERO).await
 }
 
 async fn first(log: &EmbeddedLog) -> u64 {
@@ -542,3 +565,4 @@ async fn eventually(promise: &str, is_so: impl AsyncFn() -> bool) {
 }
 
 const PATIENCE: Duration = Duration::from_secs(20);
+const RELEASE_WAIT_MAX: Duration = Duration::from_secs(1);

@@ -11,9 +11,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backends::log::embedded::{EmbeddedLog, EmbeddedLogConfig};
-use backends::log::{Append, Log, ReadLimit, Topic};
+use backends::log::{Append, Log, Topic, read_range};
 use bytes::Bytes;
-use protocol::{Offset, PartitionId};
+use protocol::PartitionId;
 use rand::{Rng, SeedableRng};
 
 fn main() {
@@ -75,19 +75,11 @@ async fn check(folder: &Path, acknowledged: &BTreeMap<(u32, u64), String>) {
     let log = EmbeddedLog::open(folder, config()).unwrap();
     let mut found = BTreeMap::new();
     for partition in 0..PARTITIONS {
-        let mut next = 0;
-        loop {
-            let limit = ReadLimit { entries_max: 1000, ..ReadLimit::default() };
-            let place = PartitionId(partition);
-            let entries = log.read(Topic::Records, place, Offset(next), limit, Duration::ZERO).await.unwrap();
-            if entries.is_empty() {
-                break;
-            }
-            for entry in entries {
-                assert_eq!(entry.offset.0, next, "no hole");
-                found.insert((partition, next), String::from_utf8(entry.value.to_vec()).unwrap());
-                next += 1;
-            }
+        let range = log.range(Topic::Records, PartitionId(partition)).await.unwrap();
+        let entries = read_range(&log, Topic::Records, PartitionId(partition), range).await.unwrap();
+        for (next, entry) in entries.into_iter().enumerate() {
+            assert_eq!(entry.offset.0, next as u64, "no hole");
+            found.insert((partition, next as u64), String::from_utf8(entry.value.to_vec()).unwrap());
         }
     }
     for (place, text) in acknowledged {
@@ -117,8 +109,8 @@ async fn append_for_ever(folder: &Path) {
                 for round in 0.. {
                     let partition = (appender + round as u32) % PARTITIONS;
                     let texts: Vec<String> = (0..3).map(|n| format!("{appender}-{}", began + round * 3 + n)).collect();
-                    let appends = texts.iter().map(|text| append(partition, text)).collect();
-                    let offsets = log.append(appends).await.unwrap();
+                    let appends: Vec<Append> = texts.iter().map(|text| append(partition, text)).collect();
+                    let offsets = log.append(&appends).await.into_offsets().unwrap();
                     let mut out = std::io::stdout().lock();
                     for (offset, text) in offsets.iter().zip(&texts) {
                         writeln!(out, "{partition} {offset} {text} .").unwrap();

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use backends::log::embedded::{EmbeddedLog, EmbeddedLogConfig};
-use backends::log::front::Front;
-use backends::log::{Append, Log, LogError, Topic};
+use backends::log::front::{Front, Gate};
+use backends::log::{Append, Appended, Log, LogError, Topic};
 use protocol::Offset;
 
 pub struct NullLog {
@@ -20,16 +20,23 @@ impl NullLog {
     }
 }
 
-#[async_trait]
 impl Front for NullLog {
     fn behind(&self) -> &dyn Log {
         &*self.control
     }
 
-    async fn append_in_front(&self, entries: Vec<Append>) -> Result<Vec<Offset>, LogError> {
-        if entries.iter().all(|entry| entry.topic == Topic::Records) {
-            return Ok(entries.iter().map(|_| Offset(0)).collect());
-        }
-        self.control.append(entries).await
+    fn gate(&self) -> Arc<dyn Gate> {
+        Arc::new(NoRecords)
+    }
+}
+
+/// Lets no record through.
+struct NoRecords;
+
+#[async_trait]
+impl Gate for NoRecords {
+    async fn pass(&self, entries: &[Append]) -> Option<Appended> {
+        let are_records = entries.iter().all(|entry| entry.topic == Topic::Records);
+        are_records.then(|| Appended::durable(vec![Offset(0); entries.len()]))
     }
 }

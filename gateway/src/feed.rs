@@ -8,7 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use backends::log::{Log, LogError, OffsetRange, ReadLimit, StoredEntry, Topic};
+use backends::log::{
+    Holding, Log, LogError, LogReader, OffsetRange, ReadLimit, StoredEntry, Topic, read_range, share_noting,
+};
 use daemon::admin::{Health, Readiness};
 use daemon::{Backoff, Clock, Drain};
 use protocol::{Offset, PartitionId, Time, Update, UpdateBatch, envelope};
@@ -34,77 +36,27 @@ pub(crate) struct Feed {
 impl Feed {
     /// Takes and gives up partitions as the group says, until the drain stops.
     pub async fn run(self) -> anyhow::Result<()> {
-        let mut failures = 0;
-        while !self.drain.token().is_cancelled() {
-            match self.run_membership().await {
-                Ok(()) => return Ok(()),
-                Err(error) if error.is_transient() => {
-                    warn!(%error, "the group of the updates topic was lost, joining again");
-                    self.readiness.set(PART, Health::Degraded(format!("updates cannot be read: {error}")));
-                    self.wait(Backoff::default().delay(failures)).await;
-                    failures = failures.saturating_add(1);
-                }
-                Err(LogError::Closed) if self.drain.token().is_cancelled() => return Ok(()),
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(())
-    }
-
-    async fn run_membership(&self) -> Result<(), LogError> {
-        let mut membership = self.log.join(&self.group, Topic::Updates).await?;
-        let mut owned: BTreeMap<PartitionId, CancellationToken> = BTreeMap::new();
-        let stop = self.drain.token();
-        let outcome = loop {
-            let mine = tokio::select! {
-                () = stop.cancelled() => break Ok(()),
-                mine = membership.changed() => match mine {
-                    Ok(mine) => mine,
-                    Err(error) => break Err(error),
-                },
-            };
-            info!(partitions = mine.len(), "the group gave out partitions of updates");
-            self.give_up_all_but(&mine, &mut owned);
-            if mine.is_empty() {
-                // More gateways than partitions: this one stands by, and answers from the stores.
-                self.readiness.set(PART, Health::Ready);
-            }
-            for partition in mine {
-                owned.entry(partition).or_insert_with(|| self.begin(partition));
-            }
+        let feed_one = |holding: Holding| {
+            let Holding { partition, stop, .. } = holding;
+            let reign = self.shards.take(partition);
+            PartitionFeed { feed: self.clone(), partition, reign, stop }.run()
         };
-        if outcome.is_ok() {
-            // Whoever takes over must find everybody gone from here.
-            let _left_at_a_stop = membership.leave().await;
-        } else {
-            self.give_up_all_but(&BTreeSet::new(), &mut owned);
-        }
-        outcome
+        let note = |share: Result<&BTreeSet<PartitionId>, &LogError>| self.note_share(share);
+        share_noting(&*self.log, &self.group, Topic::Updates, self.drain.token(), note, feed_one).await
     }
 
-    fn give_up_all_but(&self, mine: &BTreeSet<PartitionId>, owned: &mut BTreeMap<PartitionId, CancellationToken>) {
-        owned.retain(|partition, token| {
-            let is_kept = mine.contains(partition);
-            if !is_kept {
-                token.cancel();
-                self.shards.give_up(*partition);
+    fn note_share(&self, share: Result<&BTreeSet<PartitionId>, &LogError>) {
+        match share {
+            Ok(mine) => {
+                info!(partitions = mine.len(), "the group gave out partitions of updates");
+                if mine.is_empty() {
+                    // More gateways than partitions: this one stands by, and answers from the stores.
+                    self.readiness.set(PART, Health::Ready);
+                }
             }
-            is_kept
-        });
-    }
-
-    fn begin(&self, partition: PartitionId) -> CancellationToken {
-        let token = self.drain.token().child_token();
-        let reign = self.shards.take(partition);
-        let feed = PartitionFeed { feed: self.clone(), partition, reign, stop: token.clone() };
-        self.drain.spawn_job("gateway partition", feed.run());
-        token
-    }
-
-    async fn wait(&self, duration: Duration) {
-        tokio::select! {
-            () = self.drain.token().cancelled() => {}
-            () = tokio::time::sleep(duration) => {}
+            Err(error) => {
+                self.readiness.set(PART, Health::Degraded(format!("updates cannot be read: {error}")));
+            }
         }
     }
 }
@@ -127,8 +79,17 @@ struct PartitionFeed {
 
 impl PartitionFeed {
     async fn run(self) -> anyhow::Result<()> {
+        let outcome = self.follow().await;
+        if !self.feed.drain.token().is_cancelled() {
+            self.feed.shards.give_up(self.partition, self.reign);
+        }
+        // At a stop the streams are told to come back; whoever takes over must find everybody gone from here.
+        outcome
+    }
+
+    async fn follow(&self) -> anyhow::Result<()> {
         let mut failures = 0;
-        let (mut next, whole_at) = loop {
+        let (next, whole_at) = loop {
             match self.place_to_begin().await {
                 Ok(place) => break place,
                 Err(error) if !error.is_transient() && !matches!(error, LogError::Gone { .. }) => {
@@ -140,24 +101,22 @@ impl PartitionFeed {
                 return Ok(());
             }
         };
+        let mut reader = self.feed.log.reader(Topic::Updates, self.partition, next).await?;
         loop {
-            if next >= whole_at {
+            if reader.next() >= whole_at {
                 self.handle_whole();
             }
-            match self.input(next).await {
+            match self.input(&mut *reader).await {
                 Input::Stop => return Ok(()),
                 Input::Timer => {}
                 Input::Entries(Ok(entries)) => {
                     if std::mem::take(&mut failures) > 0 {
                         self.say_ready();
                     }
-                    if let Some(last) = entries.last() {
-                        next = Offset(last.offset.0 + 1);
-                    }
                     self.handle_entries(&entries);
                 }
                 // What is gone was older than what the log keeps: keyframes fill the views again.
-                Input::Entries(Err(LogError::Gone { first, .. })) => next = Offset(first),
+                Input::Entries(Err(LogError::Gone { first, .. })) => reader.seek(Offset(first)),
                 Input::Entries(Err(error)) if error.is_transient() => self.handle_failure(&error, &mut failures).await,
                 Input::Entries(Err(error)) => return self.ended_by(error),
             }
@@ -165,9 +124,8 @@ impl PartitionFeed {
         }
     }
 
-    async fn input(&self, next: Offset) -> Input {
-        let log = &self.feed.log;
-        let read = log.read(Topic::Updates, self.partition, next, ReadLimit::default(), READ_WAIT);
+    async fn input(&self, reader: &mut dyn LogReader) -> Input {
+        let read = reader.read(ReadLimit::default(), READ_WAIT);
         let wake = self.feed.shards.with_reign(self.partition, self.reign, |hub, _| hub.poll_timeout()).flatten();
         let timer = async {
             match wake {
@@ -254,8 +212,8 @@ impl PartitionFeed {
         if range.first >= range.next {
             return Ok((range.next, range.next));
         }
-        let newest_at = Offset(range.next.0 - 1);
-        let newest = log.read(Topic::Updates, self.partition, newest_at, ReadLimit::default(), Duration::ZERO).await?;
+        let newest_one = OffsetRange { first: Offset(range.next.0 - 1), next: range.next };
+        let newest = read_range(&**log, Topic::Updates, self.partition, newest_one).await?;
         let Some(newest) = newest.first().map(|entry| entry.appended) else { return Ok((range.first, range.next)) };
         let source_count = log.partition_count(Topic::Records) as usize;
         let mut back = self.feed.read_back + SLACK;
@@ -279,12 +237,12 @@ impl PartitionFeed {
     /// When each source partition last wrote here, of what lies in this range.
     async fn newest_per_source(&self, range: OffsetRange) -> Result<BTreeMap<PartitionId, Time>, LogError> {
         let mut newest = BTreeMap::new();
-        let mut next = range.first;
-        while next < range.next && !self.stop.is_cancelled() {
-            let limit = ReadLimit::default();
-            let entries = self.feed.log.read(Topic::Updates, self.partition, next, limit, Duration::ZERO).await?;
-            let Some(last) = entries.last() else { break };
-            next = Offset(last.offset.0 + 1);
+        let mut reader = self.feed.log.reader(Topic::Updates, self.partition, range.first).await?;
+        while reader.next() < range.next && !self.stop.is_cancelled() {
+            let entries = reader.read(ReadLimit::default(), Duration::ZERO).await?;
+            if entries.is_empty() {
+                break;
+            }
             for entry in &entries {
                 let Ok(batch) = envelope::decode::<UpdateBatch>(&entry.value) else { continue };
                 for update in &batch.updates {

@@ -87,10 +87,14 @@ impl Shards {
         self.takes.load(Ordering::Acquire)
     }
 
-    /// The partition is another's; whoever watches it here is told to move.
-    pub fn give_up(&self, partition: PartitionId) {
+    /// The partition is another's; whoever watches it here is told to move. Of a reign that is over there is nothing left
+    /// to give up.
+    pub fn give_up(&self, partition: PartitionId, reign: Reign) {
         let Some(place) = self.shards.get(partition.0 as usize) else { return };
-        place.lock().let_go();
+        let mut place = place.lock();
+        if place.reign == reign {
+            place.let_go();
+        }
     }
 
     /// This gateway stops: all who watch are let go, and nobody new comes in.
@@ -213,10 +217,10 @@ mod tests {
         let shards = Arc::new(Shards::new(1, HubConfig::default(), Clock::system()));
         let key = DeliveryKey { tenant: TenantId(1), delivery: DeliveryId(1) };
         let waker = Arc::new(Notify::new());
-        shards.take(PartitionId(0));
+        let first = shards.take(PartitionId(0));
         let (watch, ()) = shards.watch(PartitionId(0), waker.clone(), |hub, _| (hub.handle_watch(key), ())).unwrap();
 
-        shards.give_up(PartitionId(0));
+        shards.give_up(PartitionId(0), first);
         let reign = shards.take(PartitionId(0));
         let (other, ()) = shards.watch(PartitionId(0), waker.clone(), |hub, _| (hub.handle_watch(key), ())).unwrap();
 

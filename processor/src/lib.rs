@@ -22,7 +22,7 @@ use anyhow::Context;
 use backends::blob_store::BlobStore;
 use backends::ledger::DeliveryLedger;
 use backends::live_store::LiveStore;
-use backends::log::{Log, LogError};
+use backends::log::{Log, LogError, Topic};
 use backends::registry::Registry;
 use backends::trail_store::TrailStore;
 use daemon::admin::Readiness;
@@ -128,14 +128,16 @@ pub async fn start(
     }
     let live = sinks::Live { store: parts.live_store.clone(), views_max: config.live_views_max };
     let events = sinks::Events { views_max: config.live_views_max, of_movement: config.events_of_movement };
-    start_learner(&config, &parts, &bodies, clock, meter, drain);
     let log = &parts.log;
-    sinks::start(live, log.clone(), clock, metrics.clone(), drain, "live sink");
-    sinks::start(events, log.clone(), clock, metrics.clone(), drain, "events sink");
+    let decoded = sinks::Decoded::new(log.partition_count(Topic::Updates));
+    start_learner(&config, &parts, &bodies, decoded.clone(), clock, meter, drain);
+    let shared = sinks::SinkParts { log: log.clone(), clock, metrics: metrics.clone(), decoded };
+    sinks::start(live, shared.clone(), drain, "live sink");
+    sinks::start(events, shared.clone(), drain, "events sink");
     let trail = sinks::Trail { store: parts.trail_store.clone() };
-    sinks::start(trail, log.clone(), clock, metrics.clone(), drain, "trail sink");
+    sinks::start(trail, shared.clone(), drain, "trail sink");
     let clerk = sinks::Clerk { ledger: parts.ledger.clone() };
-    sinks::start(clerk, log.clone(), clock, metrics.clone(), drain, "clerk");
+    sinks::start(clerk, shared, drain, "clerk");
     let facts = FactSources { ledger: parts.ledger.clone(), registry: parts.registry.clone() };
     let seams = (parts.log.clone(), parts.blobs.clone(), facts);
     let planner = OutsidePlanner::start(parts.route_service, log.clone(), clock, metrics.clone(), drain);
@@ -148,6 +150,7 @@ fn start_learner(
     config: &ProcessorConfig,
     parts: &ProcessorParts,
     bodies: &Arc<LocalBodies>,
+    decoded: sinks::Decoded,
     clock: Clock,
     meter: &Meter,
     drain: &Drain,
@@ -160,6 +163,7 @@ fn start_learner(
         live_store: parts.live_store.clone(),
         bodies: bodies.clone(),
         map_in_use: bodies.map_in_use(),
+        decoded,
         clock,
         metrics: learner::LearnerMetrics::new(meter),
     };

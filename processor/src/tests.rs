@@ -13,7 +13,7 @@ use backends::ledger::NewDelivery;
 use backends::ledger::embedded::EmbeddedLedger;
 use backends::live_store::embedded::MemoryLiveStore;
 use backends::log::embedded::{EmbeddedLog, EmbeddedLogConfig};
-use backends::log::{Append, ReadLimit, Topic};
+use backends::log::{Append, Log, Topic, read_range};
 use backends::registry::embedded::EmbeddedRegistry;
 use backends::route_service::{RouteService, RouteServiceError};
 use backends::trail_store::TrailQuery;
@@ -26,8 +26,8 @@ use protocol::record::{Door, PlannedPoint, Vehicle};
 use protocol::update::{Epoch, EtaBasis};
 use protocol::{
     Delivery, DeliveryKey, DeliveryPolicy, DeliveryState, DeviceKey, DeviceNumber, DriverId, DriverKey, EdgeId, Fix,
-    FixNumber, FixRecord, LiveView, MeasuredTime, Offset, PartitionId, Position, Record, RecordBatch, Stop, StopKind,
-    TenantId, Time, TrackerKey, Update, UpdateBatch, Verdict, envelope, partition_of,
+    FixNumber, FixRecord, LiveView, MeasuredTime, PartitionId, Position, Record, RecordBatch, Stop, StopKind, TenantId,
+    Time, TrackerKey, Update, UpdateBatch, Verdict, envelope, partition_of,
 };
 
 use super::*;
@@ -345,7 +345,7 @@ impl World {
         for row in self.ledger.outbox(100).await.unwrap() {
             let key = row.record.key().unwrap();
             self.append(key, envelope::encode(&RecordBatch { records: vec![row.record] }).into()).await;
-            self.ledger.outbox_settled(row.sequence).await.unwrap();
+            self.ledger.outbox_settled(&[row.sequence]).await.unwrap();
         }
     }
 
@@ -369,7 +369,7 @@ impl World {
     async fn append(&self, key: TrackerKey, value: Bytes) {
         let partition = partition_of(&key.key_bytes(), self.log.partition_count(Topic::Records));
         let entry = Append { topic: Topic::Records, partition, key: Bytes::new(), value };
-        self.log.append(vec![entry]).await.unwrap();
+        self.log.append(&[entry]).await.into_offsets().unwrap();
     }
 
     async fn live(&self, key: DeliveryKey) -> Option<LiveView> {
@@ -384,14 +384,9 @@ impl World {
     async fn read_all(&self, topic: Topic) -> Vec<Bytes> {
         let mut values = Vec::new();
         for partition in (0..self.log.partition_count(topic)).map(PartitionId) {
-            let mut next = Offset(0);
-            loop {
-                let limit = ReadLimit::default();
-                let entries = self.log.read(topic, partition, next, limit, Duration::ZERO).await.unwrap();
-                let Some(last) = entries.last() else { break };
-                next = Offset(last.offset.0 + 1);
-                values.extend(entries.into_iter().map(|entry| entry.value));
-            }
+            let range = self.log.range(topic, partition).await.unwrap();
+            let entries = read_range(&*self.log, topic, partition, range).await.unwrap();
+            values.extend(entries.into_iter().map(|entry| entry.value));
         }
         values
     }

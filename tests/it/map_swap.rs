@@ -11,7 +11,7 @@ use backends::log::{Log, ReadLimit, Topic};
 use protocol::envelope;
 use protocol::record::{BlobHash, BodyKind};
 use protocol::update::{DeliveryBody, Epoch};
-use protocol::{DeliveryKey, Offset, PartitionId, Record, RecordBatch, Update, UpdateBatch};
+use protocol::{DeliveryKey, PartitionId, Record, RecordBatch, Update, UpdateBatch};
 
 use crate::fleet::Sim;
 use crate::harness::{Api, Server, ServerOptions, eventually};
@@ -194,11 +194,12 @@ async fn numbered_without_gaps_in_one_epoch_each(log: &EmbeddedLog, watches: &BT
 /// All entries of all partitions of a topic.
 async fn each<B: envelope::Enveloped>(log: &EmbeddedLog, topic: Topic, mut visit: impl FnMut(B)) -> Result<()> {
     for partition in (0..log.partition_count(topic)).map(PartitionId) {
-        let mut next = log.range(topic, partition).await?.first;
+        let mut reader = log.reader(topic, partition, log.range(topic, partition).await?.first).await?;
         loop {
-            let entries = log.read(topic, partition, next, ReadLimit::default(), Duration::ZERO).await?;
-            let Some(last) = entries.last() else { break };
-            next = Offset(last.offset.0 + 1);
+            let entries = reader.read(ReadLimit::default(), Duration::ZERO).await?;
+            if entries.is_empty() {
+                break;
+            }
             for entry in &entries {
                 visit(envelope::decode::<B>(&entry.value)?);
             }

@@ -17,7 +17,7 @@ use super::entry::{ControlEntry, ControlKey, Kid};
 use super::region_key::{Purpose, RegionKey};
 use super::rotation::{FleetKeySpan, sealing_key};
 use super::secret::Secret;
-use crate::log::{Log, LogError, ReadLimit, StoredEntry, Topic};
+use crate::log::{Log, LogError, LogReader, ReadLimit, StoredEntry, Topic};
 
 /// A fleet key, opened.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -42,6 +42,11 @@ impl Control {
         let mut control = Control::default();
         log.newest(Topic::Control).await?.iter().for_each(|entry| control.handle_entry(entry, region_key));
         Ok(control)
+    }
+
+    /// Whether credentials and sessions can be issued.
+    pub fn has_keys(&self, now: Time) -> bool {
+        !self.token_keys.is_empty() && self.sealing_key(now).is_some()
     }
 
     /// What new sessions are sealed under.
@@ -123,7 +128,7 @@ impl ControlReader {
     pub fn start(log: Arc<dyn Log>, region_key: RegionKey, drain: &Drain, clock: Clock) -> Self {
         let (sender, control) = watch::channel(Arc::default());
         let current_at = Arc::new(AtomicI64::new(NEVER));
-        let follower = Follower { log, region_key, clock, sender, current_at: current_at.clone(), next: Offset(0) };
+        let follower = Follower { log, region_key, clock, sender, current_at: current_at.clone() };
         let token = drain.token().clone();
         drain.spawn("control reader", async move {
             tokio::select! {
@@ -172,15 +177,16 @@ struct Follower {
     clock: Clock,
     sender: watch::Sender<Arc<Control>>,
     current_at: Arc<AtomicI64>,
-    next: Offset,
 }
 
 impl Follower {
-    async fn run(mut self) -> anyhow::Result<()> {
+    async fn run(self) -> anyhow::Result<()> {
         let backoff = Backoff::default();
         let mut failures = 0;
+        let opened = self.log.reader(Topic::Control, PARTITION, Offset(0)).await;
+        let mut reader = opened.context("read control")?;
         loop {
-            match self.step().await {
+            match self.step(&mut *reader).await {
                 Ok(()) => failures = 0,
                 Err(LogError::Closed) => return Ok(()),
                 Err(error) if error.is_transient() => {
@@ -195,20 +201,18 @@ impl Follower {
         }
     }
 
-    async fn step(&mut self) -> Result<(), LogError> {
-        let partition = PartitionId(0);
+    async fn step(&self, reader: &mut dyn LogReader) -> Result<(), LogError> {
         let wait = self.clock.real(READ_WAIT);
         // Taken before reading: an entry appended meanwhile is not known to be known.
         let before = Time(self.clock.now_ms());
-        let read = self.log.read(Topic::Control, partition, self.next, ReadLimit::default(), wait).await?;
-        if let Some(last) = read.last() {
-            self.next = Offset(last.offset.0 + 1);
+        let read = reader.read(ReadLimit::default(), wait).await?;
+        if !read.is_empty() {
             let mut control = Control::clone(&self.sender.borrow());
             read.iter().for_each(|entry| control.handle_entry(entry, &self.region_key));
             self.sender.send_replace(Arc::new(control));
         }
         // A log that is away may answer nothing, as one does where nothing is new; it cannot answer its range.
-        if self.next >= self.log.range(Topic::Control, partition).await?.next {
+        if reader.next() >= self.log.range(Topic::Control, PARTITION).await?.next {
             let was = self.current_at.swap(before.0, Ordering::AcqRel);
             if was == NEVER {
                 self.sender.send_modify(|_| ());
@@ -218,6 +222,7 @@ impl Follower {
     }
 }
 
+const PARTITION: PartitionId = PartitionId(0);
 const NEVER: i64 = i64::MIN;
 /// From then on an edge says that it is degraded, and goes on.
 pub const DEGRADED_AFTER: Duration = Duration::from_secs(60);

@@ -3,12 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use daemon::{Clock, Drain};
 use protocol::{DeliveryPolicy, DeviceKey, DeviceNumber, DriverId, PartitionId, TenantId, Time};
+use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::log::embedded::{EmbeddedLog, EmbeddedLogConfig};
-use crate::log::{Append, Log, Topic};
+use crate::log::front::{Front, Gate};
+use crate::log::{Append, Appended, Log, Topic};
 
 #[tokio::test]
 async fn a_reader_comes_to_what_was_written_before_and_after_it_began() {
@@ -59,6 +62,56 @@ async fn what_holds_is_the_same_whoever_reads_it_and_however() {
     drain.stop(PATIENCE).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_many_first_starts_at_once_one_makes_the_keys_and_all_have_them() {
+    let (_folder, log) = log();
+    let slow: Arc<dyn Log> = Arc::new(Slow(log.clone()));
+    let starting: Vec<_> = (0..5)
+        .map(|_| {
+            let slow = slow.clone();
+            tokio::spawn(async move {
+                let writer = ControlWriter::new(slow.clone(), region_key());
+                writer.until_keys(Clock::system(), &CancellationToken::new()).await.unwrap();
+                Control::load(&*slow, &region_key()).await.unwrap()
+            })
+        })
+        .collect();
+
+    let mut known = Vec::new();
+    for start in starting {
+        known.push(tokio::time::timeout(PATIENCE, start).await.expect("a start does not wait for ever").unwrap());
+    }
+
+    let token_keys: Vec<_> = known.iter().map(|control| control.token_keys.clone()).collect();
+    assert!(!token_keys[0].is_empty());
+    assert!(token_keys.iter().all(|keys| *keys == token_keys[0]), "whoever issues a credential, all can check it");
+    let sealing = |control: &Control| control.sealing_key(Time(Clock::system().now_ms())).cloned();
+    assert!(known.iter().all(|control| sealing(control).is_some() && sealing(control) == sealing(&known[0])));
+}
+
+/// A log to which an entry takes a while: long enough for another start to look and find nothing.
+struct Slow(Arc<dyn Log>);
+
+impl Front for Slow {
+    fn behind(&self) -> &dyn Log {
+        &*self.0
+    }
+
+    fn gate(&self) -> Arc<dyn Gate> {
+        Arc::new(Wait)
+    }
+}
+
+struct Wait;
+
+#[async_trait]
+impl Gate for Wait {
+    async fn pass(&self, _: &[Append]) -> Option<Appended> {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        None
+    }
+}
+
 #[tokio::test]
 async fn rotating_twice_changes_nothing() {
     let (_folder, log) = log();
@@ -81,7 +134,7 @@ async fn garbage_and_other_regions_keys_are_passed_by() {
     for (key, value) in [(&b"?"[..], &b"x"[..]), (b"F\0", b"x"), (b"", b""), (b"P\0\0\0\x01", b"W")] {
         let (key, value) = (bytes::Bytes::from_static(key), bytes::Bytes::from_static(value));
         let append = Append { topic: Topic::Control, partition: PartitionId(0), key, value };
-        log.append(vec![append]).await.unwrap();
+        log.append(&[append]).await.into_offsets().unwrap();
     }
     let writer = ControlWriter::new(log.clone(), region_key());
     writer.revoke(device()).await.unwrap();

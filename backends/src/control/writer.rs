@@ -7,6 +7,7 @@ use anyhow::Context;
 use bytes::Bytes;
 use daemon::{Backoff, Clock, Drain, retry};
 use protocol::{DeliveryPolicy, DeviceKey, PartitionId, TenantId, Time, envelope};
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::credential::TokenKeyId;
@@ -15,7 +16,7 @@ use super::reader::Control;
 use super::region_key::{Purpose, RegionKey};
 use super::rotation::{FleetKeySpan, Rotation, next_step};
 use super::secret::Secret;
-use crate::log::{Append, Log, LogError, Topic};
+use crate::log::{Append, Holding, Log, LogError, Topic, share};
 
 /// Cheap to clone.
 #[derive(Clone)]
@@ -52,7 +53,41 @@ impl ControlWriter {
         self.append(ControlKey::FleetKey(kid), Bytes::new()).await
     }
 
-    /// Brings keys into being and moves them on: what a region's first start needs, and every minute after.
+    /// What a start needs: returns once there are keys. Whoever's turn it is makes them, so that of two first starts only
+    /// one does; the other finds them.
+    pub async fn until_keys(&self, clock: Clock, stop: &CancellationToken) -> anyhow::Result<()> {
+        let made = CancellationToken::new();
+        let work = |holding: Holding| {
+            let (writer, made) = (self.clone(), made.clone());
+            async move {
+                let rotate = || writer.rotate(Time(clock.now_ms()));
+                retry("make keys", Backoff::default(), &holding.stop, LogError::is_transient, rotate).await?;
+                made.cancel();
+                holding.stop.cancelled().await;
+                Ok(())
+            }
+        };
+        let ends = CancellationToken::new();
+        let mut sharing = std::pin::pin!(share(&*self.log, ROTATION_GROUP, Topic::Control, &ends, work));
+        loop {
+            let control = Control::load(&*self.log, &self.region_key).await;
+            match control {
+                Ok(control) if made.is_cancelled() || control.has_keys(Time(clock.now_ms())) => break,
+                Err(error) if !error.is_transient() => return Err(error).context("look for keys"),
+                Ok(_) | Err(_) => {}
+            }
+            tokio::select! {
+                shared = &mut sharing => return shared,
+                () = made.cancelled() => {}
+                () = stop.cancelled() => return Err(LogError::Closed).context("wait for keys"),
+                () = tokio::time::sleep(LOOK_FOR_KEYS_EVERY) => {}
+            }
+        }
+        ends.cancel();
+        sharing.await
+    }
+
+    /// Brings keys into being and moves them on. For one process at a time.
     pub async fn rotate(&self, now: Time) -> Result<(), LogError> {
         let mut control = Control::load(&*self.log, &self.region_key).await?;
         if control.token_keys.is_empty() {
@@ -82,32 +117,27 @@ impl ControlWriter {
     pub fn start_rotation(self, drain: &Drain, clock: Clock) {
         let token = drain.token().clone();
         drain.spawn("control rotation", async move {
-            let mut membership = self.log.join(ROTATION_GROUP, Topic::Control).await.context("share the rotation")?;
-            let mut is_mine = false;
-            loop {
-                tokio::select! {
-                    () = token.cancelled() => return Ok(()),
-                    changed = membership.changed() => match changed {
-                        Ok(partitions) => is_mine = !partitions.is_empty(),
-                        Err(LogError::Closed) => return Ok(()),
-                        Err(error) => return Err(error).context("share the rotation"),
-                    },
-                    () = clock.sleep(ROTATE_EVERY) => {}
-                }
-                if !is_mine {
-                    continue;
-                }
-                let rotated = retry("rotating keys", Backoff::default(), &token, LogError::is_transient, || {
-                    self.rotate(Time(clock.now_ms()))
-                });
-                match rotated.await {
-                    Ok(()) => {}
-                    Err(LogError::Closed) => return Ok(()),
-                    Err(error) if error.is_transient() => warn!(%error, "keys were not rotated"),
-                    Err(error) => return Err(error).context("rotate keys"),
-                }
-            }
+            let work = |holding: Holding| self.clone().rotate_while_held(holding, clock);
+            share(&*self.log, ROTATION_GROUP, Topic::Control, &token, work).await
         });
+    }
+
+    async fn rotate_while_held(self, holding: Holding, clock: Clock) -> anyhow::Result<()> {
+        loop {
+            let rotate = || self.rotate(Time(clock.now_ms()));
+            match retry("rotate keys", Backoff::default(), &holding.stop, LogError::is_transient, rotate).await {
+                Ok(()) => {}
+                Err(error) if holding.stop.is_cancelled() => {
+                    warn!(%error, "keys were not rotated before the stop");
+                    return Ok(());
+                }
+                Err(error) => return Err(error).context("rotate keys"),
+            }
+            tokio::select! {
+                () = holding.stop.cancelled() => return Ok(()),
+                () = clock.sleep(ROTATE_EVERY) => {}
+            }
+        }
     }
 
     async fn put(&self, entry: &ControlEntry) -> Result<(), LogError> {
@@ -116,10 +146,11 @@ impl ControlWriter {
 
     async fn append(&self, key: ControlKey, value: Bytes) -> Result<(), LogError> {
         let append = Append { topic: Topic::Control, partition: PartitionId(0), key: key.encode(), value };
-        self.log.append(vec![append]).await?;
+        self.log.append(&[append]).await.into_offsets()?;
         Ok(())
     }
 }
 
 const ROTATION_GROUP: &str = "control-rotation";
 const ROTATE_EVERY: Duration = Duration::from_secs(60);
+const LOOK_FOR_KEYS_EVERY: Duration = Duration::from_millis(200);

@@ -14,7 +14,7 @@ use protocol::{
 
 use super::{
     DELIVERY_ID_MAX, DeliveryFilter, DeliveryLedger, IDEMPOTENCY_KEPT, Idempotency, LedgerError, NewDelivery,
-    ProposalOutcome, TEXT_BYTES_MAX,
+    OutboxRow, ProposalOutcome, TEXT_BYTES_MAX,
 };
 use crate::crash::acknowledge;
 
@@ -560,13 +560,13 @@ pub(crate) async fn the_outbox_keeps_what_is_not_settled(open: impl AsyncFn() ->
 
     assert_eq!(keys(4).await, made[..4]);
     assert_eq!(keys(4).await, made[..4]);
-    let through = ledger.outbox(4).await.unwrap()[3].sequence;
-    ledger.outbox_settled(through).await.unwrap();
-    assert_eq!(keys(4).await, made[4..]);
+    let sequences: Vec<u64> = ledger.outbox(4).await.unwrap().iter().map(|row| row.sequence).collect();
+    ledger.outbox_settled(&[sequences[1], sequences[3]]).await.unwrap();
+    assert_eq!(keys(4).await, [made[0], made[2], made[4], made[5]], "what is not named stays, below and above");
     settle_all(&ledger).await;
     assert_eq!(keys(4).await, []);
     ledger.create(order(None), None, NOW).await.unwrap();
-    assert!(ledger.outbox(1).await.unwrap()[0].sequence > through);
+    assert!(ledger.outbox(1).await.unwrap()[0].sequence > sequences[3]);
 }
 
 pub(crate) async fn the_outbox_wakes_its_reader(open: impl AsyncFn() -> Opened) {
@@ -666,13 +666,15 @@ pub(crate) async fn nothing_acknowledged_is_lost(ledger: Opened, said: &[String]
     let mut told: BTreeMap<u64, u64> = BTreeMap::new();
     loop {
         let rows = ledger.outbox(1000).await.unwrap();
-        let Some(last) = rows.last() else { break };
+        if rows.is_empty() {
+            break;
+        }
         for row in &rows {
             if let Record::Assign { delivery, .. } = &row.record {
                 told.insert(delivery.key.delivery.0, delivery.last_number().0);
             }
         }
-        ledger.outbox_settled(last.sequence).await.unwrap();
+        ledger.outbox_settled(&sequences_of(&rows)).await.unwrap();
     }
 
     assert!(!acknowledged.is_empty());
@@ -731,9 +733,12 @@ async fn records(ledger: &Opened) -> Vec<Record> {
 }
 
 async fn settle_all(ledger: &Opened) {
-    if let Some(last) = ledger.outbox(1000).await.unwrap().last() {
-        ledger.outbox_settled(last.sequence).await.unwrap();
-    }
+    let rows = ledger.outbox(1000).await.unwrap();
+    ledger.outbox_settled(&sequences_of(&rows)).await.unwrap();
+}
+
+fn sequences_of(rows: &[OutboxRow]) -> Vec<u64> {
+    rows.iter().map(|row| row.sequence).collect()
 }
 
 async fn list(ledger: &Opened, tenant: TenantId) -> Vec<Delivery> {

@@ -192,8 +192,9 @@ impl DeliveryLedger for EmbeddedLedger {
         self.db.read(move |connection| Ok(outbox::oldest(connection, limit)?)).await
     }
 
-    async fn outbox_settled(&self, through: u64) -> Result<(), LedgerError> {
-        self.db.write(move |connection| Ok(outbox::settle(connection, through)?)).await
+    async fn outbox_settled(&self, sequences: &[u64]) -> Result<(), LedgerError> {
+        let sequences = sequences.to_vec();
+        self.db.write(move |connection| Ok(outbox::settle(connection, &sequences)?)).await
     }
 
     async fn outbox_changed(&self) {

@@ -186,8 +186,9 @@ pub trait DeliveryLedger: Send + Sync + 'static {
     /// The oldest unsettled rows.
     async fn outbox(&self, limit: u32) -> Result<Vec<OutboxRow>, LedgerError>;
 
-    /// These rows are durable in the log.
-    async fn outbox_settled(&self, through: u64) -> Result<(), LedgerError>;
+    /// These rows, and no others, are durable in the log: of two rows the one with the lower number may have been committed
+    /// later, and not have been seen by whoever settles.
+    async fn outbox_settled(&self, sequences: &[u64]) -> Result<(), LedgerError>;
 
     /// Resolves when a row may have been added since it was last called; at once at the first call. For one relay at a
     /// time. Cancellation safe.

@@ -4,12 +4,16 @@
 //! **Invariant:** readers are bounded by each partition's published `next`, which moves only after the sync: they never
 //! see what a crash could take back.
 
+mod appender;
 mod groups;
 mod journal;
 mod keeper;
 mod layout;
 mod partition;
+mod queue;
+mod reader;
 mod shared;
+mod sharing;
 mod store;
 mod takeover;
 mod writer;
@@ -23,19 +27,21 @@ use std::time::Duration;
 use async_trait::async_trait;
 use daemon::{Clock, Meter};
 use parking_lot::Mutex;
-use protocol::envelope::ENTRY_BYTES_MAX;
 use protocol::{Offset, PartitionId, Time};
-use tokio::sync::{Semaphore, mpsc, oneshot};
 
+use self::appender::EmbeddedAppender;
 use self::groups::Groups;
 use self::keeper::Keeper;
-use self::layout::{KEY_BYTES_MAX, Layout, Slot, commit_key};
+use self::layout::{Layout, Slot, commit_key};
 use self::partition::Standing;
+use self::queue::Queue;
+use self::reader::{EmbeddedReader, blocking};
 use self::shared::{Now, Shared};
 use self::store::StoreOptions;
 pub use self::store::{InstalledLog, WriteProbe, forget_acknowledged};
-use self::writer::{Queued, Request, Writer, WriterMeters};
-use super::{Append, Log, LogError, Membership, OffsetRange, ReadLimit, StoredEntry, Topic};
+use self::writer::{Writer, WriterMeters};
+use super::append::Line;
+use super::{Appender, Log, LogError, LogReader, Membership, OffsetRange, Pace, StoredEntry, Topic};
 
 #[derive(Clone)]
 pub struct EmbeddedLogConfig {
@@ -49,6 +55,8 @@ pub struct EmbeddedLogConfig {
     pub tail_bytes_max: usize,
     /// Appends that wait or are being written hold this much at most; then appenders wait.
     pub queued_bytes_max: usize,
+    /// A member that has not said within this time that its work on a revoked partition has stopped loses it.
+    pub release_wait_max: Duration,
     pub now: Now,
     pub meter: Meter,
     /// For blocks of tables that readers have asked for.
@@ -67,6 +75,7 @@ impl Default for EmbeddedLogConfig {
             expire_every: Duration::from_secs(60),
             tail_bytes_max: 4 << 20,
             queued_bytes_max: 64 << 20,
+            release_wait_max: Duration::from_secs(60),
             now: now_of(Clock::system()),
             meter: Meter::discard(),
             cache_bytes: StoreOptions::default().cache_bytes,
@@ -89,15 +98,12 @@ fn now_of(clock: Clock) -> Now {
 pub struct EmbeddedLog {
     shared: Arc<Shared>,
     incarnation: u32,
+    queue: Arc<Queue>,
     groups: Groups,
-    queued_bytes: Arc<Semaphore>,
-    queued_bytes_max: usize,
     running: Mutex<Option<Running>>,
 }
 
-/// Dropping it stops the threads: the writer writes what is queued first.
 struct Running {
-    requests: mpsc::Sender<Queued>,
     stop_keeper: std::sync::mpsc::Sender<()>,
     writer: JoinHandle<()>,
     keeper: JoinHandle<()>,
@@ -111,19 +117,19 @@ impl EmbeddedLog {
         let (shared, opened, incarnation) =
             Shared::open(path.into(), layout, config.now, config.tail_bytes_max, options)?;
         let shared = Arc::new(shared);
-        let (requests, queue) = mpsc::channel(QUEUED_REQUESTS_MAX);
+        let (queue, requests) = Queue::new(config.queued_bytes_max);
+        let queue = Arc::new(queue);
         let meters = meters(&config.meter);
-        let writer = Writer::new(shared.clone(), queue, opened.cursors, opened.superseded, meters);
+        let writer = Writer::new(shared.clone(), requests, opened.cursors, opened.superseded, meters);
         let (stop_keeper, stop) = std::sync::mpsc::channel();
         let keeper = Keeper {
             shared: shared.clone(),
-            requests: requests.downgrade(),
+            requests: queue.downgrade().ok_or(LogError::Closed)?,
             retention: retention(&config.retention),
             every: config.expire_every,
             stop,
         };
         let running = Running {
-            requests,
             stop_keeper,
             writer: spawn("log writer", move || writer.run())?,
             keeper: spawn("log keeper", move || keeper.run())?,
@@ -131,9 +137,8 @@ impl EmbeddedLog {
         Ok(EmbeddedLog {
             shared,
             incarnation,
-            groups: Groups::default(),
-            queued_bytes: Arc::new(Semaphore::new(config.queued_bytes_max)),
-            queued_bytes_max: config.queued_bytes_max,
+            groups: Groups::new(queue.clone(), config.release_wait_max),
+            queue,
             running: Mutex::new(Some(running)),
         })
     }
@@ -143,8 +148,9 @@ impl EmbeddedLog {
         let Some(running) = self.running.lock().take() else {
             return;
         };
-        let Running { requests, stop_keeper, writer, keeper } = running;
-        drop((requests, stop_keeper));
+        let Running { stop_keeper, writer, keeper } = running;
+        self.queue.close();
+        drop(stop_keeper);
         self.groups.close();
         for thread in [writer, keeper] {
             if thread.join().is_err() {
@@ -158,58 +164,6 @@ impl EmbeddedLog {
     fn slot(&self, topic: Topic, partition: PartitionId) -> Result<Slot, LogError> {
         let slot = self.shared.layout.slot(topic, partition);
         slot.ok_or(LogError::NoPartition { topic: topic.name(), partition: partition.0 })
-    }
-
-    async fn request<T>(
-        &self,
-        bytes: usize,
-        make: impl FnOnce(oneshot::Sender<Result<T, LogError>>) -> Request,
-    ) -> Result<T, LogError> {
-        let requests = self.running.lock().as_ref().map(|running| running.requests.clone());
-        let requests = requests.ok_or(LogError::Closed)?;
-        let weight = bytes.min(self.queued_bytes_max) as u32;
-        let permit = self.queued_bytes.clone().acquire_many_owned(weight).await.map_err(|_| LogError::Closed)?;
-        let (reply, answer) = oneshot::channel();
-        let queued = Queued { request: make(reply), bytes, permit: Some(permit) };
-        requests.send(queued).await.map_err(|_| LogError::Closed)?;
-        drop(requests);
-        answer.await.unwrap_or(Err(LogError::Closed))
-    }
-
-    /// Reads files, off the runtime's threads.
-    async fn blocking<T: Send + 'static>(
-        &self,
-        read: impl FnOnce(&store::Store) -> Result<T, LogError> + Send + 'static,
-    ) -> Result<T, LogError> {
-        let shared = self.shared.clone();
-        let reading = tokio::task::spawn_blocking(move || match shared.store() {
-            Some(store) => read(&store),
-            None => Err(LogError::Unavailable { reason: "the store is not open".to_string() }),
-        });
-        reading.await.unwrap_or_else(|error| Err(LogError::Unavailable { reason: error.to_string() }))
-    }
-
-    async fn read_files(
-        &self,
-        slot: Slot,
-        from: Offset,
-        until: Offset,
-        limit: ReadLimit,
-    ) -> Result<Vec<StoredEntry>, LogError> {
-        let entries = self.blocking(move |store| store.read(slot, from, until, limit)).await?;
-        if self.shared.layout.at(slot).0.is_newest_per_key() {
-            return Ok(entries);
-        }
-        let is_whole = entries.iter().zip(from.0..).all(|(entry, offset)| entry.offset.0 == offset);
-        if is_whole && !entries.is_empty() {
-            return Ok(entries);
-        }
-        // Retention may have cut it while it was read; a hole for any other reason is damage.
-        let first = self.shared.partitions[slot.0].span().first;
-        if from < first {
-            return Err(LogError::Gone { offset: from.0, first: first.0 });
-        }
-        Err(store::damaged(&format!("entries from offset {from} on are missing")))
     }
 }
 
@@ -229,60 +183,18 @@ impl Log for EmbeddedLog {
         self.incarnation
     }
 
-    async fn append(&self, entries: Vec<Append>) -> Result<Vec<Offset>, LogError> {
-        if entries.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut bytes = 0;
-        let mut slotted = Vec::with_capacity(entries.len());
-        for append in entries {
-            let slot = self.slot(append.topic, append.partition)?;
-            for (bytes, bytes_max) in [(append.value.len(), ENTRY_BYTES_MAX), (append.key.len(), KEY_BYTES_MAX)] {
-                if bytes > bytes_max {
-                    return Err(LogError::TooLarge { bytes, bytes_max });
-                }
-            }
-            bytes += append.key.len() + append.value.len();
-            slotted.push((slot, append));
-        }
-        self.request(bytes, |reply| Request::Append { entries: slotted, reply }).await
+    fn pace(&self) -> Pace {
+        Pace::Gathers
     }
 
-    async fn read(
-        &self,
-        topic: Topic,
-        partition: PartitionId,
-        from: Offset,
-        limit: ReadLimit,
-        wait: Duration,
-    ) -> Result<Vec<StoredEntry>, LogError> {
+    fn appender(&self) -> Box<dyn Appender> {
+        let (shared, queue) = (self.shared.clone(), self.queue.clone());
+        Box::new(EmbeddedAppender { shared, queue, line: Line::default() })
+    }
+
+    async fn reader(&self, topic: Topic, partition: PartitionId, from: Offset) -> Result<Box<dyn LogReader>, LogError> {
         let slot = self.slot(topic, partition)?;
-        let partition = &self.shared.partitions[slot.0];
-        let mut span = partition.span();
-        if span.next <= from && span.standing == Standing::Open && !wait.is_zero() {
-            let mut spans = partition.subscribe();
-            let more = spans.wait_for(|span| span.next > from || span.standing != Standing::Open);
-            // Whether it came or not is seen below.
-            let _came = tokio::time::timeout(wait, more).await.is_ok();
-            span = partition.span();
-        }
-        if from < span.first {
-            return Err(LogError::Gone { offset: from.0, first: span.first.0 });
-        }
-        if span.next <= from {
-            return match span.standing {
-                Standing::Open => Ok(Vec::new()),
-                Standing::Closed => Err(LogError::Closed),
-                Standing::Failed => Err(store::damaged("a sync failed")),
-            };
-        }
-        if let Some(entries) = partition.read_tail(from, limit) {
-            return Ok(entries);
-        }
-        if span.standing == Standing::Closed {
-            return Err(LogError::Closed);
-        }
-        self.read_files(slot, from, span.next, limit).await
+        Ok(Box::new(EmbeddedReader { shared: self.shared.clone(), slot, next: from }))
     }
 
     async fn range(&self, topic: Topic, partition: PartitionId) -> Result<OffsetRange, LogError> {
@@ -297,7 +209,7 @@ impl Log for EmbeddedLog {
             return Ok(offset);
         }
         let span = partition.span();
-        self.blocking(move |store| store.offset_at(slot, span.first, span.next, at)).await
+        blocking(&self.shared, move |store| store.offset_at(slot, span.first, span.next, at)).await
     }
 
     async fn newest(&self, topic: Topic) -> Result<Vec<StoredEntry>, LogError> {
@@ -306,19 +218,10 @@ impl Log for EmbeddedLog {
     }
 
     async fn join(&self, group: &str, topic: Topic) -> Result<Box<dyn Membership>, LogError> {
-        if self.running.lock().is_none() {
+        if self.queue.is_closed() {
             return Err(LogError::Closed);
         }
         Ok(self.groups.join(group, topic, self.partition_count(topic)))
-    }
-
-    async fn commit(&self, group: &str, topic: Topic, partition: PartitionId, next: Offset) -> Result<(), LogError> {
-        self.slot(topic, partition)?;
-        let key = commit_key(group, topic, partition);
-        if key.len() > KEY_BYTES_MAX {
-            return Err(LogError::TooLarge { bytes: key.len(), bytes_max: KEY_BYTES_MAX });
-        }
-        self.request(key.len(), |reply| Request::Commit { key, next, reply }).await
     }
 
     async fn committed(&self, group: &str, topic: Topic, partition: PartitionId) -> Result<Option<Offset>, LogError> {
@@ -346,5 +249,3 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<(
     let spawned = std::thread::Builder::new().name(name.to_string()).spawn(run);
     spawned.map_err(|error| LogError::Unavailable { reason: format!("no thread for the {name}: {error}") })
 }
-
-const QUEUED_REQUESTS_MAX: usize = 4096;

@@ -201,7 +201,8 @@ pub trait Registry: Send + Sync + 'static {
 
     /// The oldest unsettled records on their way to the log, as of the ledger's outbox.
     async fn outbox(&self, limit: u32) -> Result<Vec<crate::ledger::OutboxRow>, RegistryError>;
-    async fn outbox_settled(&self, through: u64) -> Result<(), RegistryError>;
+    /// These rows, and no others, are durable in the log.
+    async fn outbox_settled(&self, sequences: &[u64]) -> Result<(), RegistryError>;
     /// Resolves when a row may have been added since it was last called; at once at the first call. For one relay at a
     /// time. Cancellation safe.
     async fn outbox_changed(&self);

@@ -248,7 +248,8 @@ impl Fleet {
                 created: at,
             };
             let record = Record::Assign { to: driver.into(), delivery: Box::new(delivery) };
-            log.append(vec![entry_of(log, driver, vec![record])]).await.context("assign a delivery")?;
+            let entry = entry_of(log, driver, vec![record]);
+            log.append(&[entry]).await.into_offsets().context("assign a delivery")?;
         }
         Ok(())
     }
@@ -276,7 +277,8 @@ impl Fleet {
                 value: envelope::encode(&RecordBatch { records }).into(),
             };
             let appended_at = Instant::now();
-            let offsets = log.append(by_partition.into_iter().map(entry).collect()).await.context("append fixes")?;
+            let entries: Vec<Append> = by_partition.into_iter().map(entry).collect();
+            let offsets = log.append(&entries).await.into_offsets().context("append fixes")?;
             watch.appended(partitions.into_iter().zip(offsets), appended_at);
         }
         Ok(())
@@ -339,14 +341,12 @@ impl Watch {
     }
 
     async fn read(self: Arc<Self>, log: Arc<EmbeddedLog>, partition: PartitionId) -> anyhow::Result<()> {
-        let mut next = Offset(0);
+        let mut reader = log.reader(Topic::Updates, partition, Offset(0)).await?;
         loop {
-            let wait = Duration::from_millis(500);
-            let entries = log.read(Topic::Updates, partition, next, ReadLimit::default(), wait).await?;
+            let entries = reader.read(ReadLimit::default(), Duration::from_millis(500)).await?;
             let read = Instant::now();
             let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
             for entry in entries {
-                next = Offset(entry.offset.0 + 1);
                 let batch: UpdateBatch = envelope::decode(&entry.value)?;
                 batch.updates.iter().for_each(|update| seen.handle_update(update, read));
             }

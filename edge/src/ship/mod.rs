@@ -1,5 +1,5 @@
-//! The shipper: one per edge. Merges what the threads gathered, appends it to the log, one append at a time, and says
-//! what is durable. While an append is under way the next shipment gathers, so a slower log gets larger entries.
+//! The shipper: one per edge. Merges what the threads gathered, appends it to the log, two appends at a time, and says
+//! what is durable. While two are under way the next shipment gathers, so a slower log gets larger entries.
 //!
 //! When the log is away the shipper goes on taking parcels and keeps them in the spool, oldest first in, first out; no
 //! parcel is settled by that. When the log is back, the spool is emptied into it before anything newer.
@@ -11,16 +11,15 @@ pub mod shipment;
 pub mod spool;
 
 use std::collections::VecDeque;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use backends::log::{Log, LogError};
+use backends::log::{Driven, Log, LogError, Pipeline, PipelineConfig};
 use daemon::admin::{Health, Readiness};
 use daemon::{Backoff, Clock};
-use protocol::{EdgeId, Offset, Time};
+use protocol::{EdgeId, Time};
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
@@ -59,34 +58,27 @@ pub struct Shipper {
     parts: ShipperParts,
     marks: Marks,
     waiting: VecDeque<Parcel>,
-    in_flight: Option<InFlight>,
+    under_way: Pipeline<UnderWay>,
     /// Origins of what lies in the spool from this run, to be told should it make way.
     spooled: VecDeque<(FrameNumber, Vec<Origin>)>,
     failures: u32,
 }
 
-/// The append under way. There is at most one.
-struct InFlight {
+/// A shipment under way to the log.
+struct UnderWay {
     shipment: Shipment,
-    /// In the spool too, as its oldest.
+    /// In the spool too.
     frame: Option<FrameNumber>,
     began: Instant,
-    attempt: Attempt,
 }
-
-enum Attempt {
-    Appending(AppendFuture),
-    Waiting(Pin<Box<tokio::time::Sleep>>),
-}
-
-type AppendFuture = Pin<Box<dyn Future<Output = Result<Vec<Offset>, LogError>> + Send>>;
 
 /// All that can wake the shipper.
 enum Wake {
     Parcel(Parcel),
     ThreadsEnded,
-    Appended(Result<Vec<Offset>, LogError>),
-    TryAgain,
+    Driven(Result<Driven<UnderWay>, LogError>),
+    /// While stopping: whether the log has been waited for long enough.
+    Look,
     /// The append has been under way for so long that the log counts as away.
     Slow,
 }
@@ -96,9 +88,10 @@ impl Shipper {
         let now = Time(parts.clock.now_ms());
         Shipper {
             marks: Marks::new(parts.threads.len(), now),
+            // Who stops does not wait for what is under way: it is in the spool.
+            under_way: Pipeline::new(&*parts.log, PIPELINE, Default::default()),
             parts,
             waiting: VecDeque::new(),
-            in_flight: None,
             spooled: VecDeque::new(),
             failures: 0,
         }
@@ -109,9 +102,9 @@ impl Shipper {
         let mut has_ended = false;
         let mut leave_at = None;
         loop {
-            self.begin_next().await?;
+            self.begin_next().await;
             if has_ended {
-                if self.in_flight.is_none() && self.waiting.is_empty() {
+                if self.under_way.is_empty() && self.waiting.is_empty() {
                     break;
                 }
                 let at = *leave_at.get_or_insert_with(|| Instant::now() + STOP_GRACE);
@@ -130,9 +123,10 @@ impl Shipper {
                     }
                 }
                 Wake::ThreadsEnded => has_ended = true,
-                Wake::Appended(Ok(_)) => self.handle_durable().await,
-                Wake::Appended(Err(error)) => self.handle_failure(error).await?,
-                Wake::TryAgain => self.append_again(),
+                Wake::Driven(Ok(Driven::Durable(shipped))) => self.handle_durable(shipped).await,
+                Wake::Driven(Ok(Driven::Failed(error))) => self.handle_failure(&error).await,
+                Wake::Driven(Err(error)) => return Err(error).context("append records"),
+                Wake::Look => {}
                 Wake::Slow => self.go_away("an append takes too long").await,
             }
         }
@@ -146,63 +140,50 @@ impl Shipper {
         self.parts.state.is_away()
     }
 
-    /// Cancellation safe: an append under way stays in `in_flight`.
+    /// Cancellation safe: what is under way stays so.
     async fn wake(&mut self, parcels: &mut mpsc::Receiver<Parcel>, has_ended: bool) -> Wake {
         let is_away = self.is_away();
-        let (progress, slow_at) = match &mut self.in_flight {
-            Some(in_flight) => (Some(&mut in_flight.attempt), in_flight.began + AWAY_AFTER),
-            None => (None, Instant::now() + AWAY_AFTER),
-        };
-        let has_progress = progress.is_some();
+        let oldest = self.under_way.tags().next().map(|under_way| under_way.began);
+        let slow_at = oldest.unwrap_or_else(Instant::now) + AWAY_AFTER;
         tokio::select! {
-            wake = drive(progress) => wake,
+            driven = self.under_way.drive() => Wake::Driven(driven),
             parcel = parcels.recv(), if !has_ended => parcel.map_or(Wake::ThreadsEnded, Wake::Parcel),
-            () = tokio::time::sleep_until(slow_at.into()), if has_progress && !is_away => Wake::Slow,
+            () = tokio::time::sleep_until(slow_at.into()), if oldest.is_some() && !is_away => Wake::Slow,
             // Only so that a stop does not wait for a log that is away.
-            () = tokio::time::sleep(STOP_LOOK), if has_ended => Wake::TryAgain,
+            () = tokio::time::sleep(STOP_LOOK), if has_ended => Wake::Look,
         }
     }
 
-    /// Begins the next append if none is under way: what is in the spool first.
-    async fn begin_next(&mut self) -> anyhow::Result<()> {
-        while self.in_flight.is_none() {
-            if let Some((frame, body)) = self.spool_front().await {
+    /// Begins as many appends as may be under way: what is in the spool first.
+    async fn begin_next(&mut self) {
+        while self.under_way.has_room() {
+            if !self.parts.spool.is_empty() {
+                // What is under way is its oldest, or older: the next follows when that is durable.
+                if !self.under_way.is_empty() {
+                    return;
+                }
+                let Some((frame, body)) = self.spool_front().await else { continue };
                 match Shipment::from_bytes(&body) {
-                    Some(shipment) => self.begin(shipment, Some(frame)),
+                    Some(shipment) => self.begin(shipment, Some(frame)).await,
                     None => self.drop_frame(frame).await,
                 }
                 continue;
             }
             if self.waiting.is_empty() {
-                return Ok(());
+                return;
             }
             let shipment = self.pack_waiting();
             if shipment.entries.is_empty() {
                 self.settle(&shipment.origins, ParcelOutcome::Durable);
             } else {
-                self.begin(shipment, None);
+                self.begin(shipment, None).await;
             }
         }
-        Ok(())
     }
 
-    fn begin(&mut self, shipment: Shipment, frame: Option<FrameNumber>) {
-        let attempt = self.append(&shipment);
-        self.in_flight = Some(InFlight { shipment, frame, began: Instant::now(), attempt });
-    }
-
-    fn append(&self, shipment: &Shipment) -> Attempt {
-        let log = self.parts.log.clone();
+    async fn begin(&mut self, shipment: Shipment, frame: Option<FrameNumber>) {
         let appends = shipment.to_appends();
-        Attempt::Appending(Box::pin(async move { log.append(appends).await }))
-    }
-
-    fn append_again(&mut self) {
-        let Some(mut in_flight) = self.in_flight.take() else { return };
-        if matches!(in_flight.attempt, Attempt::Waiting(_)) {
-            in_flight.attempt = self.append(&in_flight.shipment);
-        }
-        self.in_flight = Some(in_flight);
+        self.under_way.push(appends, UnderWay { shipment, frame, began: Instant::now() }).await;
     }
 
     /// As many parcels as one shipment takes, at least one; their memory goes back to their threads.
@@ -225,19 +206,19 @@ impl Shipper {
         shipment
     }
 
-    async fn handle_durable(&mut self) {
-        let Some(in_flight) = self.in_flight.take() else { return };
+    async fn handle_durable(&mut self, shipped: UnderWay) {
+        let UnderWay { shipment, frame, began } = shipped;
         let metrics = &self.parts.metrics;
         metrics.appends.increment(1);
-        metrics.append_time.record(in_flight.began.elapsed().as_secs_f64());
-        metrics.entries.increment(in_flight.shipment.entries.len() as u64);
-        metrics.entry_bytes.increment(in_flight.shipment.len_bytes() as u64);
-        metrics.records.increment(in_flight.shipment.record_count);
+        metrics.append_time.record(began.elapsed().as_secs_f64());
+        metrics.entries.increment(shipment.entries.len() as u64);
+        metrics.entry_bytes.increment(shipment.len_bytes() as u64);
+        metrics.records.increment(shipment.record_count);
         self.failures = 0;
-        if in_flight.shipment.run == self.parts.run {
-            self.settle(&in_flight.shipment.origins, ParcelOutcome::Durable);
+        if shipment.run == self.parts.run {
+            self.settle(&shipment.origins, ParcelOutcome::Durable);
         }
-        if let Some(frame) = in_flight.frame {
+        if let Some(frame) = frame {
             self.drop_frame(frame).await;
         }
         if self.is_away() && self.parts.spool.is_empty() {
@@ -248,23 +229,12 @@ impl Shipper {
         }
     }
 
-    async fn handle_failure(&mut self, error: LogError) -> anyhow::Result<()> {
-        if !error.is_transient() {
-            return Err(error).context("append records");
-        }
+    async fn handle_failure(&mut self, error: &LogError) {
         self.parts.metrics.appends_failed.increment(1);
-        if self.failures.is_multiple_of(64) {
-            warn!(%error, failures = self.failures, "append failed, trying again");
-        }
-        let delay = APPEND_BACKOFF.delay(self.failures);
         self.failures = self.failures.saturating_add(1);
-        if let Some(in_flight) = &mut self.in_flight {
-            in_flight.attempt = Attempt::Waiting(Box::pin(tokio::time::sleep(delay)));
-        }
         if !self.is_away() && self.failures >= FAILURES_TOLERATED {
-            self.go_away("appends fail").await;
+            self.go_away(&format!("appends fail: {error}")).await;
         }
-        Ok(())
     }
 
     /// From here on what comes is kept in the spool, beginning with what is under way.
@@ -276,12 +246,12 @@ impl Shipper {
         self.parts.metrics.log_away.set(1.0);
         self.parts.readiness.set(PART, Health::Degraded(format!("the log is away: {reason}")));
         warn!(reason, "the log is away, fixes are kept in the spool and not acknowledged");
-        if let Some(in_flight) = &self.in_flight
-            && in_flight.frame.is_none()
-        {
-            let frame = self.spool(in_flight.shipment.clone()).await;
-            if let Some(in_flight) = &mut self.in_flight {
-                in_flight.frame = frame;
+        for at in 0..self.under_way.tags().count() {
+            let unkept = self.under_way.tags().nth(at).filter(|under_way| under_way.frame.is_none());
+            let Some(shipment) = unkept.map(|under_way| under_way.shipment.clone()) else { continue };
+            let frame = self.spool(shipment).await;
+            if let Some(under_way) = self.under_way.tags_mut().nth(at) {
+                under_way.frame = frame;
             }
         }
         self.spool_waiting().await;
@@ -325,7 +295,7 @@ impl Shipper {
     }
 
     fn handle_evicted(&mut self, frame: FrameNumber) {
-        let is_under_way = self.in_flight.as_ref().is_some_and(|in_flight| in_flight.frame == Some(frame));
+        let is_under_way = self.under_way.tags().any(|under_way| under_way.frame == Some(frame));
         if is_under_way {
             return;
         }
@@ -392,27 +362,20 @@ fn touch_disk<T>(work: impl FnOnce() -> T) -> T {
     }
 }
 
-/// Cancellation safe.
-async fn drive(attempt: Option<&mut Attempt>) -> Wake {
-    match attempt {
-        None => std::future::pending().await,
-        Some(Attempt::Appending(append)) => Wake::Appended(append.await),
-        Some(Attempt::Waiting(sleep)) => {
-            sleep.await;
-            Wake::TryAgain
-        }
-    }
-}
-
 /// The name in `/readyz`.
 const PART: &str = "edge log";
 /// A shipment's entries stay below what an entry of the log may be, even if all go to one partition.
 const SHIPMENT_BYTES_MAX: usize = 2 << 20;
-/// Longer than any linger: what is in memory only is less than that old.
+/// As the longest linger: what is in memory only is little older than that.
 const AWAY_AFTER: Duration = Duration::from_millis(500);
 /// One failure may be a hiccup.
 const FAILURES_TOLERATED: u32 = 2;
-const APPEND_BACKOFF: Backoff = Backoff { first: Duration::from_millis(20), max: Duration::from_millis(1000) };
+/// One that is being written, and one behind it, so that the log is never waited for between two.
+const PIPELINE: PipelineConfig = PipelineConfig {
+    what: "append records",
+    under_way_max: 2,
+    backoff: Backoff { first: Duration::from_millis(20), max: Duration::from_millis(1000) },
+};
 /// How long a stop waits for a log that is away.
 const STOP_GRACE: Duration = Duration::from_secs(3);
 const STOP_LOOK: Duration = Duration::from_millis(200);

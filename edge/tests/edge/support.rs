@@ -12,8 +12,8 @@ use axum::body::Body;
 use axum::http::{Request, Response, StatusCode};
 use backends::control::{Control, ControlReader, ControlWriter, RegionKey, Secret, credential};
 use backends::log::embedded::{EmbeddedLog, EmbeddedLogConfig};
-use backends::log::front::Front;
-use backends::log::{Append, Log, LogError, ReadLimit, Topic};
+use backends::log::front::{Front, Gate};
+use backends::log::{Append, Appended, Log, LogError, Topic, read_range};
 use daemon::admin::Readiness;
 use daemon::meter::Exposition;
 use daemon::{Clock, Drain, Meter};
@@ -22,7 +22,7 @@ use protocol::datagram::answer::{Answer, AnswerSays};
 use protocol::datagram::{Control as ControlAnswer, DatagramKind, Kid, NumberRanges, Suite, payload};
 use protocol::session::{FleetKey, Lifetime, PhoneSession, SessionTerms, issue};
 use protocol::{
-    DeviceKey, DeviceNumber, DriverId, Fix, FixNumber, FixRecord, MeasuredTime, Offset, PartitionId, Position, Record,
+    DeviceKey, DeviceNumber, DriverId, Fix, FixNumber, FixRecord, MeasuredTime, PartitionId, Position, Record,
     RecordBatch, TenantId, Time, envelope,
 };
 use tower::ServiceExt;
@@ -110,15 +110,9 @@ impl TestEdge {
         let mut all = BTreeMap::new();
         for partition in 0..log.partition_count(Topic::Records) {
             let mut records = Vec::new();
-            let mut from = log.range(Topic::Records, PartitionId(partition)).await.unwrap().first;
-            loop {
-                let limit = ReadLimit::default();
-                let read = log.read(Topic::Records, PartitionId(partition), from, limit, Duration::ZERO).await.unwrap();
-                let Some(last) = read.last() else { break };
-                from = Offset(last.offset.0 + 1);
-                for entry in read {
-                    records.extend(envelope::decode::<RecordBatch>(&entry.value).unwrap().records);
-                }
+            let range = log.range(Topic::Records, PartitionId(partition)).await.unwrap();
+            for entry in read_range(&**log, Topic::Records, PartitionId(partition), range).await.unwrap() {
+                records.extend(envelope::decode::<RecordBatch>(&entry.value).unwrap().records);
             }
             all.insert(partition, records);
         }
@@ -245,13 +239,19 @@ impl Phone {
 /// The embedded log, that can be away or slow.
 pub struct SwitchedLog {
     pub inner: Arc<EmbeddedLog>,
-    pub is_away: AtomicBool,
-    pub delay_ms: AtomicU64,
+    pub is_away: Arc<AtomicBool>,
+    pub delay_ms: Arc<AtomicU64>,
+}
+
+/// What stands before it.
+struct Switch {
+    is_away: Arc<AtomicBool>,
+    delay_ms: Arc<AtomicU64>,
 }
 
 impl SwitchedLog {
     pub fn new(inner: Arc<EmbeddedLog>) -> Self {
-        SwitchedLog { inner, is_away: AtomicBool::new(false), delay_ms: AtomicU64::new(0) }
+        SwitchedLog { inner, is_away: Arc::default(), delay_ms: Arc::default() }
     }
 
     pub fn set_away(&self, is_away: bool) {
@@ -259,18 +259,25 @@ impl SwitchedLog {
     }
 }
 
-#[async_trait]
 impl Front for SwitchedLog {
     fn behind(&self) -> &dyn Log {
         &*self.inner
     }
 
-    async fn append_in_front(&self, entries: Vec<Append>) -> Result<Vec<Offset>, LogError> {
+    fn gate(&self) -> Arc<dyn Gate> {
+        Arc::new(Switch { is_away: self.is_away.clone(), delay_ms: self.delay_ms.clone() })
+    }
+}
+
+#[async_trait]
+impl Gate for Switch {
+    async fn pass(&self, entries: &[Append]) -> Option<Appended> {
         if self.is_away.load(Ordering::SeqCst) {
-            return Err(LogError::Unavailable { reason: "it was taken away".to_string() });
+            let away = LogError::Unavailable { reason: "it was taken away".to_string() };
+            return Some(Appended::failed(entries.len(), &away));
         }
         tokio::time::sleep(Duration::from_millis(self.delay_ms.load(Ordering::SeqCst))).await;
-        self.inner.append(entries).await
+        None
     }
 }
 

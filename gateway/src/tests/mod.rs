@@ -155,7 +155,7 @@ impl World {
             let value = envelope::encode(&UpdateBatch { updates: vec![update] });
             Append { topic: Topic::Updates, partition, key: Bytes::new(), value: value.into() }
         });
-        self.log.append(entries.collect()).await.unwrap();
+        self.log.append(&entries.collect::<Vec<_>>()).await.into_offsets().unwrap();
     }
 
     /// What the tracker of a delivery says when it takes it: all that the ledger knows, and a position.

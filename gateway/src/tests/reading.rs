@@ -51,7 +51,8 @@ async fn an_entry_that_cannot_be_opened_is_passed_by() {
     let partition = partition_of(&TrackerKey::from(tenant.delivery).key_bytes(), 4);
     for value in [&b""[..], b"W", b"Wxyz.....", &[0xff; 300]] {
         let value = Bytes::from(value);
-        world.log.append(vec![Append { topic: Topic::Updates, partition, key: Bytes::new(), value }]).await.unwrap();
+        let append = Append { topic: Topic::Updates, partition, key: Bytes::new(), value };
+        world.log.append(&[append]).await.into_offsets().unwrap();
     }
     let keyframe = world.keyframe(tenant.delivery, 1, Some(at(0.0, world.now()))).await;
     world.publish(vec![keyframe]).await;
@@ -137,5 +138,5 @@ async fn heartbeats(world: &World, partition: PartitionId, sources: std::ops::Ra
     let updates = sources.map(|source| Update::Heartbeat { source: PartitionId(source), offset: Offset(0), at });
     let value = envelope::encode(&UpdateBatch { updates: updates.collect() });
     let append = Append { topic: Topic::Updates, partition, key: Bytes::new(), value: value.into() };
-    world.log.append(vec![append]).await.unwrap();
+    world.log.append(&[append]).await.into_offsets().unwrap();
 }

@@ -39,7 +39,7 @@ use std::time::Duration;
 use anyhow::Context;
 use backends::blob_store::BlobStore;
 use backends::live_store::LiveStore;
-use backends::log::{Log, LogError, Topic};
+use backends::log::{Holding, Log, Topic, share};
 use daemon::{Clock, Drain};
 use protocol::record::BlobHash;
 use protocol::{PartitionId, Time};
@@ -54,6 +54,7 @@ pub use state::{State, StateNote};
 
 use crate::config::LearnerConfig;
 use crate::shard::LocalBodies;
+use crate::sinks::Decoded;
 use reading::Readers;
 use telling::{Teller, restore};
 
@@ -67,6 +68,8 @@ pub struct Role {
     pub(crate) bodies: Arc<LocalBodies>,
     /// The map that this process's folds have in use.
     pub map_in_use: watch::Receiver<Option<BlobHash>>,
+    /// The sinks read the same updates.
+    pub decoded: Decoded,
     pub clock: Clock,
     pub metrics: LearnerMetrics,
 }
@@ -75,34 +78,19 @@ impl Role {
     /// Learns whenever it is this process's turn, until the drain stops.
     pub fn start(self, drain: &Drain) {
         let stop = drain.token().clone();
-        drain.spawn("learner", self.share(stop));
-    }
-
-    async fn share(self, stop: CancellationToken) -> anyhow::Result<()> {
-        let mut membership = self.log.join(GROUP, Topic::Trail).await.context("join the learners")?;
-        let mut running: Option<(CancellationToken, tokio::task::JoinHandle<()>)> = None;
-        let outcome = loop {
-            let owned = tokio::select! {
-                () = stop.cancelled() => break Ok(()),
-                changed = membership.changed() => match changed {
-                    Ok(owned) => owned,
-                    Err(LogError::Closed) => break Ok(()),
-                    Err(error) => break Err(error).context("share the learner"),
-                },
+        drain.spawn("learner", async move {
+            let work = |holding: Holding| {
+                let role = self.clone();
+                async move {
+                    match holding.partition {
+                        TURN => role.lead(holding.stop).await,
+                        _ => holding.stop.cancelled().await,
+                    }
+                    Ok(())
+                }
             };
-            let is_ours = owned.contains(&TURN);
-            if is_ours && running.is_none() {
-                let ends = CancellationToken::new();
-                running = Some((ends.clone(), tokio::spawn(self.clone().lead(ends))));
-            } else if !is_ours && let Some(learning) = running.take() {
-                end(learning).await;
-            }
-        };
-        if let Some(learning) = running.take() {
-            end(learning).await;
-        }
-        membership.leave().await.context("leave the learners")?;
-        outcome
+            share(&*self.log, GROUP, Topic::Trail, &stop, work).await
+        });
     }
 
     /// It is our turn, until told to stop.
@@ -127,8 +115,10 @@ impl Role {
         let (outputs_tx, outputs) = mpsc::channel(OUTPUTS_MAX);
         let known = (state.map, state.trail.clone(), state.updates.clone());
         let (config, metrics, clock) = (self.config.clone(), self.metrics.clone(), self.clock);
+        let decoded = self.decoded.clone();
         let thread = std::thread::Builder::new().name("learner".to_string()).spawn(move || {
-            reading::run(Learner::new(config, state, Time(clock.now_ms())), inputs_rx, &outputs_tx, &metrics, clock);
+            let learner = Learner::new(config, state, Time(clock.now_ms()));
+            reading::run(learner, inputs_rx, &outputs_tx, &decoded, &metrics, clock);
         });
         let thread = thread.context("begin to learn")?;
         let ends = CancellationToken::new();
@@ -151,13 +141,6 @@ impl Role {
             .context("end the learner")?
             .map_err(|_| LearnerDied)?;
         outcome
-    }
-}
-
-async fn end((stop, task): (CancellationToken, tokio::task::JoinHandle<()>)) {
-    stop.cancel();
-    if let Err(error) = task.await {
-        warn!(%error, "the learner did not end well");
     }
 }
 

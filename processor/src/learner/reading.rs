@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use backends::log::{LogError, ReadLimit, StoredEntry, Topic};
-use daemon::{Backoff, Clock, retry};
+use backends::log::{LogError, ReadLimit, StoredEntry, Topic, read_again};
+use daemon::Clock;
 use maps::Graph;
 use protocol::envelope;
 use protocol::record::BlobHash;
 use protocol::update::BreadcrumbBatch;
-use protocol::{Offset, PartitionId, Time, UpdateBatch};
+use protocol::{Offset, PartitionId, Time};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -20,6 +20,7 @@ use tracing::{error, warn};
 
 use super::core::{Learner, Output};
 use super::{LearnerMetrics, Role};
+use crate::sinks::Decoded;
 
 /// All that can wake the learner.
 pub enum Input {
@@ -34,6 +35,7 @@ pub fn run(
     mut learner: Learner,
     mut inputs: mpsc::Receiver<Input>,
     outputs: &mpsc::Sender<Output>,
+    decoded: &Decoded,
     metrics: &LearnerMetrics,
     clock: Clock,
 ) {
@@ -41,7 +43,9 @@ pub fn run(
         let now = Time(clock.now_ms());
         match input {
             Input::Trail { partition, entries } => handle_trail(&mut learner, partition, &entries, now, metrics),
-            Input::Updates { partition, entries } => handle_updates(&mut learner, partition, &entries, metrics),
+            Input::Updates { partition, entries } => {
+                handle_updates(&mut learner, partition, &entries, decoded, metrics)
+            }
             Input::Map { hash, graph } => learner.handle_map(hash, &graph, now),
             Input::Time => {}
         }
@@ -88,9 +92,15 @@ fn handle_trail(
     }
 }
 
-fn handle_updates(learner: &mut Learner, partition: PartitionId, entries: &[StoredEntry], metrics: &LearnerMetrics) {
+fn handle_updates(
+    learner: &mut Learner,
+    partition: PartitionId,
+    entries: &[StoredEntry],
+    decoded: &Decoded,
+    metrics: &LearnerMetrics,
+) {
     for entry in entries {
-        match envelope::decode::<UpdateBatch>(&entry.value) {
+        match decoded.updates(partition, entry) {
             Ok(batch) => learner.handle_updates(partition, entry.offset, &batch),
             Err(error) => {
                 error!(%error, topic = Topic::Updates.name(), offset = entry.offset.0, "an entry cannot be read");
@@ -184,23 +194,24 @@ async fn read(
     inputs: mpsc::Sender<Input>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let mut next = from;
+    let mut reader = role.log.reader(topic, partition, from).await.context("read")?;
     loop {
-        let read = || role.log.read(topic, partition, next, ReadLimit::default(), READ_WAIT);
-        let reading = retry("read for the learner", Backoff::default(), &stop, LogError::is_transient, read);
+        let reading = read_again(&mut *reader, "read for the learner", ReadLimit::default(), READ_WAIT, &stop);
         let entries = tokio::select! {
             () = stop.cancelled() => return Ok(()),
-            entries = reading => match entries {
-                Err(LogError::Gone { first, .. }) => {
-                    next = Offset(first);
-                    continue;
-                }
-                Err(_) if stop.is_cancelled() => return Ok(()),
-                entries => entries.context("read")?,
-            },
+            entries = reading => entries,
         };
-        let Some(last) = entries.last() else { continue };
-        next = Offset(last.offset.0 + 1);
+        let entries = match entries {
+            Err(LogError::Gone { first, .. }) => {
+                reader.seek(Offset(first));
+                continue;
+            }
+            Err(_) if stop.is_cancelled() => return Ok(()),
+            entries => entries.context("read")?,
+        };
+        if entries.is_empty() {
+            continue;
+        }
         let input = if topic == Topic::Trail {
             Input::Trail { partition, entries }
         } else {

@@ -4,7 +4,7 @@
 use anyhow::Context;
 use backends::blob_store::{BlobStore, BlobStoreError};
 use backends::live_store::{CellSpeeds, KindSpeed, RoadKind, SpeedCell};
-use backends::log::{Append, Log, LogError, Topic};
+use backends::log::{Append, Log, Topic, append_durably};
 use bytes::Bytes;
 use daemon::{Backoff, retry};
 use maps::speeds::RoadSpeed;
@@ -67,8 +67,7 @@ impl Teller {
     }
 
     async fn append(&self, entries: Vec<Append>) -> anyhow::Result<()> {
-        let append = || self.role.log.append(entries.clone());
-        retry("tell what was learned", Backoff::default(), &self.give_up, LogError::is_transient, append).await?;
+        append_durably(&*self.role.log, "tell what was learned", &self.give_up, &entries).await?;
         Ok(())
     }
 

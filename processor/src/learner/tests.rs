@@ -9,7 +9,7 @@ use backends::blob_store::embedded::FolderBlobStore;
 use backends::live_store::embedded::MemoryLiveStore;
 use backends::live_store::{LiveStore, SpeedCell};
 use backends::log::embedded::{EmbeddedLog, EmbeddedLogConfig};
-use backends::log::{Append, Log, ReadLimit, Topic};
+use backends::log::{Append, Log, Topic, read_range};
 use bytes::Bytes;
 use daemon::{Clock, Drain, Meter};
 use maps::eta::EtaTable;
@@ -459,6 +459,7 @@ impl Fleet {
             live_store: self.live_store.clone(),
             bodies: self.bodies.clone(),
             map_in_use: self.in_use.subscribe(),
+            decoded: crate::sinks::Decoded::new(3),
             clock: self.clock,
             metrics: LearnerMetrics::new(meter),
         }
@@ -475,7 +476,7 @@ impl Fleet {
             let breadcrumbs = (0..20).map(|driver| crumb_at(begin, driver, street(), i * 4, slow_cm(i * 4))).collect();
             let value = envelope::encode(&BreadcrumbBatch { breadcrumbs }).into();
             let entry = Append { topic: Topic::Trail, partition: PartitionId(1), key: Bytes::new(), value };
-            self.log.append(vec![entry]).await.unwrap();
+            self.log.append(&[entry]).await.into_offsets().unwrap();
         }
     }
 
@@ -484,8 +485,8 @@ impl Fleet {
         for _ in 0..600 {
             let mut offered = BTreeMap::new();
             for partition in (0..3).map(PartitionId) {
-                let limit = ReadLimit::default();
-                let entries = self.log.read(Topic::Records, partition, Offset(0), limit, Duration::ZERO).await.unwrap();
+                let range = self.log.range(Topic::Records, partition).await.unwrap();
+                let entries = read_range(&*self.log, Topic::Records, partition, range).await.unwrap();
                 let records = entries.iter().flat_map(|e| envelope::decode::<RecordBatch>(&e.value).unwrap().records);
                 for record in records {
                     match record {

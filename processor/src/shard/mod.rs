@@ -17,13 +17,13 @@ pub(crate) mod tell;
 mod tick;
 mod told;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
 use backends::blob_store::BlobStore;
-use backends::log::{Log, LogError, ReadLimit, Topic};
+use backends::log::{Holding, Log, LogError, ReadLimit, Topic, append_durably, read_again, share_noting};
 use daemon::admin::{Health, Readiness};
 use daemon::{Backoff, Clock, Drain, retry};
 use protocol::record::{BlobHash, BodyKind, OwnerId};
@@ -117,8 +117,7 @@ impl Shards {
         while let Some(missing) = self.without_offer(&offered_to, (hash, size)) {
             let offered = Record::Offered { kind: BodyKind::Map, hash, size };
             let entries: Vec<_> = missing.iter().map(|partition| record_entry(*partition, offered.clone())).collect();
-            let append = || self.log.append(entries.clone());
-            retry("offer a map", Backoff::default(), self.bodies.stop(), LogError::is_transient, append).await?;
+            append_durably(&*self.log, "offer a map", self.bodies.stop(), &entries).await?;
             offered_to.extend(missing);
         }
         Ok(())
@@ -143,80 +142,33 @@ impl Shards {
             ticker.run(log, clock, move || shards.say_health(), stop).await;
             Ok(())
         });
-        drain.spawn("processor shards", self.clone().share(drain.token().clone()));
-    }
-
-    async fn share(self: Arc<Self>, stop: CancellationToken) -> anyhow::Result<()> {
-        let mut membership = self.log.join(GROUP, Topic::Records).await.context("join the processors")?;
-        let mut running: BTreeMap<PartitionId, Running> = BTreeMap::new();
-        let (ended_tx, mut ended) = mpsc::channel(ENDED_MAX);
-        let outcome = loop {
-            let owned = tokio::select! {
-                () = stop.cancelled() => break Ok(()),
-                Some((partition, outcome)) = ended.recv() => {
-                    running.remove(&partition);
-                    match outcome {
-                        Ok(()) => self.owned(),
-                        Err(error) => break Err(error),
-                    }
-                }
-                changed = membership.changed() => match changed {
-                    Ok(owned) => owned,
-                    Err(LogError::Closed) => break Ok(()),
-                    Err(error) => break Err(error).context("share the partitions"),
-                },
+        let (shards, stop) = (self.clone(), drain.token().clone());
+        drain.spawn("processor shards", async move {
+            let note = |owned: Result<&BTreeSet<PartitionId>, &LogError>| {
+                shards.set_owned(owned.ok().cloned());
             };
-            let lost: Vec<PartitionId> = running.keys().filter(|p| !owned.contains(p)).copied().collect();
-            for partition in lost {
-                if let Some(lost) = running.remove(&partition) {
-                    lost.end().await;
-                }
-            }
-            self.set_owned(owned.clone());
-            for partition in owned {
-                running.entry(partition).or_insert_with(|| self.clone().own(partition, ended_tx.clone()));
-            }
-        };
-        ended.close();
-        running.values().for_each(|running| running.stop.cancel());
-        for (_, running) in running {
-            running.end().await;
-        }
-        membership.leave().await.context("leave the processors")?;
-        outcome
+            let own = |holding| shards.clone().own(holding);
+            share_noting(&*shards.log, GROUP, Topic::Records, &stop, note, own).await
+        });
     }
 
     /// Owns one partition until it is stopped, or until it fails.
-    fn own(self: Arc<Self>, partition: PartitionId, ended: mpsc::Sender<(PartitionId, anyhow::Result<()>)>) -> Running {
-        let stop = CancellationToken::new();
-        let shard = Shard { shards: self, partition, stop: stop.clone() };
-        let task = tokio::spawn(async move {
-            loop {
-                let outcome = shard.run_as_owner().await;
-                let is_superseded = matches!(outcome, Ok(Ended::Superseded | Ended::Behind));
-                if let (true, false) = (is_superseded, shard.stop.is_cancelled()) {
-                    // The group will say whose it is; if it is still ours then, the other one was wrong.
-                    tokio::select! {
-                        () = shard.shards.clock.sleep(SUPERSEDED_WAIT) => continue,
-                        () = shard.stop.cancelled() => {}
-                    }
-                }
-                if !shard.stop.is_cancelled() || outcome.is_err() {
-                    let _ = ended.send((partition, outcome.map(|_| ()))).await; // nobody waits at the stop
-                }
-                return;
+    async fn own(self: Arc<Self>, holding: Holding) -> anyhow::Result<()> {
+        let shard = Shard { shards: self, partition: holding.partition, stop: holding.stop };
+        while let Ended::Superseded | Ended::Behind = shard.run_as_owner().await? {
+            // The group will say whose it is; if it is still ours then, the other one was wrong.
+            tokio::select! {
+                () = shard.shards.clock.sleep(SUPERSEDED_WAIT) => {}
+                () = shard.stop.cancelled() => break,
             }
-        });
-        Running { stop, task }
+        }
+        Ok(())
     }
 
-    fn owned(&self) -> BTreeSet<PartitionId> {
-        self.ownership.lock().unwrap_or_else(PoisonError::into_inner).owned.clone().unwrap_or_default()
-    }
-
-    fn set_owned(&self, owned: BTreeSet<PartitionId>) {
-        self.metrics.partitions.set(owned.len() as f64);
-        self.ownership.lock().unwrap_or_else(PoisonError::into_inner).owned = Some(owned);
+    /// None: the group cannot be reached, so nobody can say.
+    fn set_owned(&self, owned: Option<BTreeSet<PartitionId>>) {
+        self.metrics.partitions.set(owned.as_ref().map_or(0, BTreeSet::len) as f64);
+        self.ownership.lock().unwrap_or_else(PoisonError::into_inner).owned = owned;
         self.say_health();
     }
 
@@ -246,21 +198,6 @@ impl Shards {
             (true, Some(ms)) => Health::Degraded(format!("our clock is {ms} ms ahead of the edges': time stands")),
         };
         self.readiness.set(PART, health);
-    }
-}
-
-/// A shard at work.
-struct Running {
-    stop: CancellationToken,
-    task: tokio::task::JoinHandle<()>,
-}
-
-impl Running {
-    async fn end(self) {
-        self.stop.cancel();
-        if let Err(error) = self.task.await {
-            warn!(%error, "a shard did not end well");
-        }
     }
 }
 
@@ -371,9 +308,10 @@ impl Shard {
     async fn claim(&self, owner: OwnerId) -> anyhow::Result<Generation> {
         let log = &self.shards.log;
         let incarnation = log.incarnation();
-        let append = || {
+        let append = || async {
             let at = Time(self.shards.clock.now_ms());
-            log.append(vec![record_entry(self.partition, Record::Claim { owner, at, incarnation })])
+            let claim = record_entry(self.partition, Record::Claim { owner, at, incarnation });
+            log.append(&[claim]).await.into_offsets()
         };
         let offsets = retry("claim a partition", Backoff::default(), &self.stop, LogError::is_transient, append)
             .await
@@ -401,7 +339,7 @@ impl Shard {
     async fn read(&self, from: Offset, inputs: mpsc::Sender<Input>) -> anyhow::Result<Ended> {
         let (shards, partition) = (&self.shards, self.partition);
         let every_ms = shards.config.snapshot_every.as_millis() as i64;
-        let mut next = from;
+        let mut reader = shards.log.reader(Topic::Records, partition, from).await.context("read records")?;
         let mut snapshot_ms = self.first_snapshot_ms(every_ms);
         loop {
             if shards.clock.now_ms() >= snapshot_ms {
@@ -410,8 +348,7 @@ impl Shard {
                     return std::future::pending().await; // the publisher says why
                 }
             }
-            let reading = || shards.log.read(Topic::Records, partition, next, READ_LIMIT, READ_WAIT);
-            let reading = retry("read records", Backoff::default(), &self.stop, LogError::is_transient, reading);
+            let reading = read_again(&mut *reader, "read records", READ_LIMIT, READ_WAIT, &self.stop);
             let entries = tokio::select! {
                 () = self.stop.cancelled() => return Ok(Ended::Stopped),
                 entries = reading => match entries {
@@ -422,8 +359,9 @@ impl Shard {
                     entries => entries.context("read records")?,
                 },
             };
-            let Some(last) = entries.last() else { continue };
-            next = Offset(last.offset.0 + 1);
+            if entries.is_empty() {
+                continue;
+            }
             let input = Input::Entries { read: Time(shards.clock.now_ms()), entries };
             if inputs.send(input).await.is_err() {
                 return std::future::pending().await; // the publisher says why
@@ -444,7 +382,6 @@ struct FoldDied;
 
 const PART: &str = "processor";
 const GROUP: &str = "processor";
-const ENDED_MAX: usize = 16;
 const READ_LIMIT: ReadLimit = ReadLimit { entries_max: 1_024, bytes_max: 1 << 20 };
 const READ_WAIT: Duration = Duration::from_millis(500);
 const SUPERSEDED_WAIT: Duration = Duration::from_secs(3);

@@ -4,9 +4,9 @@
 
 use std::sync::Arc;
 
-use backends::log::{Log, LogError};
+use backends::log::{Log, append_durably};
 use backends::route_service::RouteService;
-use daemon::{Backoff, Clock, Drain, retry};
+use daemon::{Clock, Drain};
 use protocol::record::PlannedPoint;
 use protocol::{PartitionId, Record};
 use tokio::sync::{Semaphore, mpsc};
@@ -125,9 +125,7 @@ impl Asker {
             }
         };
         let entry = record_entry(partition, Record::Planned { to, delivery, epoch, stop, made, way });
-        let append = || self.log.append(vec![entry.clone()]);
-        let appended = retry("append a way", Backoff::default(), &self.stop, LogError::is_transient, append).await;
-        match appended {
+        match append_durably(&*self.log, "append a way", &self.stop, &[entry]).await {
             Ok(_) => self.metrics.routes_answered.increment(1),
             Err(error) => {
                 debug!(%error, "a way was not appended");

@@ -141,9 +141,10 @@ mod tests {
         for n in 0..5 {
             for (partition, kept) in (0..).zip(&mut kept) {
                 let (appends, _) = kept.announce(notice(partition, n), std::time::Duration::from_secs(72 * 3600));
-                log.append(appends).await.unwrap();
+                log.append(&appends).await.into_offsets().unwrap();
             }
-            log.append(vec![entry("learner".into(), Some(&note(n as u8)))]).await.unwrap();
+            let note = entry("learner".into(), Some(&note(n as u8)));
+            log.append(&[note]).await.into_offsets().unwrap();
         }
 
         for (partition, kept) in (0..).zip(&kept) {

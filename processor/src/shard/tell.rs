@@ -1,13 +1,14 @@
-//! Writes what the fold brought forth to the log, in order and at once: linger 0. Because it goes in order, a snapshot's
-//! turn comes when all that the records below it brought forth is acknowledged; then it is announced.
+//! Writes what the fold brought forth to the log, in order and at once: linger 0, with a few appends under way, so that
+//! it is not one round trip at a time. A snapshot's turn comes when all that the records below it brought forth is
+//! acknowledged; then it is announced.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
-use backends::log::{Append, LogError, Topic};
+use backends::log::{Append, Pipeline, PipelineConfig, Topic, append_durably};
 use bytes::Bytes;
-use daemon::{Backoff, Drain, retry};
+use daemon::{Backoff, Drain};
 use protocol::record::{BlobHash, BodyKind};
 use protocol::update::Generation;
 use protocol::{Offset, PartitionId, Record, RecordBatch, Time, Update, UpdateBatch, envelope};
@@ -48,21 +49,26 @@ impl Teller {
     pub async fn run(self, mut outputs: mpsc::Receiver<Output>) -> anyhow::Result<()> {
         let mut waiting: Vec<Output> = Vec::new();
         let mut folded = None;
+        let mut pipeline = Pipeline::new(&*self.shards.log, PIPELINE, self.give_up.clone());
         let mut beat_ms = self.shards.clock.now_ms();
         loop {
             let beat = self.shards.clock.sleep_until_ms(beat_ms);
             let received = tokio::select! {
-                count = outputs.recv_many(&mut waiting, OUTPUTS_MAX) => count,
+                count = outputs.recv_many(&mut waiting, OUTPUTS_MAX), if pipeline.has_room() => count,
+                heard = pipeline.drive(), if !pipeline.is_empty() => {
+                    heard.context("append updates")?;
+                    continue;
+                }
                 () = beat => {
                     beat_ms = self.shards.clock.now_ms() + HEARTBEAT_MS;
-                    self.beat(folded).await?;
+                    self.beat(folded, &mut pipeline).await?;
                     continue;
                 }
             };
             if received == 0 {
-                return Ok(());
+                return pipeline.flush().await.context("append updates");
             }
-            self.handle_outputs(&mut waiting, &mut folded).await?;
+            self.handle_outputs(&mut waiting, &mut folded, &mut pipeline).await?;
         }
     }
 
@@ -70,6 +76,7 @@ impl Teller {
         &self,
         waiting: &mut Vec<Output>,
         folded: &mut Option<(Offset, Time)>,
+        pipeline: &mut Pipeline<()>,
     ) -> anyhow::Result<()> {
         let mut appends = Vec::new();
         for output in waiting.drain(..) {
@@ -80,11 +87,12 @@ impl Teller {
                     self.shards.ticker.set_ahead(self.partition, ahead_ms);
                 }
                 Output::Snapshot { next, body, bodies } => {
-                    self.append(std::mem::take(&mut appends)).await?;
+                    pipeline.push_in_turn(std::mem::take(&mut appends)).await.context("append updates")?;
+                    pipeline.flush().await.context("append updates")?;
                     self.keep_snapshot(next, body, bodies);
                 }
                 Output::Live { maps, facts_wanted } => {
-                    self.handle_live(&maps).await?;
+                    appends.extend(self.handle_live(&maps));
                     facts_wanted.into_iter().for_each(|held| self.find_facts(held));
                 }
                 Output::Offered { kind, hash, regions } => self.take_into_use(kind, hash, regions),
@@ -95,40 +103,32 @@ impl Teller {
                 }
             }
         }
-        self.append(appends).await
-    }
-
-    async fn append(&self, appends: Vec<Append>) -> anyhow::Result<()> {
-        if appends.is_empty() {
-            return Ok(());
-        }
-        let append = || self.shards.log.append(appends.clone());
-        retry("tell updates", Backoff::default(), &self.give_up, LogError::is_transient, append)
-            .await
-            .context("append updates")?;
-        Ok(())
+        pipeline.push_in_turn(appends).await.context("append updates")
     }
 
     /// Tells each updates partition how far this source has come.
-    async fn beat(&self, folded: Option<(Offset, Time)>) -> anyhow::Result<()> {
+    async fn beat(&self, folded: Option<(Offset, Time)>, pipeline: &mut Pipeline<()>) -> anyhow::Result<()> {
         let Some((offset, at)) = folded else { return Ok(()) };
         let heartbeat = UpdateBatch { updates: vec![Update::Heartbeat { source: self.partition, offset, at }] };
         let value = Bytes::from(envelope::encode(&heartbeat));
         let count = self.shards.log.partition_count(Topic::Updates);
         let beat =
             |i| Append { topic: Topic::Updates, partition: PartitionId(i), key: Bytes::new(), value: value.clone() };
-        self.append((0..count).map(beat).collect()).await
+        // It says that all below it is durable, so it is begun only when that is so.
+        pipeline.flush().await.context("append updates")?;
+        pipeline.push_in_turn((0..count).map(beat).collect()).await.context("append a heartbeat")
     }
 
-    async fn handle_live(&self, maps: &[BlobHash]) -> anyhow::Result<()> {
+    /// What is to be appended now that the partition is live.
+    fn handle_live(&self, maps: &[BlobHash]) -> Option<Append> {
         info!(partition = self.partition.0, "partition is live");
         self.shards.ticker.set_live(self.partition);
         self.shards.set_live(self.partition, true);
         match self.shards.map() {
             Some((hash, size)) if !maps.contains(&hash) => {
-                self.append_record(Record::Offered { kind: BodyKind::Map, hash, size }).await
+                Some(record_entry(self.partition, Record::Offered { kind: BodyKind::Map, hash, size }))
             }
-            Some(_) | None => Ok(()),
+            Some(_) | None => None,
         }
     }
 
@@ -154,10 +154,6 @@ impl Teller {
             }
             Ok(())
         });
-    }
-
-    async fn append_record(&self, record: Record) -> anyhow::Result<()> {
-        self.append(vec![record_entry(self.partition, record)]).await
     }
 
     /// Fetches and checks an offered body, then says that it is in use: there, and only there, it takes effect.
@@ -197,9 +193,7 @@ impl Teller {
                 return Ok(());
             }
             let entry = record_entry(partition, Record::InUse { kind, hash });
-            let append = || shards.log.append(vec![entry.clone()]);
-            let appended = retry("take a body into use", Backoff::default(), &give_up, LogError::is_transient, append);
-            match appended.await {
+            match append_durably(&*shards.log, "take a body into use", &give_up, &[entry]).await {
                 Ok(_) => shards.metrics.bodies_used.increment(1),
                 Err(error) => warn!(%error, ?kind, partition = partition.0, "a body was not taken into use"),
             }
@@ -248,7 +242,7 @@ pub(crate) async fn keep(
     let notice = SnapshotNotice { partition, next, generation, fold_version: FOLD_VERSION, format, hash, size, at };
     let before = kept.clone();
     let (appends, unnamed) = kept.announce(notice, HOURLY_KEPT);
-    if let Err(error) = shards.log.append(appends).await {
+    if let Err(error) = shards.log.append(&appends).await.into_offsets() {
         *kept = before; // what of it stands there is found at the next restore
         return Err(error).context("announce a snapshot");
     }
@@ -261,6 +255,13 @@ pub(crate) async fn keep(
 /// A full disk is not freed within seconds.
 const DISK_BACKOFF: Backoff = Backoff { first: Duration::from_secs(1), max: Duration::from_secs(30) };
 const OUTPUTS_MAX: usize = 64;
+/// One that is being written, and those that gather behind it.
+const UNDER_WAY_MAX: usize = 4;
+const PIPELINE: PipelineConfig = PipelineConfig {
+    what: "tell updates",
+    under_way_max: UNDER_WAY_MAX,
+    backoff: Backoff { first: Duration::from_millis(50), max: Duration::from_secs(5) },
+};
 const HEARTBEAT_MS: i64 = 5_000;
 /// Hourly snapshots are of use as long as the records after them are kept.
 const HOURLY_KEPT: Duration = Duration::from_secs(72 * 3600);

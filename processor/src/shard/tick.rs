@@ -78,7 +78,7 @@ impl Ticker {
             let tick = |(partition, owner)| record_entry(partition, Record::Tick { owner, at: Time(at) });
             let ticks: Vec<_> = self.due().into_iter().map(tick).collect();
             if !ticks.is_empty()
-                && let Err(error) = log.append(ticks).await
+                && let Err(error) = log.append(&ticks).await.into_offsets()
             {
                 warn!(%error, "time stands still: ticks cannot be appended");
             }

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use backends::log::{Log, LogError, OffsetRange, ReadLimit, Topic};
+use backends::log::{Log, LogError, OffsetRange, ReadLimit, Topic, read_range};
 use protocol::{Offset, PartitionId, Time, Update, UpdateBatch, envelope};
 
 use super::notice::SnapshotNotice;
@@ -47,18 +47,18 @@ async fn newest_of(log: &dyn Log, partition: PartitionId, source: PartitionId) -
     let (mut mark, mut end) = (Mark::default(), next);
     while end > first && mark.whole.0 == 0 {
         let begin = Offset(end.0.saturating_sub(ENTRIES_PER_READ).max(first.0));
-        let mut from = begin;
-        while from < end {
-            let read = log.read(Topic::Updates, partition, from, ReadLimit::default(), Duration::ZERO).await;
-            let entries = match read {
+        let mut reader = log.reader(Topic::Updates, partition, begin).await?;
+        while reader.next() < end {
+            let entries = match reader.read(ReadLimit::default(), Duration::ZERO).await {
                 Err(LogError::Gone { first, .. }) => {
-                    from = Offset(first);
+                    reader.seek(Offset(first));
                     continue;
                 }
                 read => read?,
             };
-            let Some(last) = entries.last() else { break };
-            from = Offset(last.offset.0 + 1);
+            if entries.is_empty() {
+                break;
+            }
             for entry in entries.iter().filter(|entry| entry.offset < end) {
                 mark.handle_entry(&entry.value, source);
             }
@@ -97,8 +97,8 @@ async fn trail_of(log: &dyn Log, source: PartitionId, whole: Offset) -> Result<O
     let Some(last) = whole.0.min(range.next.0).checked_sub(1).map(Offset).filter(|last| *last >= range.first) else {
         return Ok(Offset(0));
     };
-    let one = ReadLimit { entries_max: 1, ..ReadLimit::default() };
-    let read = log.read(Topic::Records, source, last, one, Duration::ZERO).await?;
+    let one = OffsetRange { first: last, next: Offset(last.0 + 1) };
+    let read = read_range(log, Topic::Records, source, one).await?;
     let Some(entry) = read.first() else { return Ok(Offset(0)) };
     log.offset_at(Topic::Records, source, entry.appended - FINAL_WITHIN).await
 }

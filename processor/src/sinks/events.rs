@@ -10,9 +10,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use async_trait::async_trait;
-use backends::log::{Append, LogError, ReadLimit, StoredEntry, Topic};
+use backends::log::{Append, OffsetRange, ReadLimit, StoredEntry, Topic, append_durably, read_range};
 use bytes::Bytes;
-use daemon::{Backoff, retry};
 use protocol::update::{DeliveryBody, Epoch, Event, Taken};
 use protocol::{
     DeliveryKey, DeliveryUpdate, JournalEntry, JournalKind, JournalNumber, Offset, PartitionId, Time, TrackerKey,
@@ -99,10 +98,7 @@ impl Work for EventsWork {
         if appends.is_empty() {
             return Ok(());
         }
-        let append = || reader.log.append(appends.clone());
-        retry("tell events", Backoff::default(), &reader.stop, LogError::is_transient, append)
-            .await
-            .context("append events")?;
+        append_durably(&*reader.log, "tell events", &reader.stop, &appends).await.context("append events")?;
         Ok(())
     }
 }
@@ -210,20 +206,21 @@ async fn sent_since(reader: &Reader, from: Offset) -> anyhow::Result<(BTreeSet<S
     let (log, partition) = (&reader.log, reader.partition);
     let updates = log.range(Topic::Updates, partition).await.context("look at the updates topic")?;
     let from = from.max(updates.first);
-    let one = ReadLimit { entries_max: 1, ..ReadLimit::default() };
-    let read =
-        log.read(Topic::Updates, partition, from, one, Duration::ZERO).await.context("read the updates topic")?;
+    let one = OffsetRange { first: from, next: Offset(from.0 + 1).min(updates.next) };
+    let read = read_range(&**log, Topic::Updates, partition, one).await.context("read the updates topic")?;
     let (Some(entry), true) = (read.first(), partition.0 < log.partition_count(Topic::Events)) else {
         return Ok((BTreeSet::new(), from));
     };
     // Deliveries have the same partition in both topics. Clocks may have stepped meanwhile.
     let since = log.offset_at(Topic::Events, partition, entry.appended - CLOCK_SLACK).await;
-    let (mut next, mut sent) = (since.context("look at the events topic")?, BTreeSet::new());
+    let since = since.context("look at the events topic")?;
+    let mut sent = BTreeSet::new();
+    let mut events = log.reader(Topic::Events, partition, since).await.context("read events")?;
     loop {
-        let limit = ReadLimit::default();
-        let read = log.read(Topic::Events, partition, next, limit, Duration::ZERO).await.context("read events")?;
-        let Some(last) = read.last() else { break };
-        next = Offset(last.offset.0 + 1);
+        let read = events.read(ReadLimit::default(), Duration::ZERO).await.context("read events")?;
+        if read.is_empty() {
+            break;
+        }
         sent.extend(read.iter().filter_map(|entry| id_of(&entry.value)));
     }
     Ok((sent, updates.next))

@@ -6,26 +6,28 @@
 
 mod clerk;
 mod cloud_event;
+mod decoded;
 mod events;
 mod live;
 mod trail;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use async_trait::async_trait;
-use backends::log::{Log, LogError, ReadLimit, StoredEntry, Topic};
+use backends::log::{
+    Holding, Log, LogError, OffsetRange, ReadLimit, StoredEntry, Topic, read_again, read_range, share,
+};
 use daemon::admin::Health;
 use daemon::{Backoff, Clock, Drain, retry};
-use protocol::envelope::{self, Enveloped};
+use protocol::envelope::{self, EnvelopeError, Enveloped};
 use protocol::{Offset, PartitionId, Time, UpdateBatch};
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 pub use clerk::Clerk;
+pub use decoded::Decoded;
 pub use events::Events;
 pub use live::Live;
 pub use trail::Trail;
@@ -60,6 +62,7 @@ pub struct Reader {
     pub partition: PartitionId,
     pub clock: Clock,
     pub metrics: ProcessorMetrics,
+    pub decoded: Decoded,
     pub stop: CancellationToken,
 }
 
@@ -70,14 +73,7 @@ impl Reader {
 
     /// What the entries hold; those that do not decode are counted and passed by.
     pub fn decode<T: Enveloped>(&self, entries: &[StoredEntry]) -> Vec<(Offset, T)> {
-        let decode = |entry: &StoredEntry| match envelope::decode::<T>(&entry.value) {
-            Ok(batch) => Some((entry.offset, batch)),
-            Err(error) => {
-                error!(%error, topic = self.topic.name(), offset = entry.offset.0, "an entry cannot be read");
-                self.metrics.sink_entries_damaged.increment(1);
-                None
-            }
-        };
+        let decode = |entry: &StoredEntry| self.whole(entry, envelope::decode(&entry.value));
         entries.iter().filter_map(decode).collect()
     }
 
@@ -91,8 +87,20 @@ impl Reader {
         self.metrics.readiness.set(sink, Health::Degraded(reason));
     }
 
-    pub fn updates(&self, entries: &[StoredEntry]) -> Vec<(Offset, UpdateBatch)> {
-        self.decode(entries)
+    /// As `decode`, once for all who read updates in this process.
+    pub fn updates(&self, entries: &[StoredEntry]) -> Vec<(Offset, Arc<UpdateBatch>)> {
+        let decode = |entry: &StoredEntry| self.whole(entry, self.decoded.updates(self.partition, entry));
+        entries.iter().filter_map(decode).collect()
+    }
+
+    fn whole<T>(&self, entry: &StoredEntry, decoded: Result<T, EnvelopeError>) -> Option<(Offset, T)> {
+        decoded
+            .map(|batch| (entry.offset, batch))
+            .map_err(|error| {
+                error!(%error, topic = self.topic.name(), offset = entry.offset.0, "an entry cannot be read");
+                self.metrics.sink_entries_damaged.increment(1);
+            })
+            .ok()
     }
 
     /// The first entry within what every live view's keyframes fall into, before `until`.
@@ -102,9 +110,8 @@ impl Reader {
         else {
             return Ok(range.first);
         };
-        let one = ReadLimit { entries_max: 1, ..ReadLimit::default() };
-        let read =
-            self.log.read(self.topic, self.partition, last, one, Duration::ZERO).await.context("read the topic")?;
+        let one = OffsetRange { first: last, next: Offset(last.0 + 1) };
+        let read = read_range(&*self.log, self.topic, self.partition, one).await.context("read the topic")?;
         let Some(entry) = read.first() else { return Ok(range.first) };
         let at = entry.appended - READ_BACK;
         let offset = self.log.offset_at(self.topic, self.partition, at).await.context("look at the topic")?;
@@ -112,78 +119,31 @@ impl Reader {
     }
 }
 
+/// What all sinks share.
+#[derive(Clone)]
+pub struct SinkParts {
+    pub log: Arc<dyn Log>,
+    pub clock: Clock,
+    pub metrics: ProcessorMetrics,
+    pub decoded: Decoded,
+}
+
 /// Runs a sink until the drain stops.
-pub fn start<S: Sink>(
-    sink: S,
-    log: Arc<dyn Log>,
-    clock: Clock,
-    metrics: ProcessorMetrics,
-    drain: &Drain,
-    name: &'static str,
-) {
+pub fn start<S: Sink>(sink: S, parts: SinkParts, drain: &Drain, name: &'static str) {
     let stop = drain.token().clone();
-    drain.spawn(name, share(sink, log, clock, metrics, stop));
-}
-
-async fn share<S: Sink>(
-    sink: S,
-    log: Arc<dyn Log>,
-    clock: Clock,
-    metrics: ProcessorMetrics,
-    stop: CancellationToken,
-) -> anyhow::Result<()> {
-    let mut membership = log.join(S::GROUP, S::TOPIC).await.with_context(|| format!("join {}", S::GROUP))?;
-    let mut running: BTreeMap<PartitionId, (CancellationToken, tokio::task::JoinHandle<()>)> = BTreeMap::new();
-    let (failed_tx, mut failed) = mpsc::channel(1);
-    let outcome = loop {
-        let owned = tokio::select! {
-            () = stop.cancelled() => break Ok(()),
-            Some(error) = failed.recv() => break Err(error),
-            changed = membership.changed() => match changed {
-                Ok(owned) => owned,
-                Err(LogError::Closed) => break Ok(()),
-                Err(error) => break Err(error).with_context(|| format!("share {}", S::TOPIC.name())),
-            },
+    drain.spawn(name, async move {
+        let work = |holding: Holding| {
+            let SinkParts { log, clock, metrics, decoded } = parts.clone();
+            let (topic, partition, stop) = (S::TOPIC, holding.partition, holding.stop.clone());
+            let reader = Reader { log, topic, partition, clock, metrics, decoded, stop };
+            consume(sink.begin(holding.partition), reader, holding, S::GROUP)
         };
-        let lost: Vec<PartitionId> = running.keys().filter(|p| !owned.contains(p)).copied().collect();
-        for partition in lost {
-            if let Some((stop, task)) = running.remove(&partition) {
-                stop.cancel();
-                let _ = task.await; // it has said itself why it ended
-            }
-        }
-        for partition in owned {
-            running.entry(partition).or_insert_with(|| {
-                let stop = CancellationToken::new();
-                let reader = Reader {
-                    log: log.clone(),
-                    topic: S::TOPIC,
-                    partition,
-                    clock,
-                    metrics: metrics.clone(),
-                    stop: stop.clone(),
-                };
-                let (work, failed) = (sink.begin(partition), failed_tx.clone());
-                let task = tokio::spawn(async move {
-                    if let Err(error) = consume(work, reader, S::GROUP).await {
-                        let _ = failed.try_send(error); // another has failed before
-                    }
-                });
-                (stop, task)
-            });
-        }
-    };
-    running.values().for_each(|(stop, _)| stop.cancel());
-    for (_, (_, task)) in running {
-        let _ = task.await; // it has said itself why it ended
-    }
-    membership.leave().await.with_context(|| format!("leave {}", S::GROUP))?;
-    outcome
+        share(&*parts.log, S::GROUP, S::TOPIC, &stop, work).await
+    });
 }
 
-async fn consume<W: Work>(mut work: W, reader: Reader, group: &'static str) -> anyhow::Result<()> {
-    let outcome = follow(&mut work, &reader, group).await;
-    match outcome {
+async fn consume<W: Work>(mut work: W, reader: Reader, holding: Holding, group: &'static str) -> anyhow::Result<()> {
+    match follow(&mut work, &reader, &holding, group).await {
         Err(error) if reader.stop.is_cancelled() => {
             warn!(error = format!("{error:#}"), group, "stopped before all was taken");
             Ok(())
@@ -192,46 +152,50 @@ async fn consume<W: Work>(mut work: W, reader: Reader, group: &'static str) -> a
     }
 }
 
-async fn follow<W: Work>(work: &mut W, reader: &Reader, group: &'static str) -> anyhow::Result<()> {
+async fn follow<W: Work>(work: &mut W, reader: &Reader, holding: &Holding, group: &'static str) -> anyhow::Result<()> {
     let (log, topic, partition) = (&reader.log, reader.topic, reader.partition);
     let committed = log.committed(group, topic, partition).await.context("look up the committed offset")?;
-    let mut next = work.first(reader, committed).await?;
+    let first = work.first(reader, committed).await?;
+    let mut entries_of = log.reader(topic, partition, first).await.context("read")?;
     let mut done = committed;
     let mut committed_at = Instant::now();
     loop {
-        let read = || log.read(topic, partition, next, ReadLimit::default(), READ_WAIT);
-        let reading = retry("read for a sink", Backoff::default(), &reader.stop, LogError::is_transient, read);
+        let reading = read_again(&mut *entries_of, "read for a sink", ReadLimit::default(), READ_WAIT, &reader.stop);
         let entries = tokio::select! {
             () = reader.stop.cancelled() => break,
-            entries = reading => match entries {
-                Err(LogError::Gone { first, .. }) => {
-                    reader.handle_gap(group, next, Offset(first));
-                    next = Offset(first);
-                    continue;
-                }
-                entries => entries.context("read")?,
-            },
+            entries = reading => entries,
         };
-        if let Some(last) = entries.last() {
-            next = Offset(last.offset.0 + 1);
+        let entries = match entries {
+            Err(LogError::Gone { first, .. }) => {
+                reader.handle_gap(group, entries_of.next(), Offset(first));
+                entries_of.seek(Offset(first));
+                continue;
+            }
+            entries => entries.context("read")?,
+        };
+        if !entries.is_empty() {
             work.handle(reader, entries).await?;
         }
+        let next = entries_of.next();
         let is_due = committed_at.elapsed() >= COMMIT_EVERY;
         if is_due && done.is_none_or(|done| done < next) {
-            commit(reader, group, next).await?;
+            commit(reader, holding, next).await?;
             (done, committed_at) = (Some(next), Instant::now());
         }
     }
-    if done.is_none_or(|done| done < next) {
-        commit(reader, group, next).await?;
+    if done.is_none_or(|done| done < entries_of.next()) {
+        commit(reader, holding, entries_of.next()).await?;
     }
     Ok(())
 }
 
-async fn commit(reader: &Reader, group: &'static str, next: Offset) -> anyhow::Result<()> {
-    let commit = || reader.log.commit(group, reader.topic, reader.partition, next);
-    let committed = retry("commit", Backoff::default(), &reader.stop, LogError::is_transient, commit).await;
-    committed.context("commit an offset")
+async fn commit(reader: &Reader, holding: &Holding, next: Offset) -> anyhow::Result<()> {
+    let commit = || holding.commit(next);
+    match retry("commit", Backoff::default(), &reader.stop, LogError::is_transient, commit).await {
+        // It is another's, who takes again what was not committed.
+        Err(LogError::NotHeld { .. }) => Ok(()),
+        committed => committed.context("commit an offset"),
+    }
 }
 
 /// Keyframes come at least every 60 s.

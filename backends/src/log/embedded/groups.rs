@@ -1,34 +1,56 @@
 //! Groups within one process: members of a group share a topic's partitions evenly and keep what they have as far as
-//! that goes.
-//!
-//! **Invariant:** a partition is never two members' at once. One that is to move is first taken from its holder, and
-//! given on when the holder, having been told, asks again (or leaves): until then it may still be working on it.
+//! that goes. `sharing` is the rule; here is what waits and commits.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use protocol::PartitionId;
-use tokio::sync::watch;
+use protocol::{Offset, PartitionId};
+use tokio::sync::{oneshot, watch};
 
-use crate::log::{LogError, Membership, Topic};
+use super::layout::{KEY_BYTES_MAX, commit_key};
+use super::queue::Queue;
+use super::sharing::{MemberId, Sharing};
+use super::writer::Request;
+use crate::log::{Commits, LogError, Membership, ShareChange, Topic};
 
 /// All groups of one log.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Groups {
-    groups: Arc<Mutex<HashMap<(String, Topic), Sharing>>>,
+    groups: Arc<Mutex<HashMap<GroupKey, Group>>>,
+    queue: Arc<Queue>,
+    /// A member that has not said within this time that its work on a revoked partition has stopped loses it.
+    release_wait_max: Duration,
     closing: Arc<watch::Sender<bool>>,
 }
 
+type GroupKey = (String, Topic);
+
+struct Group {
+    sharing: Sharing,
+    /// Wakes the members.
+    changed: watch::Sender<()>,
+}
+
 impl Groups {
+    pub fn new(queue: Arc<Queue>, release_wait_max: Duration) -> Self {
+        Groups { groups: Arc::default(), queue, release_wait_max, closing: Arc::default() }
+    }
+
     pub fn join(&self, group: &str, topic: Topic, partition_count: u32) -> Box<dyn Membership> {
-        let (changed, seen) = watch::channel(());
         let key = (group.to_string(), topic);
         let mut groups = self.groups.lock();
-        let sharing = groups.entry(key.clone()).or_insert_with(|| Sharing::new(partition_count));
-        let member = sharing.join(changed);
-        Box::new(Member { groups: self.clone(), key, member, seen, closing: self.closing.subscribe(), told: None })
+        let group = groups.entry(key.clone()).or_insert_with(|| Group {
+            sharing: Sharing::new(partition_count, self.release_wait_max),
+            changed: watch::Sender::new(()),
+        });
+        let id = group.sharing.join();
+        group.changed.send_replace(());
+        let seen = group.changed.subscribe();
+        let commits = Arc::new(MemberCommits { groups: self.clone(), key, id });
+        Box::new(Member { commits, seen, closing: self.closing.subscribe() })
     }
 
     /// Members learn that the log is closed.
@@ -36,53 +58,73 @@ impl Groups {
         self.closing.send_replace(true);
     }
 
-    fn leave(&self, key: &(String, Topic), member: MemberId) {
+    fn leave(&self, key: &GroupKey, id: MemberId) {
         let mut groups = self.groups.lock();
-        if let Some(sharing) = groups.get_mut(key) {
-            sharing.leave(member);
-            if sharing.members.is_empty() {
-                groups.remove(key);
-            }
+        let Some(group) = groups.get_mut(key) else { return };
+        group.sharing.leave(id);
+        group.changed.send_replace(());
+        if group.sharing.is_empty() {
+            groups.remove(key);
         }
     }
 
-    /// What is the member's now, which settles what it was told before.
-    fn ask(&self, key: &(String, Topic), member: MemberId) -> BTreeSet<PartitionId> {
-        self.groups.lock().get_mut(key).map(|sharing| sharing.ask(member)).unwrap_or_default()
+    /// What the member has not heard of yet; else when to ask again, if nothing else happens before.
+    fn ask(&self, key: &GroupKey, id: MemberId) -> Result<ShareChange, Option<Instant>> {
+        let mut groups = self.groups.lock();
+        let Some(group) = groups.get_mut(key) else { return Err(None) };
+        if group.sharing.take_overdue(Instant::now()) {
+            group.changed.send_replace(());
+        }
+        group.sharing.poll_change(id, Instant::now()).ok_or_else(|| group.sharing.poll_timeout())
+    }
+
+    fn release(&self, key: &GroupKey, id: MemberId, partitions: &BTreeSet<PartitionId>) {
+        let mut groups = self.groups.lock();
+        let Some(group) = groups.get_mut(key) else { return };
+        group.sharing.release(id, partitions);
+        group.changed.send_replace(());
     }
 }
 
 struct Member {
-    groups: Groups,
-    key: (String, Topic),
-    member: MemberId,
+    commits: Arc<MemberCommits>,
     seen: watch::Receiver<()>,
     closing: watch::Receiver<bool>,
-    told: Option<BTreeSet<PartitionId>>,
 }
 
 #[async_trait]
 impl Membership for Member {
-    async fn changed(&mut self) -> Result<BTreeSet<PartitionId>, LogError> {
+    async fn changed(&mut self) -> Result<ShareChange, LogError> {
         loop {
             if *self.closing.borrow_and_update() {
                 return Err(LogError::Closed);
             }
             self.seen.mark_unchanged();
-            let held = self.groups.ask(&self.key, self.member);
-            let is_news = match &self.told {
-                None => !held.is_empty(),
-                Some(told) => *told != held,
+            let again_at = match self.commits.groups.ask(&self.commits.key, self.commits.id) {
+                Ok(change) => return Ok(change),
+                Err(again_at) => again_at,
             };
-            if is_news {
-                self.told = Some(held.clone());
-                return Ok(held);
-            }
+            let overdue = async {
+                match again_at {
+                    Some(at) => tokio::time::sleep_until(at.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 _ = self.seen.changed() => {}
                 _ = self.closing.changed() => {}
+                () = overdue => {}
             }
         }
+    }
+
+    async fn released(&mut self, partitions: &BTreeSet<PartitionId>) -> Result<(), LogError> {
+        self.commits.groups.release(&self.commits.key, self.commits.id, partitions);
+        Ok(())
+    }
+
+    fn commits(&self) -> Arc<dyn Commits> {
+        self.commits.clone()
     }
 
     async fn leave(self: Box<Self>) -> Result<(), LogError> {
@@ -92,191 +134,35 @@ impl Membership for Member {
 
 impl Drop for Member {
     fn drop(&mut self) {
-        self.groups.leave(&self.key, self.member);
+        self.commits.groups.leave(&self.commits.key, self.commits.id);
     }
 }
 
-/// In the order of joining.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-struct MemberId(u64);
-
-/// How one group shares one topic.
-struct Sharing {
-    partition_count: u32,
-    members: BTreeMap<MemberId, MemberState>,
-    next_member: u64,
+struct MemberCommits {
+    groups: Groups,
+    key: GroupKey,
+    id: MemberId,
 }
 
-struct MemberState {
-    changed: watch::Sender<()>,
-    /// What it is to have.
-    target: BTreeSet<PartitionId>,
-    /// What it may be working on: part of no other's.
-    held: BTreeSet<PartitionId>,
-    /// What it was told last.
-    told: BTreeSet<PartitionId>,
-}
-
-impl Sharing {
-    fn new(partition_count: u32) -> Self {
-        Sharing { partition_count, members: BTreeMap::new(), next_member: 0 }
-    }
-
-    fn join(&mut self, changed: watch::Sender<()>) -> MemberId {
-        let id = MemberId(self.next_member);
-        self.next_member += 1;
-        let empty = BTreeSet::new();
-        self.members.insert(id, MemberState { changed, target: empty.clone(), held: empty.clone(), told: empty });
-        self.rebalance();
-        id
-    }
-
-    fn leave(&mut self, member: MemberId) {
-        self.members.remove(&member);
-        self.rebalance();
-    }
-
-    fn ask(&mut self, member: MemberId) -> BTreeSet<PartitionId> {
-        let Some(state) = self.members.get_mut(&member) else {
-            return BTreeSet::new();
-        };
-        // It works on what it was told last, and no more on what it held before that.
-        let has_given = state.held != state.told;
-        state.held = state.told.clone();
-        let free = self.free_of_others(member);
-        if let Some(state) = self.members.get_mut(&member) {
-            state.told = state.target.intersection(&free).copied().collect();
-            state.held = state.held.union(&state.told).copied().collect();
+#[async_trait]
+impl Commits for MemberCommits {
+    async fn commit(&self, partition: PartitionId, next: Offset) -> Result<(), LogError> {
+        let (group, topic) = &self.key;
+        let key = commit_key(group, *topic, partition);
+        if key.len() > KEY_BYTES_MAX {
+            return Err(LogError::TooLarge { bytes: key.len(), bytes_max: KEY_BYTES_MAX });
         }
-        if has_given {
-            self.wake();
-        }
-        self.members.get(&member).map(|state| state.told.clone()).unwrap_or_default()
-    }
-
-    /// The partitions that no other member may be working on.
-    fn free_of_others(&self, member: MemberId) -> BTreeSet<PartitionId> {
-        let mut free: BTreeSet<_> = (0..self.partition_count).map(PartitionId).collect();
-        for (_, state) in self.members.iter().filter(|(id, _)| **id != member) {
-            free.retain(|partition| !state.held.contains(partition));
-        }
-        free
-    }
-
-    /// Gives every member its even share: what it has first, then what is over, lowest number first.
-    fn rebalance(&mut self) {
-        let count = self.members.len();
-        if count == 0 {
-            return;
-        }
-        let (share, extra) = (self.partition_count as usize / count, self.partition_count as usize % count);
-        let mut unassigned: BTreeSet<_> = (0..self.partition_count).map(PartitionId).collect();
-        // Whoever has more keeps the larger share, so that fewer move.
-        let mut order: Vec<MemberId> = self.members.keys().copied().collect();
-        order.sort_by_key(|id| (std::cmp::Reverse(self.members[id].target.len()), *id));
-        let shares: BTreeMap<MemberId, usize> =
-            order.iter().enumerate().map(|(at, id)| (*id, share + usize::from(at < extra))).collect();
-        for (id, state) in &mut self.members {
-            state.target = state.target.iter().copied().take(shares[id]).collect();
-            unassigned.retain(|partition| !state.target.contains(partition));
-        }
-        for (id, state) in &mut self.members {
-            while state.target.len() < shares[id] {
-                let Some(partition) = unassigned.pop_first() else {
-                    break;
-                };
-                state.target.insert(partition);
+        let place = self.groups.queue.place(key.len()).await?;
+        let (reply, answer) = oneshot::channel();
+        {
+            // Asked and queued under one lock: what the next holder commits comes behind it.
+            let groups = self.groups.groups.lock();
+            let holds = groups.get(&self.key).is_some_and(|group| group.sharing.holds(self.id, partition));
+            if !holds {
+                return Err(LogError::NotHeld { topic: topic.name(), partition: partition.0 });
             }
+            place.fill(Request::Commit { key, next, reply });
         }
-        self.wake();
-    }
-
-    fn wake(&self) {
-        for state in self.members.values() {
-            state.changed.send_replace(());
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_partition_is_given_on_only_when_its_holder_has_asked_again() {
-        let mut sharing = Sharing::new(4);
-        let first = sharing.join(watch::channel(()).0);
-        assert_eq!(sharing.ask(first), set(&[0, 1, 2, 3]));
-
-        let second = sharing.join(watch::channel(()).0);
-
-        assert_eq!(sharing.ask(second), set(&[]));
-        assert_eq!(sharing.ask(first), set(&[0, 1]), "told, and perhaps still working");
-        assert_eq!(sharing.ask(second), set(&[]));
-        assert_eq!(sharing.ask(first), set(&[0, 1]), "asked again: it has let go");
-        assert_eq!(sharing.ask(second), set(&[2, 3]));
-    }
-
-    #[test]
-    fn who_leaves_lets_go_at_once_and_the_others_keep_what_they_have() {
-        let mut sharing = Sharing::new(5);
-        let members: Vec<_> = (0..3).map(|_| sharing.join(watch::channel(()).0)).collect();
-        settle(&mut sharing);
-        let before: Vec<_> = members.iter().map(|id| sharing.members[id].held.clone()).collect();
-
-        sharing.leave(members[1]);
-        settle(&mut sharing);
-
-        let after: Vec<_> = [0, 2].map(|at| sharing.members[&members[at]].held.clone()).into();
-        assert!(after[0].is_superset(&before[0]) && after[1].is_superset(&before[2]), "{before:?} {after:?}");
-        assert_eq!(after[0].len() + after[1].len(), 5);
-    }
-
-    #[test]
-    fn however_members_come_and_go_shares_are_even_and_disjoint() {
-        use rand::{Rng, SeedableRng};
-        for seed in 0..50 {
-            let mut random = rand::rngs::SmallRng::seed_from_u64(seed);
-            let mut sharing = Sharing::new(random.random_range(1..20));
-            for _ in 0..60 {
-                match random.random_range(0..4) {
-                    0 => drop(sharing.join(watch::channel(()).0)),
-                    1 => {
-                        let ids: Vec<_> = sharing.members.keys().copied().collect();
-                        if !ids.is_empty() {
-                            sharing.leave(ids[random.random_range(0..ids.len())]);
-                        }
-                    }
-                    _ => {
-                        let ids: Vec<_> = sharing.members.keys().copied().collect();
-                        if !ids.is_empty() {
-                            sharing.ask(ids[random.random_range(0..ids.len())]);
-                        }
-                    }
-                }
-                let held: usize = sharing.members.values().map(|state| state.held.len()).sum();
-                let all: BTreeSet<_> = sharing.members.values().flat_map(|state| state.held.clone()).collect();
-                assert_eq!(held, all.len(), "seed {seed}: a partition is two members'");
-            }
-            settle(&mut sharing);
-            let sizes: Vec<_> = sharing.members.values().map(|state| state.held.len()).collect();
-            if let (Some(least), Some(most)) = (sizes.iter().min(), sizes.iter().max()) {
-                assert!(most - least <= 1, "seed {seed}: {sizes:?}");
-                assert_eq!(sizes.iter().sum::<usize>(), sharing.partition_count as usize, "seed {seed}");
-            }
-        }
-    }
-
-    fn settle(sharing: &mut Sharing) {
-        let ids: Vec<_> = sharing.members.keys().copied().collect();
-        for _ in 0..3 {
-            for id in &ids {
-                sharing.ask(*id);
-            }
-        }
-    }
-
-    fn set(partitions: &[u32]) -> BTreeSet<PartitionId> {
-        partitions.iter().copied().map(PartitionId).collect()
+        answer.await.unwrap_or(Err(LogError::Closed))
     }
 }

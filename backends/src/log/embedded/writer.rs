@@ -19,27 +19,21 @@ use super::layout::{self, Slot};
 use super::partition::Standing;
 use super::shared::Shared;
 use super::store::{Change, WriteError};
+use crate::log::append::Turn;
 use crate::log::{Append, LogError, StoredEntry};
 
 /// What the writer is asked to make durable.
 pub enum Request {
     Append {
         entries: Vec<(Slot, Append)>,
+        /// Its appender's place in line: behind a failure it fails too.
+        turn: Arc<Turn>,
         reply: oneshot::Sender<Result<Vec<Offset>, LogError>>,
     },
     /// A group's committed offset.
-    Commit {
-        key: Vec<u8>,
-        next: Offset,
-        reply: oneshot::Sender<Result<(), LogError>>,
-    },
+    Commit { key: Vec<u8>, next: Offset, reply: oneshot::Sender<Result<(), LogError>> },
     /// Retention has cut a partition.
-    SetFirst {
-        slot: Slot,
-        key: Vec<u8>,
-        first: Offset,
-        reply: oneshot::Sender<Result<(), LogError>>,
-    },
+    SetFirst { slot: Slot, key: Vec<u8>, first: Offset, reply: oneshot::Sender<Result<(), LogError>> },
 }
 
 /// A request with what it holds of the bytes that may be queued.
@@ -96,7 +90,7 @@ struct Staged {
 }
 
 enum Answer {
-    Offsets(Vec<Offset>, oneshot::Sender<Result<Vec<Offset>, LogError>>),
+    Offsets(Vec<Offset>, Arc<Turn>, oneshot::Sender<Result<Vec<Offset>, LogError>>),
     Done(oneshot::Sender<Result<(), LogError>>),
 }
 
@@ -212,7 +206,10 @@ impl Writer {
         // Whoever has gone meanwhile does not need the answer.
         for answer in staged.answers {
             match answer {
-                Answer::Offsets(offsets, reply) => drop(reply.send(Ok(offsets))),
+                Answer::Offsets(offsets, turn, reply) => {
+                    drop(turn);
+                    drop(reply.send(Ok(offsets)));
+                }
                 Answer::Done(reply) => drop(reply.send(Ok(()))),
             }
         }
@@ -242,12 +239,16 @@ impl Writer {
 impl Staged {
     fn stage(&mut self, request: Request, cursors: &mut [Cursor], now: Time) {
         match request {
-            Request::Append { entries, reply } => {
+            Request::Append { turn, reply, .. } if turn.is_behind_failure() => {
+                drop(turn);
+                drop(reply.send(Err(LogError::Behind)));
+            }
+            Request::Append { entries, turn, reply } => {
                 let mut offsets = Vec::with_capacity(entries.len());
                 for (slot, append) in entries {
                     offsets.push(self.stage_entry(slot, append.key, append.value, &mut cursors[slot.0], now));
                 }
-                self.answers.push(Answer::Offsets(offsets, reply));
+                self.answers.push(Answer::Offsets(offsets, turn, reply));
             }
             Request::Commit { key, next, reply } => {
                 self.changes.push(Change::Meta { key: key.clone(), value: layout::offset_key(next).to_vec() });
@@ -277,8 +278,8 @@ impl Staged {
     fn refuse(self, error: &LogError) {
         for answer in self.answers {
             match answer {
-                Answer::Offsets(_, reply) => drop(reply.send(Err(again(error)))),
-                Answer::Done(reply) => drop(reply.send(Err(again(error)))),
+                Answer::Offsets(_, turn, reply) => refuse_append(turn, reply, error),
+                Answer::Done(reply) => drop(reply.send(Err(error.clone()))),
             }
         }
     }
@@ -287,23 +288,17 @@ impl Staged {
 impl Request {
     fn refuse(self, error: &LogError) {
         match self {
-            Request::Append { reply, .. } => drop(reply.send(Err(again(error)))),
-            Request::Commit { reply, .. } | Request::SetFirst { reply, .. } => drop(reply.send(Err(again(error)))),
+            Request::Append { turn, reply, .. } => refuse_append(turn, reply, error),
+            Request::Commit { reply, .. } | Request::SetFirst { reply, .. } => drop(reply.send(Err(error.clone()))),
         }
     }
 }
 
-/// One failure is answered to everybody of the batch.
-fn again(error: &LogError) -> LogError {
-    match error {
-        LogError::Damaged { reason } => LogError::Damaged { reason: reason.clone() },
-        LogError::Unavailable { reason } => LogError::Unavailable { reason: reason.clone() },
-        LogError::PartitionCount { .. }
-        | LogError::NoPartition { .. }
-        | LogError::Gone { .. }
-        | LogError::TooLarge { .. }
-        | LogError::Closed => LogError::Unavailable { reason: error.to_string() },
-    }
+/// The line is told before the appender is: nothing that it begins on hearing of it can overtake.
+fn refuse_append(turn: Arc<Turn>, reply: oneshot::Sender<Result<Vec<Offset>, LogError>>, error: &LogError) {
+    turn.fail();
+    drop(turn);
+    drop(reply.send(Err(error.clone())));
 }
 
 /// Enough to make the sync's share small, little enough that a batch's own write stays below some 10 ms.

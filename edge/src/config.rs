@@ -24,6 +24,9 @@ pub struct EdgeSettings {
     pub edge_id: Option<u32>,
     /// The file that keeps live fixes while the log is away, taken from the disk at the first start.
     pub spool_bytes: u64,
+    /// Entries that this edge writes a second, where each costs the log something of its own (Kafka). While its fixes are
+    /// fewer they wait for no company; above that each partition waits for its share. The embedded log needs none.
+    pub log_entries_per_s: u32,
     /// How far ahead of our clock a fix may have been measured.
     pub fix_future_s_max: u32,
     /// How old a fix may be. The log keeps 72 h.
@@ -64,6 +67,7 @@ impl Default for EdgeSettings {
             sessions_max: 1 << 20,
             edge_id: None,
             spool_bytes: 64 << 20,
+            log_entries_per_s: 1_000,
             fix_future_s_max: 30,
             fix_age_h_max: 72,
             device_fixes_burst: 20_000,
@@ -88,6 +92,7 @@ pub struct EdgeConfig {
     /// Where the edge keeps its number, its certificate and its spool.
     pub state_folder: PathBuf,
     pub spool_bytes: u64,
+    pub log_entries_per_s: u32,
     pub judge: JudgeLimits,
     pub device_fixes_burst: u16,
     pub device_fixes_per_s: u16,
@@ -133,6 +138,7 @@ impl EdgeSettings {
             edge_id: self.edge_id,
             state_folder: state_folder.to_path_buf(),
             spool_bytes: within("spool_bytes", self.spool_bytes, SPOOL_BYTES_MIN, 1 << 40)?,
+            log_entries_per_s: within("log_entries_per_s", u64::from(self.log_entries_per_s), 1, 1_000_000)? as u32,
             judge: JudgeLimits {
                 future_max: Duration::from_secs(future_s),
                 age_max: Duration::from_secs(age_h * 3600),
@@ -200,6 +206,7 @@ mod tests {
         refused(EdgeSettings { udp_threads: 257, ..EdgeSettings::default() }, "edge.udp_threads");
         refused(EdgeSettings { sessions_max: 0, ..EdgeSettings::default() }, "edge.sessions_max");
         refused(EdgeSettings { fix_age_h_max: 73, ..EdgeSettings::default() }, "edge.fix_age_h_max");
+        refused(EdgeSettings { log_entries_per_s: 0, ..EdgeSettings::default() }, "edge.log_entries_per_s");
         refused(EdgeSettings { spool_bytes: 1, ..EdgeSettings::default() }, "edge.spool_bytes");
         refused(EdgeSettings { device_fixes_per_s: 0, ..EdgeSettings::default() }, "edge.device_fixes_per_s");
         let tls = TlsSettings { certificate_file: Some(PathBuf::from("a.pem")), ..TlsSettings::default() };

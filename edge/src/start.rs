@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::Context;
 use axum::Router;
 use backends::control::{Control, ControlReader};
-use backends::log::{Log, Topic};
+use backends::log::{Log, Pace, Topic};
 use daemon::admin::{Health, Readiness};
 use daemon::{Clock, Drain, Meter};
 use mio::{Poll, Waker};
@@ -25,6 +25,7 @@ use crate::config::EdgeConfig;
 use crate::control::ControlDiff;
 use crate::http::{DeviceLimit, DoorParts, DoorState, router};
 use crate::identity::edge_id;
+use crate::intake::linger::LingerRule;
 use crate::intake::{Intake, IntakeConfig};
 use crate::metrics::{DoorMetrics, ShipMetrics, ThreadMetrics};
 use crate::ship::spool::Spool;
@@ -71,7 +72,9 @@ pub fn start(
     let now = Time(clock.now_ms());
     let metrics = ThreadMetrics::new(meter);
     for (index, (socket, (poll, inbox))) in sockets.into_iter().zip(ends).enumerate() {
-        let intake = Intake::new(intake_config(config, id, index, log.partition_count(Topic::Records)), now);
+        let linger = linger_rule(config, log.pace());
+        let partition_count = log.partition_count(Topic::Records);
+        let intake = Intake::new(intake_config(config, (id, index), partition_count, linger), now);
         let parts = ThreadParts {
             index,
             socket,
@@ -131,12 +134,29 @@ pub fn start(
     Ok(EdgeHandle { edge_id: id, udp_addr, http_router: router(door), log_state })
 }
 
-fn intake_config(config: &EdgeConfig, edge: EdgeId, thread: usize, partition_count: u32) -> IntakeConfig {
+/// The threads share the edge's budget.
+fn linger_rule(config: &EdgeConfig, pace: Pace) -> LingerRule {
+    match pace {
+        Pace::Gathers => LingerRule::None,
+        Pace::PerEntry => {
+            let entries_per_s = config.log_entries_per_s / (config.udp_thread_count as u32).max(1);
+            LingerRule::Budget { entries_per_s: entries_per_s.max(1) }
+        }
+    }
+}
+
+fn intake_config(
+    config: &EdgeConfig,
+    (edge, thread): (EdgeId, usize),
+    partition_count: u32,
+    linger: LingerRule,
+) -> IntakeConfig {
     IntakeConfig {
         edge,
         thread,
         partition_count,
         judge: config.judge,
+        linger,
         parcel_bytes_max: PARCEL_BYTES_MAX,
         parcels_max: PARCELS_MAX,
         runs_max: RUNS_MAX,
@@ -228,7 +248,7 @@ const PART: &str = "edge";
 const CONTROL_PART: &str = "edge control";
 /// Keys die by time alone, so we look even when nothing changes.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
-/// Under way from each thread; the log takes one shipment at a time, so a few are enough to never wait.
+/// Under way from each thread; the log takes two shipments at a time, so a few are enough to never wait.
 const PARCELS_MAX: usize = 8;
 /// 30 ms of a thread at 250,000 fixes/s.
 const PARCEL_BYTES_MAX: usize = 512 << 10;

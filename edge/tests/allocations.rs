@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use edge::intake::judge::JudgeLimits;
+use edge::intake::linger::LingerRule;
 use edge::intake::{Intake, IntakeConfig, ParcelOutcome};
 use protocol::datagram::{DatagramKind, Kid, Suite, payload};
 use protocol::record::Door;
@@ -49,6 +50,7 @@ impl Edge {
             thread: 0,
             partition_count: 8,
             judge: JudgeLimits::default(),
+            linger: LingerRule::None,
             parcel_bytes_max: 1 << 20,
             parcels_max: 4,
             runs_max: 100_000,

@@ -195,7 +195,7 @@ impl Embedded {
                 Err(error) => warn!(%error, id = id.0, "a token key that the registry keeps was passed by"),
             }
         }
-        writer.rotate(Time(clock.now_ms())).await.context("make the region's keys")?;
+        writer.until_keys(*clock, &Default::default()).await.context("make the region's keys")?;
         let known = load().await?;
         let wrap = |(id, key)| (id, region_key.wrap(key, Purpose::Token { id }));
         self.registry

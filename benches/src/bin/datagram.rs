@@ -106,6 +106,7 @@ fn intake_config(partition_count: u32) -> IntakeConfig {
         thread: 0,
         partition_count,
         judge: JudgeLimits::default(),
+        linger: edge::intake::linger::LingerRule::None,
         parcel_bytes_max: 512 << 10,
         parcels_max: 8,
         runs_max: 500_000,

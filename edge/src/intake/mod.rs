@@ -26,7 +26,7 @@ use protocol::{
 };
 
 use judge::{JudgeLimits, judge};
-use linger::Linger;
+use linger::{Linger, LingerRule};
 pub use parcel::{Parcel, ParcelOutcome, Receipts, Waiting};
 
 /// What one thread's intake is made with.
@@ -36,6 +36,7 @@ pub struct IntakeConfig {
     pub thread: usize,
     pub partition_count: u32,
     pub judge: JudgeLimits,
+    pub linger: LingerRule,
     /// A parcel this large goes out at once, or, while none is free to take its place, takes no more.
     pub parcel_bytes_max: usize,
     /// How many may be under way to the shipper.
@@ -104,7 +105,7 @@ impl<A> Intake<A> {
     pub fn new(config: IntakeConfig, now: Time) -> Self {
         let parcel = || Parcel::new(config.thread, config.partition_count);
         Intake {
-            linger: Linger::new(config.partition_count, now),
+            linger: Linger::new(config.linger, config.partition_count, now),
             now,
             open: parcel(),
             open_receipts: Receipts::default(),
@@ -237,7 +238,7 @@ impl<A> Intake<A> {
     pub fn poll_timeout(&self) -> Time {
         let pulse = self.sealed_at + PULSE_EVERY;
         let parcel = match self.open_since {
-            Some(since) if !self.free.is_empty() => pulse.min(since + self.linger.duration()),
+            Some(since) if !self.free.is_empty() => pulse.min(self.linger.due(since, self.unsettled.len())),
             Some(_) | None => pulse,
         };
         // Later answers of later parcels came later.
@@ -249,7 +250,8 @@ impl<A> Intake<A> {
         self.note_time(now);
         self.linger.handle_timeout(now);
         self.hold_overdue_answers();
-        let is_due = self.open_since.is_some_and(|since| self.now >= since + self.linger.duration());
+        let due = |since| self.linger.due(since, self.unsettled.len());
+        let is_due = self.open_since.is_some_and(|since| self.now >= due(since));
         let is_pulse_due = self.now >= self.sealed_at + PULSE_EVERY || self.now < self.sealed_at;
         if is_due || is_pulse_due {
             self.seal();
@@ -346,10 +348,8 @@ impl<A> Intake<A> {
         std::mem::swap(&mut receipts, &mut self.open_receipts);
         receipts.sequence = self.next_sequence;
         receipts.since = self.open_since.unwrap_or(self.now);
-        // Two before this one on their way: the log is slower than the linger.
-        match self.unsettled.len() {
-            0 | 1 => self.linger.handle_quick_log(),
-            _ => self.linger.handle_slow_log(),
+        if let Some(since) = self.open_since {
+            self.linger.handle_shipped(self.now.since(since));
         }
         self.ready.push_back(parcel);
         if receipts.is_empty() {

@@ -171,6 +171,29 @@ fn while_the_log_is_away_for_ever_what_is_remembered_stays_bounded() {
 }
 
 #[test]
+fn a_lone_fix_is_shipped_at_once_and_what_comes_behind_two_under_way_when_one_is_settled() {
+    let mut edge = Edge::new(config());
+    for _ in 0..2 {
+        edge.submit(T0, 3, &[good_fix(T0)]);
+        assert_eq!(edge.intake.poll_timeout(), T0, "it waits for nobody");
+        edge.intake.handle_timeout(T0);
+        edge.intake.poll_parcel().expect("it is shipped at once");
+    }
+    let at = T0 + Duration::from_millis(3);
+    for _ in 0..10 {
+        edge.submit(at, 3, &[good_fix(at)]);
+        edge.intake.handle_timeout(at);
+        assert!(edge.intake.poll_parcel().is_none(), "two are under way");
+    }
+
+    edge.intake.handle_settled(1, ParcelOutcome::Durable);
+
+    assert!(edge.intake.poll_timeout() <= at);
+    edge.intake.handle_timeout(at);
+    assert_eq!(edge.intake.poll_parcel().expect("one is settled").record_count(), 10, "they go together");
+}
+
+#[test]
 fn an_idle_thread_still_says_up_to_when_it_has_heard_all() {
     let mut edge = Edge::new(config());
 
@@ -215,6 +238,7 @@ fn config() -> IntakeConfig {
         thread: 0,
         partition_count: 8,
         judge: JudgeLimits::default(),
+        linger: LingerRule::None,
         parcel_bytes_max: 1 << 20,
         parcels_max: 4,
         runs_max: 10_000,

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use backends::ledger::{DeliveryLedger, LedgerError};
-use backends::log::{Append, Log, LogError, Topic};
+use backends::log::{Append, Log, Topic, append_durably};
 use backends::registry::{DriverFact, Registry, RegistryError};
 use bytes::Bytes;
 use daemon::{Backoff, retry};
@@ -124,10 +124,8 @@ impl Facts<'_> {
         for some in records.chunks(RECORDS_PER_ENTRY) {
             let value = Bytes::from(envelope::encode(&RecordBatch { records: some.to_vec() }));
             let entry = Append { topic: Topic::Records, partition: self.partition, key: Bytes::new(), value };
-            let append = || self.log.append(vec![entry.clone()]);
-            retry("append the facts", Backoff::default(), self.stop, LogError::is_transient, append)
-                .await
-                .context("append the facts")?;
+            let appended = append_durably(self.log, "append the facts", self.stop, &[entry]).await;
+            appended.context("append the facts")?;
         }
         Ok(())
     }

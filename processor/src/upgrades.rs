@@ -35,7 +35,7 @@ use super::shard::fold::updates_partition;
 use super::shard::restore::{Restored, restore};
 use super::shard::tell::keep;
 use super::shard::{KeptSnapshots, LocalBodies, OutsidePlanner, Shards};
-use super::sinks::{Events, Reader, Sink, Work};
+use super::sinks::{Decoded, Events, Reader, Sink, Work};
 use super::track::{Effects, NoBodies, Partition};
 use super::{ProcessorMetrics, ProcessorSettings};
 
@@ -263,11 +263,11 @@ impl Life {
     async fn relay(&self) {
         let mut rows = Vec::new();
         for row in self.registry.outbox(1_000).await.unwrap() {
-            self.registry.outbox_settled(row.sequence).await.unwrap();
+            self.registry.outbox_settled(&[row.sequence]).await.unwrap();
             rows.push(row.record);
         }
         for row in self.ledger.outbox(1_000).await.unwrap() {
-            self.ledger.outbox_settled(row.sequence).await.unwrap();
+            self.ledger.outbox_settled(&[row.sequence]).await.unwrap();
             rows.push(row.record);
         }
         let entries: Vec<Append> = rows
@@ -277,7 +277,7 @@ impl Life {
                 self.records(partition, vec![record])
             })
             .collect();
-        self.log.append(entries).await.unwrap();
+        self.log.append(&entries).await.into_offsets().unwrap();
     }
 
     fn records(&self, partition: PartitionId, records: Vec<Record>) -> Append {
@@ -291,7 +291,8 @@ impl Life {
             let id = OwnerId(self.owners_ever);
             let incarnation = self.log.incarnation();
             let claim = vec![Record::Claim { owner: id, at: self.time(), incarnation }];
-            let offsets = self.log.append(vec![self.records(partition, claim)]).await.unwrap();
+            let claim = self.log.append(&[self.records(partition, claim)]).await;
+            let offsets = claim.into_offsets().unwrap();
             let own = Generation { incarnation, claim: offsets[0] };
             let restored = restore(&self.shards, partition, own, &self.stop).await.unwrap();
             let Restored { partition: restored, kept, .. } = restored;
@@ -379,7 +380,7 @@ impl Life {
                 entries.push(self.records(partition, records));
             }
         }
-        self.log.append(entries).await.unwrap();
+        self.log.append(&entries).await.into_offsets().unwrap();
     }
 
     fn fix(&self, driver: usize, at: Time) -> Record {
@@ -405,8 +406,8 @@ impl Life {
         let mut left = entries_max;
         while left > 0 {
             let limit = ReadLimit { entries_max: left.min(256) as usize, ..ReadLimit::default() };
-            let read = self.log.read(Topic::Records, partition, owner.partition.next(), limit, Duration::ZERO).await;
-            let entries = read.unwrap();
+            let reader = self.log.reader(Topic::Records, partition, owner.partition.next()).await;
+            let entries = reader.unwrap().read(limit, Duration::ZERO).await.unwrap();
             if entries.is_empty() {
                 break;
             }
@@ -417,10 +418,8 @@ impl Life {
                 owner.partition.handle_entry(entry.offset, &batch, &NoBodies, &mut effects);
             }
             assert_eq!(effects.counts.folds_failed, 0);
-            self.log
-                .append(told(partition, owner.partition.next(), effects, owner.partition.clock().now()))
-                .await
-                .unwrap();
+            let told = told(partition, owner.partition.next(), effects, owner.partition.clock().now());
+            self.log.append(&told).await.into_offsets().unwrap();
         }
     }
 
@@ -455,6 +454,7 @@ impl Life {
                 partition,
                 clock: Clock::system(),
                 metrics: ProcessorMetrics::new(&Meter::discard()),
+                decoded: Decoded::new(PARTITIONS),
                 stop: self.stop.clone(),
             };
             let mut work = Events { views_max: 1_000, of_movement: true }.begin(partition);
@@ -627,7 +627,8 @@ fn told(source: PartitionId, next: Offset, effects: Effects, at: Time) -> Vec<Ap
 }
 
 async fn read(log: &EmbeddedLog, topic: Topic, partition: PartitionId, from: Offset) -> Vec<StoredEntry> {
-    log.read(topic, partition, from, ReadLimit::default(), Duration::ZERO).await.unwrap()
+    let reader = log.reader(topic, partition, from).await;
+    reader.unwrap().read(ReadLimit::default(), Duration::ZERO).await.unwrap()
 }
 
 async fn read_all(log: &EmbeddedLog, topic: Topic) -> Vec<StoredEntry> {

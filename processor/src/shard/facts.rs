@@ -288,8 +288,9 @@ mod tests {
         /// Takes what waits for the relay away.
         async fn settle(&self) -> Vec<Record> {
             let rows = self.ledger.outbox(100).await.unwrap();
-            if let Some(last) = rows.last() {
-                self.ledger.outbox_settled(last.sequence).await.unwrap();
+            let sequences: Vec<u64> = rows.iter().map(|row| row.sequence).collect();
+            if !sequences.is_empty() {
+                self.ledger.outbox_settled(&sequences).await.unwrap();
             }
             rows.into_iter().map(|row| row.record).collect()
         }
@@ -298,7 +299,7 @@ mod tests {
             for record in self.settle().await {
                 let value = envelope::encode(&RecordBatch { records: vec![record] }).into();
                 let entry = Append { topic: Topic::Records, partition: PartitionId(0), key: Bytes::new(), value };
-                self.log.append(vec![entry]).await.unwrap();
+                self.log.append(&[entry]).await.into_offsets().unwrap();
             }
         }
 
@@ -312,8 +313,14 @@ mod tests {
             let (limit, mut effects) = (ReadLimit::default(), Effects::default());
             let claim = RecordBatch { records: vec![Record::Claim { owner: OwnerId(1), at: NOW, incarnation: 1 }] };
             partition.handle_entry(Offset(0), &claim, &NoBodies, &mut effects);
-            let entries =
-                self.log.read(Topic::Records, PartitionId(0), Offset(0), limit, Duration::ZERO).await.unwrap();
+            let entries = self
+                .log
+                .reader(Topic::Records, PartitionId(0), Offset(0))
+                .await
+                .unwrap()
+                .read(limit, Duration::ZERO)
+                .await;
+            let entries = entries.unwrap();
             for entry in entries {
                 let batch: RecordBatch = envelope::decode(&entry.value).unwrap();
                 partition.handle_entry(Offset(entry.offset.0 + 1), &batch, &NoBodies, &mut effects);

@@ -156,7 +156,7 @@ mod tests {
         }
         assert_eq!(minutes(&taken, b'L', 0), [0, 60, 120, 180, 240, 294, 296, 298]);
         let new = Append { topic: Topic::Snapshots, partition: PartitionId(0), key: "k".into(), value: "WS3".into() };
-        log.append(vec![new]).await.unwrap();
+        log.append(&[new]).await.into_offsets().unwrap();
         drop(log);
 
         let again = open(folder.path()).newest(Topic::Snapshots).await.unwrap();
@@ -177,7 +177,7 @@ mod tests {
             key: entry.key.clone(),
             value: bytes::Bytes::new(),
         };
-        log.append(taken[1..].iter().map(gone).collect()).await.unwrap();
+        log.append(&taken[1..].iter().map(gone).collect::<Vec<_>>()).await.into_offsets().unwrap();
 
         assert_eq!(log.newest(Topic::Snapshots).await.unwrap(), taken[..1]);
     }

@@ -68,10 +68,17 @@ fn main() -> ExitCode {
         Err(error) => {
             eprintln!("wayfix: {error:#}");
             let is_usage = error.downcast_ref::<settings::SettingsError>().is_some();
-            ExitCode::from(if is_usage { EXIT_USAGE } else { 1 })
+            let is_strict = error.downcast_ref::<maps::NotStrict>().is_some();
+            ExitCode::from(match (is_usage, is_strict) {
+                (true, _) => EXIT_USAGE,
+                (false, true) => EXIT_STRICT,
+                (false, false) => 1,
+            })
         }
     }
 }
 
+/// What was asked for with `--strict` is not so.
+const EXIT_STRICT: u8 = 3;
 /// As in sysexits: bad usage or configuration.
 const EXIT_USAGE: u8 = 64;

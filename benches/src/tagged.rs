@@ -258,7 +258,7 @@ fn closed(tags: &Tags, profile: Profile, is_backward: bool) -> Option<&'static s
     (wrong_way && in_direction != Some(true)).then_some("against a one-way street")
 }
 
-/// What the most special key of access says: may go, may not go, or nothing.
+/// What the most special key of access says: may go, may not go, or nothing. Of a list the most open word counts.
 fn asked(tags: &Tags, profile: Profile, suffix: &str) -> Option<bool> {
     let keys: &[&str] = match profile {
         Profile::Car => &["motorcar", "motor_vehicle", "vehicle", "access"],
@@ -266,19 +266,20 @@ fn asked(tags: &Tags, profile: Profile, suffix: &str) -> Option<bool> {
         Profile::Bicycle => &["bicycle", "vehicle", "access"],
         Profile::Foot => &["foot", "access"],
     };
+    let closed = ["no", "agricultural", "forestry", "use_sidepath", "emergency", "military", "psv", "bus", "hgv"];
+    let open = ["yes", "designated", "permissive", "official", "public", "dismount"];
+    let limited = ["private", "destination", "customers", "delivery", "permit", "residents"];
     for key in keys {
-        match tags.get(format!("{key}{suffix}").as_str()).map(|value| value.as_str()) {
-            Some(
-                "no" | "agricultural" | "forestry" | "use_sidepath" | "emergency" | "military" | "psv" | "bus" | "hgv",
-            ) => {
-                return Some(false);
-            }
-            Some("yes" | "designated" | "permissive" | "official" | "public" | "dismount") if *key != "access" => {
-                return Some(true);
-            }
-            // For those with business there: open, but no wider than the kind of way is.
-            Some("private" | "destination" | "customers" | "delivery" | "permit" | "residents") => return None,
-            _ => {}
+        let Some(value) = tags.get(format!("{key}{suffix}").as_str()) else { continue };
+        let words: Vec<String> = value.split(';').map(|word| word.trim().to_lowercase()).collect();
+        let has = |list: &[&str]| words.iter().any(|word| list.contains(&word.as_str()));
+        match (has(&open), has(&limited), has(&closed)) {
+            (true, ..) if *key != "access" => return Some(true),
+            (true, ..) => {}
+            // For those with business there: a key of its own opens, plain access no wider than the kind of way is.
+            (_, true, _) => return (*key != "access").then_some(true),
+            (_, _, true) => return Some(false),
+            (false, false, false) => {}
         }
     }
     None
@@ -325,9 +326,10 @@ fn one_way(tags: &Tags, profile: Profile) -> Option<bool> {
     let said = |key: &str| tags.get(key).and_then(|value| read(value));
     let is_round = tags.get("junction").is_some_and(|v| matches!(v.as_str(), "roundabout" | "circular"));
     let of_all = said("oneway").unwrap_or((is_round || is(tags, "highway", "motorway")).then_some(true));
+    let of_motor = || said("oneway:motor_vehicle").or_else(|| said("oneway:vehicle")).unwrap_or(of_all);
     match profile {
-        Profile::Car => of_all,
-        Profile::Moped => said("oneway:moped").or_else(|| said("oneway:mofa")).unwrap_or(of_all),
+        Profile::Car => said("oneway:motorcar").unwrap_or_else(of_motor),
+        Profile::Moped => said("oneway:moped").or_else(|| said("oneway:mofa")).unwrap_or_else(of_motor),
         Profile::Foot => match tags.get("conveying").map(|v| v.as_str()) {
             Some("forward") => Some(true),
             Some("backward") => Some(false),

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use maps::geo;
-use maps::traces::{self, Trace};
+use maps::traces::{self, TimeNotes, Trace};
 use protocol::record::Vehicle;
 use protocol::{DeliveryState, Fix, MeasuredTime, Position};
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::api::{ApiError, StopAt};
 use crate::record::TruthLine;
@@ -51,7 +51,11 @@ impl ReplayOptions {
 pub async fn run(options: ReplayOptions, stop: impl Future<Output = ()>) -> Result<Report, FleetError> {
     let path = options.traces.clone();
     let read = tokio::task::spawn_blocking(move || traces::read_file(&path)).await;
-    let mut trips: Vec<Trip> = read.map_err(|_| FleetError::Broken)??.into_iter().filter_map(Trip::of).collect();
+    let traces = read.map_err(|_| FleetError::Broken)??;
+    let mut notes = TimeNotes::default();
+    traces.iter().for_each(|trace| notes.add(trace.notes));
+    notes.sentences().iter().for_each(|sentence| warn!("{sentence}"));
+    let mut trips: Vec<Trip> = traces.into_iter().filter_map(Trip::of).collect();
     trips.truncate(options.trips_max.unwrap_or(usize::MAX));
     if trips.is_empty() {
         return Err(FleetError::NoTrips);
@@ -185,8 +189,14 @@ async fn send_fixes(rig: &Rig, hired: &Hired, trip: &Trip, every: Option<Duratio
     let mut follower = Follower { route: &trip.truth, at: 0, place: None };
     let mut next_ds = 0;
     let mut before: Option<Position> = None;
+    let mut before_ds = 0;
     for (after_ds, fix) in &trip.fixes {
         let measured = MeasuredTime(starts.0 + after_ds);
+        let gap_s = after_ds.saturating_sub(before_ds) / 10;
+        if gap_s >= GAP_TOLD_S {
+            info!(trip = trip.id, gap_s, "nothing was measured for a while: waiting for the next fix");
+        }
+        before_ds = *after_ds;
         sleep_until(&*rig.clock, measured.to_time()).await;
         if let Some(lines) = &rig.truth {
             let position = follower.nearest(fix.position);
@@ -254,6 +264,8 @@ fn on_segment(a: Position, b: Position, position: Position) -> Position {
 
 /// A second of the fastest drive is far less, fifteen of them not.
 const AHEAD_M_MAX: f64 = 600.0;
+/// Who waits longer wants to know what for.
+const GAP_TOLD_S: i64 = 60;
 const GIVEN_UP_WAIT: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
@@ -263,7 +275,7 @@ mod tests {
     #[test]
     fn a_trip_begins_at_its_first_fix_and_has_no_two_at_one_time() {
         let fix = |ds, lat_e7| Fix::at(MeasuredTime(ds), Position { lat_e7, lon_e7: 0 });
-        let trace = |fixes| Trace { id: "7".to_string(), fixes, truth: Vec::new() };
+        let trace = |fixes| Trace { id: "7".to_string(), fixes, ..Trace::default() };
 
         let trip = Trip::of(trace(vec![fix(1050, 3), fix(1000, 1), fix(1050, 9), fix(1020, 2)])).unwrap();
 

@@ -125,6 +125,9 @@ impl EdgeFlags {
     pub const SERVICE: u16 = 16;
     /// Only for motor vehicles with business there: private, customers, delivery, destination.
     pub const PRIVATE: u16 = 32;
+    /// Not for cars, though `PRIVATE` for mopeds; and the other way round.
+    pub const CAR_FREE: u16 = 8192;
+    pub const MOPED_FREE: u16 = 16384;
     /// The same for bicycles, and for those on foot.
     pub const PRIVATE_BICYCLE: u16 = 2048;
     pub const PRIVATE_FOOT: u16 = 4096;
@@ -137,6 +140,17 @@ impl EdgeFlags {
     pub const COPY: u16 = 1024;
     /// The speed comes from a sign rather than from the road's kind.
     pub const SIGNED_SPEED: u16 = 512;
+
+    /// What says that a mask of profiles may go there only with business there.
+    pub fn private_to(profiles: u8) -> EdgeFlags {
+        let without = |profile: Profile, flag: u16| if profiles & profile.bit() == 0 { flag } else { 0 };
+        let with = |profile: Profile, flag: u16| flag & !without(profile, flag);
+        let motor = match profiles & (Profile::Car.bit() | Profile::Moped.bit()) {
+            0 => 0,
+            _ => Self::PRIVATE | without(Profile::Car, Self::CAR_FREE) | without(Profile::Moped, Self::MOPED_FREE),
+        };
+        EdgeFlags(motor | with(Profile::Bicycle, Self::PRIVATE_BICYCLE) | with(Profile::Foot, Self::PRIVATE_FOOT))
+    }
 
     pub const fn has(self, flag: u16) -> bool {
         self.0 & flag != 0
@@ -165,7 +179,8 @@ impl EdgeFlags {
     /// Whether a profile may go there only if it has business there.
     pub const fn is_private(self, profile: Profile) -> bool {
         match profile {
-            Profile::Car | Profile::Moped => self.has(Self::PRIVATE),
+            Profile::Car => self.0 & (Self::PRIVATE | Self::CAR_FREE) == Self::PRIVATE,
+            Profile::Moped => self.0 & (Self::PRIVATE | Self::MOPED_FREE) == Self::PRIVATE,
             Profile::Bicycle => self.has(Self::PRIVATE_BICYCLE),
             Profile::Foot => self.has(Self::PRIVATE_FOOT),
         }

@@ -22,6 +22,8 @@ use crate::traces::Trace;
 pub struct RoadsDiff {
     pub total: RoadsChange,
     pub by_class: BTreeMap<&'static str, RoadsChange>,
+    /// Turns that a sign or a barrier closes, or opens for some only.
+    pub turns: TurnsChange,
 }
 
 /// An edge has come or gone when nothing of it is in the other map; it has changed when a part of it is not, or when
@@ -66,6 +68,7 @@ impl RoadsDiff {
                 change.edges_changed += u64::from(is_changed);
             });
         }
+        diff.turns = TurnsChange::of(old, new);
         diff
     }
 
@@ -73,6 +76,73 @@ impl RoadsDiff {
         add(&mut self.total);
         add(self.by_class.entry(class.as_str()).or_default());
     }
+}
+
+/// What became of the turns that not everybody may take at all times, at junctions that both maps have.
+#[derive(Clone, Default, PartialEq, Debug, Serialize)]
+pub struct TurnsChange {
+    pub old: u64,
+    pub new: u64,
+    pub added: u64,
+    pub removed: u64,
+    /// Closed in both, but to others, or at other hours.
+    pub changed: u64,
+    /// Where the first of those that differ are, as latitude and longitude.
+    pub places: Vec<(f64, f64)>,
+}
+
+/// A turn by where it leads: the last segment before it and the first one after.
+type TurnKey = (Segment, Segment);
+
+impl TurnsChange {
+    fn of(old: &Graph, new: &Graph) -> TurnsChange {
+        let (before, after) = (closed_turns(old), closed_turns(new));
+        let mut change = TurnsChange { old: before.len() as u64, new: after.len() as u64, ..TurnsChange::default() };
+        for (turn, who) in &before {
+            match after.get(turn) {
+                Some(same) if same == who => continue,
+                Some(_) => change.changed += 1,
+                None => change.removed += 1,
+            }
+            change.note_place(turn);
+        }
+        for turn in after.keys().filter(|turn| !before.contains_key(*turn)) {
+            change.added += 1;
+            change.note_place(turn);
+        }
+        change
+    }
+
+    fn note_place(&mut self, (_, [lat_e7, lon_e7, ..]): &TurnKey) {
+        let place = Position { lat_e7: *lat_e7, lon_e7: *lon_e7 };
+        let place = (place.lat(), place.lon());
+        if self.places.len() < TURN_PLACES_MAX && !self.places.contains(&place) {
+            self.places.push(place);
+        }
+    }
+}
+
+/// The turns that are closed to somebody, each with to whom and how. What restrictions over ways close is told by the
+/// copies of edges that they need, which lie where the edges do.
+fn closed_turns(graph: &Graph) -> BTreeMap<TurnKey, (u32, Vec<(u8, String)>)> {
+    let key = |from: EdgeId, to: EdgeId| {
+        let from = segments(graph.geometry(from)).last()?;
+        Some((from, segments(graph.geometry(to)).next()?))
+    };
+    let mut turns: BTreeMap<TurnKey, (u32, Vec<(u8, String)>)> = BTreeMap::new();
+    for turn in graph.view().turns {
+        let (from, to) = (EdgeId(turn.from), EdgeId(turn.to));
+        // That nobody comes onto a copy but by the beginning of its restriction is no sign.
+        if let Some(key) = key(from, to).filter(|_| !graph.is_copy(to)) {
+            turns.entry(key).or_default().0 |= turn.profiles;
+        }
+    }
+    for (from, to, who, hours) in graph.conditions() {
+        if let Some(turn) = key(from, to).and_then(|key| turns.get_mut(&key)) {
+            turn.1.push((who, hours.to_owned()));
+        }
+    }
+    turns
 }
 
 /// Those that are somewhere, without the copies that restrictions over ways need.
@@ -153,7 +223,8 @@ fn look(graph: &Graph, edge: EdgeId) -> u64 {
     let [car_low, car_high] = speed(Profile::Car).to_le_bytes();
     let [class, surface] = [graph.class(edge).number(), graph.surface(edge).number()];
     let limit = graph.limit_km_h(edge).unwrap_or(0);
-    u64::from_le_bytes([class, surface, limit, kind, access(graph, edge), car_low, car_high, 0])
+    let limited = Profile::ALL.iter().filter(|profile| flags.is_private(**profile)).map(|profile| profile.bit()).sum();
+    u64::from_le_bytes([class, surface, limit, kind, access(graph, edge), car_low, car_high, limited])
 }
 
 /// What became of trips.
@@ -356,6 +427,8 @@ fn off_squared(p: (f64, f64), a: (f64, f64), d: (f64, f64)) -> f64 {
     ox * ox + oy * oy
 }
 
+/// As many places as one looks at by hand.
+const TURN_PLACES_MAX: usize = 20;
 const STEP_CM: f64 = 500.0;
 const NEAR_CM: f64 = 300.0;
 /// Some 100 m.

@@ -83,6 +83,8 @@ sections!(
     Features = 15, "the features";
     FeaturePoints = 16, "the feature points";
     IndexColumns = 18, "the index columns";
+    Conditions = 19, "the conditions";
+    Parts = 20, "the parts";
 );
 
 /// The digest of everything in a map file but its own place.
@@ -118,7 +120,7 @@ impl Sections {
         if bytes.len() < HEADER_LEN {
             return Err(cut_short(HEADER_LEN as u64));
         }
-        if u32_at(bytes, 8) != FORMAT {
+        if !FORMATS_READ.contains(&u32_at(bytes, 8)) {
             return Err(MapError::Format { found: u32_at(bytes, 8) });
         }
         if crc32fast::hash(&bytes[..56]) != u32_at(bytes, 56) {
@@ -257,7 +259,9 @@ fn array_at<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
 /// What every map file begins with.
 pub const MAGIC: [u8; 8] = *b"wayfix m";
 /// Raised whenever a build could misread what another wrote.
-pub const FORMAT: u32 = 4;
+pub const FORMAT: u32 = 5;
+/// The one before is read too: it lacks the parts of the map and signs for some hours, and reads as a map without them.
+const FORMATS_READ: std::ops::RangeInclusive<u32> = 4..=FORMAT;
 const HEADER_LEN: usize = 64;
 const ENTRY_LEN: usize = 24;
 const ALIGNMENT: usize = 64;

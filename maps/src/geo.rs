@@ -21,7 +21,7 @@ impl Plane {
     /// Centimetres east and north of the origin.
     #[inline]
     pub fn to_cm(self, position: Position) -> (f64, f64) {
-        let east = f64::from(position.lon_e7) - f64::from(self.origin.lon_e7);
+        let east = east_e7(self.origin, position);
         let north = f64::from(position.lat_e7) - f64::from(self.origin.lat_e7);
         (east * self.east_cm_per_e7, north * CM_PER_E7)
     }
@@ -30,16 +30,37 @@ impl Plane {
     pub fn to_position(self, (east_cm, north_cm): (f64, f64)) -> Position {
         let lat = f64::from(self.origin.lat_e7) + north_cm / CM_PER_E7;
         let lon = f64::from(self.origin.lon_e7) + east_cm / self.east_cm_per_e7;
-        Position {
-            lat_e7: lat.round().clamp(-900_000_000.0, 900_000_000.0) as i32,
-            lon_e7: lon.round().clamp(-1_800_000_000.0, 1_800_000_000.0) as i32,
-        }
+        let lon = wrapped_e7(lon.round().clamp(-2.0 * HALF_E7, 2.0 * HALF_E7));
+        Position { lat_e7: lat.round().clamp(-900_000_000.0, 900_000_000.0) as i32, lon_e7: lon as i32 }
     }
 
     pub fn east_cm_per_e7(self) -> f64 {
         self.east_cm_per_e7
     }
 }
+
+/// How far east of `a` the longitude of `b` is, the short way round the world.
+#[inline]
+pub fn east_e7(a: Position, b: Position) -> f64 {
+    wrapped_e7(f64::from(b.lon_e7) - f64::from(a.lon_e7))
+}
+
+/// The same longitude, or difference of two, between -180 and 180 degrees.
+#[inline]
+fn wrapped_e7(lon: f64) -> f64 {
+    if lon.abs() <= HALF_E7 { lon } else { lon - (2.0 * HALF_E7).copysign(lon) }
+}
+
+/// The position a share of the way from `a` to `b`.
+#[inline]
+pub(crate) fn between(a: Position, b: Position, share: f64) -> Position {
+    let lat_e7 = whole(f64::from(a.lat_e7) + (f64::from(b.lat_e7) - f64::from(a.lat_e7)) * share);
+    let lon = f64::from(a.lon_e7) + east_e7(a, b) * share;
+    Position { lat_e7, lon_e7: whole(wrapped_e7(lon)) }
+}
+
+/// Half a turn round the world, in 10⁻⁷ degree.
+pub(crate) const HALF_E7: f64 = 1.8e9;
 
 /// Cosine of a latitude, never so small that dividing by it leaves the world of numbers.
 pub fn cos_lat(lat_e7: i32) -> f64 {
@@ -49,7 +70,7 @@ pub fn cos_lat(lat_e7: i32) -> f64 {
 /// Straight distance in centimetres; meant for distances within a region.
 pub fn distance_cm(a: Position, b: Position) -> f64 {
     let middle = ((i64::from(a.lat_e7) + i64::from(b.lat_e7)) / 2) as i32;
-    let east = (f64::from(b.lon_e7) - f64::from(a.lon_e7)) * CM_PER_E7 * cos_lat(middle);
+    let east = east_e7(a, b) * CM_PER_E7 * cos_lat(middle);
     let north = (f64::from(b.lat_e7) - f64::from(a.lat_e7)) * CM_PER_E7;
     (east * east + north * north).sqrt()
 }
@@ -63,7 +84,7 @@ pub fn heading_cdeg(a: Position, b: Position) -> u16 {
 /// The same where the cosine of the latitude is at hand.
 #[inline]
 pub(crate) fn heading_scaled_cdeg(a: Position, b: Position, cos_lat: f64) -> u16 {
-    let east = (f64::from(b.lon_e7) - f64::from(a.lon_e7)) * cos_lat;
+    let east = east_e7(a, b) * cos_lat;
     let north = f64::from(b.lat_e7) - f64::from(a.lat_e7);
     let (long, short) = (east.abs().max(north.abs()), east.abs().min(north.abs()));
     let corner = if long > 0.0 { arc_tangent(short / long) } else { 0.0 };
@@ -102,7 +123,8 @@ pub fn turn_cdeg(a_cdeg: u16, b_cdeg: u16) -> u16 {
     apart.min(36_000 - apart) as u16
 }
 
-/// A box on the map; both corners belong to it.
+/// A box on the map; both corners belong to it. One that lies on both sides of the 180th meridian has its western side
+/// east of its eastern one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
 pub struct Bbox {
     pub south_west: Position,
@@ -112,33 +134,62 @@ pub struct Bbox {
 impl Bbox {
     /// The smallest box around some positions; None if there are none.
     pub fn around(positions: impl IntoIterator<Item = Position>) -> Option<Bbox> {
-        positions.into_iter().fold(None, |bbox, p| match bbox {
-            None => Some(Bbox { south_west: p, north_east: p }),
-            Some(b) => Some(Bbox {
-                south_west: Position {
-                    lat_e7: b.south_west.lat_e7.min(p.lat_e7),
-                    lon_e7: b.south_west.lon_e7.min(p.lon_e7),
-                },
-                north_east: Position {
-                    lat_e7: b.north_east.lat_e7.max(p.lat_e7),
-                    lon_e7: b.north_east.lon_e7.max(p.lon_e7),
-                },
-            }),
+        let mut lat: Option<(i32, i32)> = None;
+        // Of all, of those in the east of the world, and of those in its west.
+        let mut lon = [(i32::MAX, i32::MIN); 3];
+        for p in positions {
+            let (low, high) = lat.unwrap_or((p.lat_e7, p.lat_e7));
+            lat = Some((low.min(p.lat_e7), high.max(p.lat_e7)));
+            for at in [0, if p.lon_e7 >= 0 { 1 } else { 2 }] {
+                lon[at] = (lon[at].0.min(p.lon_e7), lon[at].1.max(p.lon_e7));
+            }
+        }
+        let ((south, north), [all, east, west]) = (lat?, lon);
+        let wide = |(low, high): (i32, i32)| i64::from(high) - i64::from(low);
+        let over_180 = (east.0, west.1);
+        let is_over_180 = east.0 <= east.1 && west.0 <= west.1 && wide(over_180) + TURN_E7 < wide(all);
+        let (low, high) = if is_over_180 { over_180 } else { all };
+        Some(Bbox {
+            south_west: Position { lat_e7: south, lon_e7: low },
+            north_east: Position { lat_e7: north, lon_e7: high },
         })
     }
 
+    /// Whether it lies on both sides of the 180th meridian.
+    pub fn is_over_180(&self) -> bool {
+        self.south_west.lon_e7 > self.north_east.lon_e7
+    }
+
     pub fn contains(&self, p: Position) -> bool {
-        (self.south_west.lat_e7..=self.north_east.lat_e7).contains(&p.lat_e7)
-            && (self.south_west.lon_e7..=self.north_east.lon_e7).contains(&p.lon_e7)
+        let (west, east) = (self.south_west.lon_e7, self.north_east.lon_e7);
+        let is_between = match self.is_over_180() {
+            false => (west..=east).contains(&p.lon_e7),
+            true => p.lon_e7 >= west || p.lon_e7 <= east,
+        };
+        is_between && (self.south_west.lat_e7..=self.north_east.lat_e7).contains(&p.lat_e7)
     }
 
     pub fn centre(&self) -> Position {
-        Position {
-            lat_e7: ((i64::from(self.south_west.lat_e7) + i64::from(self.north_east.lat_e7)) / 2) as i32,
-            lon_e7: ((i64::from(self.south_west.lon_e7) + i64::from(self.north_east.lon_e7)) / 2) as i32,
-        }
+        let lat = (i64::from(self.south_west.lat_e7) + i64::from(self.north_east.lat_e7)) / 2;
+        let lon = i64::from(self.south_west.lon_e7) + self.width_e7() / 2;
+        let lon = if lon > TURN_E7 / 2 { lon - TURN_E7 } else { lon };
+        Position { lat_e7: lat as i32, lon_e7: lon as i32 }
+    }
+
+    /// From its western to its eastern side.
+    pub fn width_e7(&self) -> i64 {
+        let wide = i64::from(self.north_east.lon_e7) - i64::from(self.south_west.lon_e7);
+        if wide < 0 { wide + TURN_E7 } else { wide }
+    }
+
+    /// West and east in degrees, for who knows no box over the 180th meridian: all longitudes then.
+    pub fn plain_lon(&self) -> (f64, f64) {
+        if self.is_over_180() { (-180.0, 180.0) } else { (self.south_west.lon(), self.north_east.lon()) }
     }
 }
+
+/// Once round the world, in 10⁻⁷ degree.
+pub(crate) const TURN_E7: i64 = 3_600_000_000;
 
 #[cfg(test)]
 mod tests {
@@ -169,5 +220,34 @@ mod tests {
         assert!((distance_cm(porto, east) / 100.0 - 83_731.0).abs() < 10.0);
         let plane = Plane::at(porto);
         assert_eq!(plane.to_position(plane.to_cm(east)), east);
+    }
+
+    #[test]
+    fn longitudes_go_on_beyond_180() {
+        let at = |lon| Position::from_degrees(-16.79, lon).unwrap();
+        let (a, b) = (at(179.99), at(-179.99));
+
+        assert!((distance_cm(a, b) / 100.0 - 2_129.0).abs() < 2.0);
+        assert_eq!((heading_cdeg(a, b), heading_cdeg(b, a)), (9_000, 27_000));
+        let plane = Plane::at(a);
+        assert_eq!(plane.to_position(plane.to_cm(b)), b);
+        assert_eq!(between(a, b, 0.25), at(179.995));
+        assert_eq!(between(a, b, 0.75), at(-179.995));
+    }
+
+    #[test]
+    fn a_box_goes_round_the_short_way() {
+        let at = |lat, lon| Position::from_degrees(lat, lon).unwrap();
+        let fiji = Bbox::around([at(-17.0, 179.0), at(-16.0, -179.5), at(-18.0, 178.0)]).unwrap();
+
+        assert!(fiji.is_over_180());
+        assert_eq!((fiji.south_west, fiji.north_east), (at(-18.0, 178.0), at(-16.0, -179.5)));
+        assert!(fiji.contains(at(-17.0, 180.0)) && fiji.contains(at(-17.0, -180.0)) && !fiji.contains(at(-17.0, 0.0)));
+        assert_eq!(fiji.centre(), at(-17.0, 179.25));
+        assert_eq!(fiji.width_e7(), 25_000_000);
+        let world = Bbox::around([at(51.0, -0.1), at(-33.0, 151.0), at(37.0, -122.0), at(59.0, 18.0)]).unwrap();
+        assert_eq!((world.south_west, world.north_east), (at(-33.0, -122.0), at(59.0, 151.0)));
+        let one = Bbox::around([at(1.0, 2.0)]).unwrap();
+        assert_eq!((one.south_west, one.centre()), (at(1.0, 2.0), at(1.0, 2.0)));
     }
 }

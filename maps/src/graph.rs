@@ -14,8 +14,9 @@ use self_cell::self_cell;
 use crate::class::{EdgeFlags, Profile, RoadClass, Surface};
 use crate::file::{self, MapError, MapVersion, Sections};
 use crate::geo::{self, Bbox};
+use crate::hours::{Hours, LocalTime};
 use crate::mapping::Mapping;
-use crate::record::{BACKWARD, COPIED, EdgeRecord, NONE, PointRecord, RoadRecord};
+use crate::record::{BACKWARD, COPIED, ConditionRecord, EdgeRecord, NONE, PointRecord, RoadRecord, TurnRecord};
 use crate::speeds::SpeedCells;
 use crate::summary::Summary;
 use crate::tiles::TileIndex;
@@ -103,6 +104,25 @@ pub struct Candidate {
     pub heading_cdeg: u16,
 }
 
+/// Turns that are closed at some moment, sorted.
+#[derive(Clone, Default, PartialEq, Eq, Debug)]
+pub struct ClosedTurns(Vec<(EdgeId, EdgeId)>);
+
+impl ClosedTurns {
+    pub const fn none() -> ClosedTurns {
+        ClosedTurns(Vec::new())
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    #[inline]
+    pub fn holds(&self, from: EdgeId, to: EdgeId) -> bool {
+        !self.0.is_empty() && self.0.binary_search(&(from, to)).is_ok()
+    }
+}
+
 impl Graph {
     /// Maps a file written by `import` and checks it.
     pub fn open(path: impl AsRef<Path>) -> Result<Graph, MapError> {
@@ -158,6 +178,12 @@ impl Graph {
 
     pub fn bbox(&self) -> Bbox {
         self.view().summary.bbox
+    }
+
+    /// Whether a place lies on the map: within its box, with roads within some kilometres. A country's box lies over
+    /// cities of its neighbours.
+    pub fn covers(&self, position: Position) -> bool {
+        self.bbox().contains(position) && crate::index::has_roads_around(self.view(), position)
     }
 
     pub fn edge_count(&self) -> usize {
@@ -269,7 +295,7 @@ impl Graph {
     /// Time to travel the whole edge on the empty road.
     #[inline]
     pub fn duration_ms(&self, e: EdgeId, profile: Profile) -> u32 {
-        crate::costs::duration_ms(self.length_cm(e), self.speed_cm_s(e, profile))
+        crate::costs::edge_duration_ms(self.record(e), profile)
     }
 
     /// The road's name, empty where it has none.
@@ -312,14 +338,56 @@ impl Graph {
     /// Whether no sign forbids the turn. Says nothing of U-turns (`is_u_turn`), nor of whether the edges meet.
     #[inline]
     pub fn is_turn_allowed(&self, from_edge: EdgeId, to_edge: EdgeId, profile: Profile) -> bool {
+        self.turn(from_edge, to_edge).is_none_or(|turn| !turn.is_forbidden(profile))
+    }
+
+    /// What is to be known of a turn that is not open to everybody at all times.
+    #[inline]
+    pub fn turn(&self, from_edge: EdgeId, to_edge: EdgeId) -> Option<&TurnRecord> {
         if !self.flags(from_edge).has(EdgeFlags::TURN_FROM) {
-            return true;
+            return None;
         }
         let turns = self.view().turns;
-        match turns.binary_search_by_key(&(from_edge.0, to_edge.0), |turn| (turn.from, turn.to)) {
-            Ok(at) => turns[at].profiles & u32::from(profile.bit()) == 0,
-            Err(_) => true,
+        let at = turns.binary_search_by_key(&(from_edge.0, to_edge.0), |turn| (turn.from, turn.to)).ok()?;
+        Some(&turns[at])
+    }
+
+    /// The turns that are forbidden to a profile at a time by signs that hold at some hours only.
+    pub fn closed_at(&self, profile: Profile, at: LocalTime) -> ClosedTurns {
+        let holds = |one: &&ConditionRecord| {
+            let is_bound = one.profiles & u32::from(profile.bit()) != 0;
+            is_bound && Hours::parse(self.condition_text(one)).is_ok_and(|hours| hours.hold_at(at))
+        };
+        let mut turns: Vec<_> =
+            self.view().conditions.iter().filter(holds).map(|one| (EdgeId(one.from), EdgeId(one.to))).collect();
+        turns.dedup();
+        ClosedTurns(turns)
+    }
+
+    /// All turns that are forbidden at some hours: from which edge to which, to whom (a bit for each profile), when.
+    pub fn conditions(&self) -> impl Iterator<Item = (EdgeId, EdgeId, u8, &str)> {
+        let said = |one: &ConditionRecord| (one.text, one.text_len);
+        self.view().conditions.iter().map(move |one| {
+            let (text, len) = said(one);
+            (EdgeId(one.from), EdgeId(one.to), one.profiles as u8, self.view().text(text, len))
+        })
+    }
+
+    fn condition_text(&self, one: &ConditionRecord) -> &str {
+        self.view().text(one.text, one.text_len)
+    }
+
+    /// The part of the map that an edge lies in for a profile: one within which one gets everywhere and back. None
+    /// where one cannot come back. Says nothing of edges that the profile may not use.
+    pub fn part(&self, e: EdgeId, profile: Profile) -> Option<u32> {
+        let parts = self.view().parts;
+        if parts.is_empty() {
+            return self.is_connected(e, profile).then_some(0); // a map of the format before
         }
+        let key = (u32::from(profile.number()), e.0);
+        let after = parts.partition_point(|one| (one.profile, one.first_edge) <= key);
+        let found = parts[..after].last().filter(|one| one.profile == key.0)?;
+        (found.part != 0).then_some(found.part)
     }
 
     /// Whether the only way on for a profile is back.
@@ -357,7 +425,7 @@ impl Graph {
         let span = b.along_cm.saturating_sub(a.along_cm);
         let share =
             if span == 0 { 0.0 } else { f64::from(along_points_cm.saturating_sub(a.along_cm)) / f64::from(span) };
-        let position = between(a.position(), b.position(), share);
+        let position = geo::between(a.position(), b.position(), share);
         let heading = geo::heading_cdeg(a.position(), b.position());
         (position, if is_backward { (heading + 18_000) % 36_000 } else { heading })
     }
@@ -434,10 +502,4 @@ impl PointRecord {
     pub fn position(&self) -> Position {
         Position { lat_e7: self.lat_e7, lon_e7: self.lon_e7 }
     }
-}
-
-/// The position a share of the way from `a` to `b`.
-pub(crate) fn between(a: Position, b: Position, share: f64) -> Position {
-    let mix = |a: i32, b: i32| geo::whole(f64::from(a) + (f64::from(b) - f64::from(a)) * share);
-    Position { lat_e7: mix(a.lat_e7, b.lat_e7), lon_e7: mix(a.lon_e7, b.lon_e7) }
 }

@@ -3,7 +3,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::class::{RoadClass, Surface};
+use crate::class::{Profile, RoadClass, Surface};
 
 /// One direction of one road: all that a search over the graph needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -18,7 +18,8 @@ pub struct EdgeRecord {
     /// Of a car on an empty road.
     pub car_cm_s: u16,
     pub flags: u16,
-    /// Of a bicycle, in decimetres per second.
+    /// Of a bicycle, in decimetres per second. On a ferry, which is as fast for everybody, 256ths of a centimetre per
+    /// second on top of `car_cm_s`.
     pub bicycle_dm_s: u8,
     /// Low five bits: the road's class. High three: its surface.
     pub kind: u8,
@@ -80,13 +81,58 @@ pub struct PointRecord {
     pub along_cm: u32,
 }
 
-/// A turn that is forbidden to the profiles of its mask. Sorted by (from, to).
+/// A turn that is not open to everybody at all times. Sorted by (from, to).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct TurnRecord {
     pub from: u32,
     pub to: u32,
+    /// From the lowest bit: who may not; from bit 8: who may only with business behind it, as at a private gate; from
+    /// bit 16: who may not at some hours (`ConditionRecord`).
     pub profiles: u32,
+}
+
+impl TurnRecord {
+    pub const LIMITED_SHIFT: u32 = 8;
+    pub const CONDITIONAL_SHIFT: u32 = 16;
+
+    #[inline]
+    pub fn is_forbidden(&self, profile: Profile) -> bool {
+        self.profiles & u32::from(profile.bit()) != 0
+    }
+
+    #[inline]
+    pub fn is_limited(&self, profile: Profile) -> bool {
+        self.profiles >> Self::LIMITED_SHIFT & u32::from(profile.bit()) != 0
+    }
+
+    #[inline]
+    pub fn is_conditional(&self, profile: Profile) -> bool {
+        self.profiles >> Self::CONDITIONAL_SHIFT & u32::from(profile.bit()) != 0
+    }
+}
+
+/// When a turn is forbidden that is so at some hours only. Sorted; a turn may have several.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct ConditionRecord {
+    pub from: u32,
+    pub to: u32,
+    pub profiles: u32,
+    /// Its hours in the text section, as OpenStreetMap writes them.
+    pub text: u32,
+    pub text_len: u32,
+}
+
+/// From which edge on, for a profile, edges lie in which part of the map: one within which one gets everywhere and back.
+/// Sorted by (profile, first edge).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct PartRecord {
+    pub profile: u32,
+    pub first_edge: u32,
+    /// 0 where one cannot come back.
+    pub part: u32,
 }
 
 /// Eight by eight cells of the segment index, some of which are not empty. Its column lies in a list of its own, so that

@@ -1,8 +1,10 @@
 //! Recorded traces in the forms people have them: GPX, the taxi CSV of the ECML/PKDD 2015 challenge, and JSON lines of
 //! trips whose true route is known. They are for measuring, replaying and `wayfix maps match`; nothing on the live way
-//! reads them. A trace that is broken is an error with its place, never half a trace.
+//! reads them. A trace that is broken is an error with its place, never half a trace; a time that is odd costs its own
+//! point only, and is told of.
 
 mod gpx;
+pub mod times;
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
@@ -10,15 +12,20 @@ use std::path::{Path, PathBuf};
 
 use protocol::{Fix, MeasuredTime, Position};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+pub use times::TimeNotes;
 
 /// One recorded trip.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, Default, PartialEq, Debug)]
 pub struct Trace {
     pub id: String,
     /// In the order of the file.
     pub fixes: Vec<Fix>,
     /// The route that was truly driven, in connected parts; empty where nobody knows.
     pub truth: Vec<Vec<Position>>,
+    /// What was odd about its times.
+    pub notes: TimeNotes,
 }
 
 /// Why a file of traces cannot be used.
@@ -106,13 +113,28 @@ pub fn read_file(path: &Path) -> Result<Vec<Trace>, TraceError> {
         .map_err(|error| TraceError::File { path: path.to_owned(), source: Box::new(error) })
 }
 
-/// Reads traces of a known form.
-pub fn read(kind: TraceKind, reader: impl BufRead) -> Result<Vec<Trace>, TraceError> {
-    match kind {
-        TraceKind::Gpx => gpx::read(reader),
-        TraceKind::TaxiCsv => read_taxi_csv(reader),
-        TraceKind::TruthLines => read_truth_lines(reader),
+/// Reads traces of a known form. A byte order mark at the beginning says nothing.
+pub fn read(kind: TraceKind, mut reader: impl BufRead) -> Result<Vec<Trace>, TraceError> {
+    if reader.fill_buf()?.starts_with(BYTE_ORDER_MARK) {
+        reader.consume(BYTE_ORDER_MARK.len());
     }
+    let mut traces = match kind {
+        TraceKind::Gpx => gpx::read(reader)?,
+        TraceKind::TaxiCsv => read_taxi_csv(reader)?,
+        TraceKind::TruthLines => read_truth_lines(reader)?,
+    };
+    for trace in &mut traces {
+        trace.notes.are_milliseconds |= times::mend_milliseconds(&mut trace.fixes);
+    }
+    Ok(traces)
+}
+
+/// Leaves out the fixes whose time does not fit those around it.
+fn without_odd<T>(points: Vec<T>, time: impl Fn(&T) -> Option<i64>, notes: &mut TimeNotes) -> Vec<T> {
+    let said: Vec<Option<i64>> = points.iter().map(&time).collect();
+    let is_odd = times::odd(&said);
+    notes.odd += is_odd.iter().filter(|is_odd| **is_odd).count();
+    points.into_iter().zip(is_odd).filter(|(_, is_odd)| !is_odd).map(|(point, _)| point).collect()
 }
 
 /// A trip a line: columns TIMESTAMP (unix seconds of the start) and POLYLINE ([[lon, lat], …] every 15 s). Trips get
@@ -120,7 +142,7 @@ pub fn read(kind: TraceKind, reader: impl BufRead) -> Result<Vec<Trace>, TraceEr
 fn read_taxi_csv(reader: impl BufRead) -> Result<Vec<Trace>, TraceError> {
     let mut lines = reader.lines().enumerate();
     let Some((_, header)) = lines.next() else { return Ok(Vec::new()) };
-    let header = split_csv(&header?);
+    let header = split_csv(unmarked(&header?));
     let column = |name: &str| {
         header
             .iter()
@@ -131,13 +153,17 @@ fn read_taxi_csv(reader: impl BufRead) -> Result<Vec<Trace>, TraceError> {
     let mut traces = Vec::new();
     for (n, line) in lines {
         let wrong = |what: &str| TraceError::Line { line: n + 1, what: what.to_owned() };
-        let fields = split_csv(&line?);
+        let line = line?;
+        let fields = split_csv(unmarked(&line));
+        if fields == header {
+            continue; // files that were put together
+        }
         if fields.iter().all(|f| f.trim().is_empty()) {
             continue;
         }
-        let start: i64 = fields
+        let start_ds = fields
             .get(start_column)
-            .and_then(|f| f.trim().parse().ok())
+            .and_then(|f| f.trim().parse::<f64>().ok().and_then(|_| times::parse_ds(f)))
             .ok_or_else(|| wrong("TIMESTAMP is not a number of seconds"))?;
         let line: Vec<[f64; 2]> = fields
             .get(line_column)
@@ -145,10 +171,11 @@ fn read_taxi_csv(reader: impl BufRead) -> Result<Vec<Trace>, TraceError> {
             .ok_or_else(|| wrong("POLYLINE is not [[lon, lat], …]"))?;
         let fixes = line.iter().enumerate().map(|(i, lon_lat)| {
             let position = position_of(*lon_lat).ok_or_else(|| wrong("a point is not on Earth"))?;
-            let measured = MeasuredTime(start.saturating_mul(10).saturating_add(i as i64 * TAXI_APART_DS));
+            let measured = MeasuredTime(start_ds.saturating_add(i as i64 * TAXI_APART_DS));
             Ok(Fix::at(measured, position))
         });
-        traces.push(Trace { id: n.to_string(), fixes: fixes.collect::<Result<_, TraceError>>()?, truth: Vec::new() });
+        let fixes = fixes.collect::<Result<_, TraceError>>()?;
+        traces.push(Trace { id: n.to_string(), fixes, ..Trace::default() });
     }
     Ok(traces)
 }
@@ -158,36 +185,65 @@ fn read_truth_lines(reader: impl BufRead) -> Result<Vec<Trace>, TraceError> {
     let mut traces = Vec::new();
     for (n, line) in reader.lines().enumerate() {
         let line = line?;
+        let line = unmarked(&line);
         if line.trim().is_empty() {
             continue;
         }
         let wrong = |what: String| TraceError::Line { line: n + 1, what };
-        let trip: TruthLine = serde_json::from_str(&line).map_err(|error| wrong(error.to_string()))?;
+        let trip: TruthLine = serde_json::from_str(line).map_err(|error| wrong(error.to_string()))?;
         let place = |lon_lat: [f64; 2]| position_of(lon_lat).ok_or_else(|| wrong("a point is not on Earth".to_owned()));
         let id = match trip.id {
             serde_json::Value::String(id) => id,
             id => id.to_string(),
         };
         let truth = trip.truth.into_iter().map(|part| part.into_iter().map(place).collect());
-        let fixes = trip
-            .fixes
-            .into_iter()
-            .map(|[seconds, lon, lat]| Ok(Fix::at(MeasuredTime((seconds * 10.0).round() as i64), place([lon, lat])?)));
-        traces.push(Trace {
-            id,
-            truth: truth.collect::<Result<_, TraceError>>()?,
-            fixes: fixes.collect::<Result<_, TraceError>>()?,
-        });
+        let truth = truth.collect::<Result<_, TraceError>>()?;
+        let mut notes = TimeNotes::default();
+        let mut points = Vec::with_capacity(trip.fixes.len());
+        for fix in trip.fixes {
+            let [time, lon, lat] = &fix[..] else {
+                return Err(wrong("a fix is not [t, lon, lat]".to_owned()));
+            };
+            let (Some(lon), Some(lat)) = (lon.as_f64(), lat.as_f64()) else {
+                return Err(wrong("a fix is not [t, lon, lat]".to_owned()));
+            };
+            points.push(Untimed { position: place([lon, lat])?, said_ds: time_of(time, &mut notes) });
+        }
+        let points = without_odd(points, |point| point.said_ds, &mut notes);
+        let said: Vec<_> = points.iter().map(|point| (point.position, point.said_ds)).collect();
+        let fixes = gpx::times(&said).into_iter().zip(&points);
+        let fixes = fixes.map(|(ds, point)| Fix::at(MeasuredTime(ds), point.position)).collect();
+        traces.push(Trace { id, truth, fixes, notes });
     }
     Ok(traces)
 }
 
+/// A point and when it was, if that is said.
+struct Untimed {
+    position: Position,
+    said_ds: Option<i64>,
+}
+
+/// Seconds, or a time in words.
+fn time_of(value: &Value, notes: &mut TimeNotes) -> Option<i64> {
+    let read = match value {
+        Value::Number(number) => number.as_f64().filter(|seconds| seconds.is_finite()),
+        Value::String(text) => times::parse_ds(text).map(|ds| ds as f64 / 10.0),
+        Value::Null => return None,
+        Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
+    };
+    let seconds = read.map(|seconds| if seconds.abs() >= 1e11 { seconds / 1000.0 } else { seconds });
+    notes.are_milliseconds |= read != seconds;
+    notes.unreadable += usize::from(seconds.is_none());
+    seconds.map(|seconds| (seconds * 10.0).round() as i64)
+}
+
 #[derive(Deserialize)]
 struct TruthLine {
-    id: serde_json::Value,
+    id: Value,
     #[serde(default)]
     truth: Vec<Vec<[f64; 2]>>,
-    fixes: Vec<[f64; 3]>,
+    fixes: Vec<Vec<Value>>,
 }
 
 /// A matched route as a JSON line: {"id", "route": [[[lon, lat], …], …]}.
@@ -202,6 +258,11 @@ impl<'a> RouteLine<'a> {
         let route = parts.iter().map(|part| part.iter().map(|p| [p.lon(), p.lat()]).collect()).collect();
         RouteLine { id, route }
     }
+}
+
+/// Without the byte order mark that stands where files were put together.
+fn unmarked(line: &str) -> &str {
+    line.trim_start_matches('\u{feff}')
 }
 
 fn position_of([lon, lat]: [f64; 2]) -> Option<Position> {
@@ -226,6 +287,7 @@ fn split_csv(line: &str) -> Vec<String> {
     fields
 }
 
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 const TAXI_APART_DS: i64 = 150;
 
 #[cfg(test)]
@@ -292,7 +354,7 @@ mod tests {
     #[test]
     fn keeping_a_fix_every_so_many_seconds_keeps_the_first() {
         let fix = |t| Fix::at(MeasuredTime(t), Position::default());
-        let mut trace = Trace { id: String::new(), fixes: (0..10).map(|i| fix(i * 10)).collect(), truth: Vec::new() };
+        let mut trace = Trace { fixes: (0..10).map(|i| fix(i * 10)).collect(), ..Trace::default() };
 
         trace.keep_every(4.0);
 
@@ -304,11 +366,44 @@ mod tests {
     fn a_fix_measured_before_an_earlier_one_is_kept_and_counted() {
         let fix = |t| Fix::at(MeasuredTime(t), Position::default());
         let times = [10, 50, 20, 50, 40, 60];
-        let mut trace = Trace { id: String::new(), fixes: times.map(fix).to_vec(), truth: Vec::new() };
+        let mut trace = Trace { fixes: times.map(fix).to_vec(), ..Trace::default() };
 
         trace.thin(0.0);
 
         assert_eq!(trace.fixes, times.map(fix));
         assert_eq!(trace.fixes_back_in_time(), 2);
+    }
+
+    #[test]
+    fn a_byte_order_mark_says_nothing_wherever_it_stands() {
+        let csv = "\u{feff}TRIP_ID,TIMESTAMP,POLYLINE\n1,1372636858,\"[[-8.6,41.1]]\"\n\u{feff}TRIP_ID,TIMESTAMP,POLYLINE\n2,1372636858000,\"[[-8.6,41.1]]\"\n";
+        let lines = "\u{feff}{\"id\":1,\"fixes\":[[0,1,2]]}\n\u{feff}{\"id\":2,\"fixes\":[[0,1,2]]}\n";
+        let gpx = "\u{feff}<?xml version='1.0'?><gpx><trk><trkseg><trkpt lat='1' lon='2'/></trkseg></trk></gpx>";
+
+        let taxis = read(TraceKind::TaxiCsv, csv.as_bytes()).unwrap();
+
+        assert_eq!(taxis.len(), 2);
+        assert_eq!(taxis[0].fixes, taxis[1].fixes);
+        assert_eq!(read(TraceKind::TruthLines, lines.as_bytes()).unwrap().len(), 2);
+        assert_eq!(read(TraceKind::Gpx, gpx.as_bytes()).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_line_of_json_may_have_odd_times() {
+        let fixes = |times: &[&str]| {
+            let fixes: Vec<_> =
+                times.iter().zip(0..).map(|(t, i)| format!("[{t},-8.6,{}]", 41.0 + f64::from(i) * 1e-3)).collect();
+            let line = format!(r#"{{"id":1,"fixes":[{}]}}"#, fixes.join(","));
+            let trace = read(TraceKind::TruthLines, line.as_bytes()).unwrap().remove(0);
+            (trace.fixes.iter().map(|fix| fix.measured.0).collect::<Vec<_>>(), trace.notes)
+        };
+
+        assert_eq!(fixes(&["0", "null", "20"]).0, [0, 100, 200]);
+        let (times, notes) = fixes(&["0", "\"soon\"", "20"]);
+        assert_eq!((times, notes.unreadable), (vec![0, 100, 200], 1));
+        let (times, notes) = fixes(&["1688192100000", "1688192110000"]);
+        assert_eq!((times, notes.are_milliseconds), (vec![16_881_921_000, 16_881_921_100], true));
+        let (times, notes) = fixes(&["0", "10", "1688192100", "30"]);
+        assert_eq!((times, notes.odd), (vec![0, 100, 300], 1));
     }
 }

@@ -6,8 +6,8 @@ use zerocopy::{FromBytes, Immutable, KnownLayout};
 use crate::class::{RoadClass, Surface};
 use crate::file::{MapError, Section, Sections};
 use crate::record::{
-    BACKWARD, BlockRecord, COPIED, EdgeRecord, FeatureRecord, NONE, PointRecord, RoadRecord, RunRecord, TurnRecord,
-    WayRecord,
+    BACKWARD, BlockRecord, COPIED, ConditionRecord, EdgeRecord, FeatureRecord, NONE, PartRecord, PointRecord,
+    RoadRecord, RunRecord, TurnRecord, WayRecord,
 };
 use crate::summary::Summary;
 
@@ -36,6 +36,10 @@ pub struct View<'a> {
     pub features: &'a [FeatureRecord],
     /// Latitude and longitude of the features' points.
     pub feature_points: &'a [[i32; 2]],
+    /// When turns are forbidden that are so at some hours only.
+    pub conditions: &'a [ConditionRecord],
+    /// Which part of the map edges lie in; empty in a map of the format before.
+    pub parts: &'a [PartRecord],
 }
 
 impl<'a> View<'a> {
@@ -60,6 +64,8 @@ impl<'a> View<'a> {
             order: slice(of(Section::Order), Section::Order)?,
             features: slice(of(Section::Features), Section::Features)?,
             feature_points: slice(of(Section::FeaturePoints), Section::FeaturePoints)?,
+            conditions: slice(of(Section::Conditions), Section::Conditions)?,
+            parts: slice(of(Section::Parts), Section::Parts)?,
         };
         view.check_nodes()?;
         view.check_edges()?;
@@ -170,6 +176,10 @@ impl<'a> View<'a> {
         let edges = self.edges.len() as u32;
         let are_turns = self.turns.iter().all(|turn| turn.from < edges && turn.to < edges);
         check(are_turns, Section::Turns, "point outside")?;
+        let are_conditions =
+            self.conditions.is_sorted() && self.conditions.iter().all(|c| c.from < edges && c.to < edges);
+        check(are_conditions, Section::Conditions, "point outside")?;
+        check(self.parts.is_sorted(), Section::Parts, "are not sorted")?;
         let are_features = self.features.iter().all(|f| {
             let end = (f.first_point as usize).checked_add(f.points as usize);
             end.is_some_and(|end| end <= self.feature_points.len())

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
-use maps::diff::{Outcome, RoadsChange, RoadsDiff, TripsDiff};
+use maps::diff::{Outcome, RoadsChange, RoadsDiff, TripsDiff, TurnsChange};
 use maps::{Profile, RoadClass};
 use serde::Serialize;
 
@@ -102,6 +102,7 @@ fn table(report: &Report) -> Result<String> {
         "{:<16} {:>10} {:>10} {added:>10} {removed:>10} {changed:>10}",
         "edges", total.edges_old, total.edges_new
     )?;
+    text += &turns(&report.roads.turns);
     let Some(trips) = &report.trips else { return Ok(text) };
     writeln!(text, "\n{:<16} {a:>10} {b:>10} {:>10}", format!("{} trips", trips.trips), "change")?;
     let (old, new) = (&trips.old, &trips.new);
@@ -133,6 +134,17 @@ fn table(report: &Report) -> Result<String> {
         )?;
     }
     Ok(text)
+}
+
+/// Turns that signs and barriers close, with where the first ones differ.
+fn turns(change: &TurnsChange) -> String {
+    let TurnsChange { old, new, added, removed, changed, places } = change;
+    let mut text = format!("{:<16} {old:>10} {new:>10} {added:>10} {removed:>10} {changed:>10}\n", "signs, barriers");
+    if !places.is_empty() {
+        let places: Vec<String> = places.iter().map(|(lat, lon)| format!("{lat:.5},{lon:.5}")).collect();
+        text += &format!("  at {}\n", places.join("  "));
+    }
+    text
 }
 
 fn kilometres(name: &str, change: &RoadsChange) -> String {

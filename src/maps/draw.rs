@@ -63,6 +63,8 @@ impl Tiles {
     /// Those of a box, and one more on each side.
     fn around(bbox: &Bbox, zoom: u8) -> Tiles {
         let ((west, south), (east, north)) = (tile_at(bbox.south_west, zoom), tile_at(bbox.north_east, zoom));
+        // Over the 180th meridian: all around the world, which is too many to be drawn.
+        let (west, east) = if bbox.is_over_180() { (0, (1 << zoom) - 1) } else { (west, east) };
         Tiles([(west.saturating_sub(1), east + 1), (north.saturating_sub(1), south + 1)])
     }
 

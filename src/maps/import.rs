@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use indicatif::ProgressBar;
-use maps::import::{CountryLimits, ImportOptions, Imported, Progress, Stage};
+use maps::import::{CountryLimits, ImportError, ImportOptions, Imported, Progress, Stage};
 
+use super::NotStrict;
 use crate::output::{self, Kind, Standard};
 
 #[derive(clap::Args)]
@@ -28,6 +29,12 @@ pub struct Options {
     /// How long the router's order may take; beyond it the map works, but routes take longer.
     #[arg(long, default_value_t = 600, value_name = "SECONDS")]
     order_time_max: u64,
+    /// Ends with exit code 3, and makes no map, where more than a tenth of the points of roads are missing.
+    #[arg(long)]
+    strict: bool,
+    /// Lists what could not be taken over, with its ids and why, in a file; `-` is standard output.
+    #[arg(long, value_name = "FILE")]
+    left_out: Option<PathBuf>,
 }
 
 pub fn run(options: &Options) -> Result<()> {
@@ -41,10 +48,54 @@ pub fn run(options: &Options) -> Result<()> {
         bail!("{} is a folder, not an extract", options.extract.display());
     }
     output::check(&options.output, Kind::Map, &[&options.extract])?;
-    let imported = import(&options.extract, &options.output, &import_options)
-        .with_context(|| format!("import {}{}", options.extract.display(), hint(&options.extract)))?;
+    if let Some(list) = options.left_out.as_deref().filter(|list| *list != Path::new("-")) {
+        output::check(list, Kind::Routes, &[&options.extract, &options.output])?;
+    }
+    let part = options.strict.then(|| options.output.with_extension("wfm.unchecked"));
+    let target = part.as_deref().unwrap_or(&options.output);
+    let imported = import(&options.extract, target, &import_options);
+    if let Err(error) = &imported
+        && options.strict
+        && matches!(error.downcast_ref(), Some(ImportError::MostPointsMissing { .. }))
+    {
+        return Err(NotStrict(format!("{error:#}")).into());
+    }
+    let imported =
+        imported.with_context(|| format!("import {}{}", options.extract.display(), hint(&options.extract)))?;
+    let is_incomplete = imported.nodes_missing * 10 > imported.nodes_wanted;
+    if is_incomplete {
+        let (missing, wanted) = (imported.nodes_missing, imported.nodes_wanted);
+        super::warn_loudly(&format!(
+            "{missing} of {wanted} points of roads are not in the extract: their roads are cut or gone"
+        ));
+    }
+    if let Some(part) = &part {
+        if is_incomplete {
+            let _ = std::fs::remove_file(part); // it may not be there; the error that matters is the one returned
+            return Err(NotStrict("the extract is incomplete, and --strict was said".to_owned()).into());
+        }
+        std::fs::rename(part, &options.output).with_context(|| format!("make {}", options.output.display()))?;
+    }
+    if let Some(list) = &options.left_out {
+        write_left_out(list, &imported)?;
+    }
     writeln!(Standard, "{imported}\ntook       {:.2} s", begin.elapsed().as_secs_f64())?;
     Ok(())
+}
+
+fn write_left_out(list: &Path, imported: &Imported) -> Result<()> {
+    let mut output: Box<dyn Write> = match list == Path::new("-") {
+        true => Box::new(Standard),
+        false => Box::new(File::create(list).with_context(|| format!("make {}", list.display()))?),
+    };
+    let mut text = String::new();
+    for (kind, count) in &imported.left_out.counts {
+        text += &format!("# {count} {}\n", kind.as_str());
+        for one in imported.left_out.list.iter().filter(|one| one.kind == *kind) {
+            text += &format!("{one}\n");
+        }
+    }
+    output.write_all(text.as_bytes()).and_then(|()| output.flush()).context("write what was left out")
 }
 
 fn parse_country(text: &str) -> Result<String, String> {
@@ -52,10 +103,32 @@ fn parse_country(text: &str) -> Result<String, String> {
     if code.is_empty() || knows_country(&code) {
         return Ok(code);
     }
+    if let Some((_, meant)) = OFTEN_MEANT.iter().find(|(said, _)| *said == code) {
+        return Err(format!("{code} is {meant} in ISO 3166-1"));
+    }
     let known: Vec<_> = CountryLimits::codes().collect();
     let known = known.join(", ");
     Err(format!("its limits are not known, only those of {known}; left out, the world's usual ones hold"))
 }
+
+/// What people say for a country, and its code.
+const OFTEN_MEANT: &[(&str, &str)] = &[
+    ("UK", "GB"),
+    ("EN", "GB"),
+    ("EL", "GR"),
+    ("SP", "ES"),
+    ("GER", "DE"),
+    ("DEU", "DE"),
+    ("FRA", "FR"),
+    ("ITA", "IT"),
+    ("ESP", "ES"),
+    ("PRT", "PT"),
+    ("NLD", "NL"),
+    ("SW", "SE"),
+    ("JA", "JP"),
+    ("USA", "US"),
+    ("GBR", "GB"),
+];
 
 /// Whether a country's own limits are known, by its code in capitals.
 pub fn knows_country(code: &str) -> bool {

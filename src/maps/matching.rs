@@ -82,7 +82,26 @@ pub fn run(options: &Options) -> Result<()> {
     let placed = trips.iter().flat_map(|trip| &trip.matched).filter(|one| one.snapped.is_some()).count();
     let fixes: usize = trips.iter().map(|trip| trip.trace.fixes.len()).sum();
     eprintln!("{} trips, {fixes} fixes, {placed} placed on roads", trips.len());
+    tell_off_map(&graph, &trips);
     Ok(())
+}
+
+/// Trips that lie elsewhere than the map are seldom meant: another city's file, or latitude and longitude exchanged.
+fn tell_off_map(graph: &Graph, trips: &[MatchedTrip]) {
+    let is_there = |trip: &&MatchedTrip| trip.trace.fixes.iter().any(|fix| graph.covers(fix.position));
+    let with_fixes = || trips.iter().filter(|trip| !trip.trace.fixes.is_empty());
+    let (all, there) = (with_fixes().count(), with_fixes().filter(is_there).count());
+    if there == all {
+        return;
+    }
+    let (low, high) = (graph.bbox().south_west, graph.bbox().north_east);
+    let from_to = format!("{:.5},{:.5} to {:.5},{:.5}", low.lat(), low.lon(), high.lat(), high.lon());
+    let off = all - there;
+    super::warn_loudly(&format!("{off} of {all} trips lie off the map, which goes from {from_to}"));
+    let swapped = |p: Position| Position::from_degrees(p.lon(), p.lat()).is_some_and(|p| graph.covers(p));
+    if with_fixes().all(|trip| trip.trace.fixes.iter().all(|fix| swapped(fix.position))) {
+        eprintln!("with latitude and longitude exchanged they lie on it");
+    }
 }
 
 fn match_all(graph: &Graph, all: Vec<Trace>, profile: Profile) -> Vec<MatchedTrip> {

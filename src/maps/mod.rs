@@ -18,7 +18,7 @@ use clap::Subcommand;
 use indicatif::{ProgressBar, ProgressStyle};
 use maps::Graph;
 use maps::town::TownOptions;
-use maps::traces::{self, Trace};
+use maps::traces::{self, TimeNotes, Trace};
 
 use crate::output::{self, Kind, Standard};
 
@@ -71,6 +71,17 @@ pub fn run(command: Command) -> Result<()> {
     }
 }
 
+/// `--strict` was said, and what came is not good enough.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct NotStrict(String);
+
+/// A line on standard error that nobody should miss: red where that is a terminal.
+fn warn_loudly(line: &str) {
+    use std::io::IsTerminal;
+    if std::io::stderr().is_terminal() { eprintln!("\x1b[31m{line}\x1b[0m") } else { eprintln!("{line}") }
+}
+
 /// A bar on standard error, drawn only where that is a terminal.
 fn bar(template: &str) -> Result<ProgressBar> {
     Ok(ProgressBar::new(0).with_style(ProgressStyle::with_template(template)?))
@@ -91,6 +102,9 @@ fn read_traces(files: &[PathBuf], every_s: f64) -> Result<Vec<Trace>> {
     for file in files {
         all.extend(traces::read_file(file)?);
     }
+    let mut notes = TimeNotes::default();
+    all.iter().for_each(|trace| notes.add(trace.notes));
+    notes.sentences().iter().for_each(|sentence| eprintln!("{sentence}"));
     let count = |all: &[Trace]| all.iter().map(|trace| trace.fixes.len()).sum::<usize>();
     let (there, back) = (count(&all), all.iter().map(Trace::fixes_back_in_time).sum::<usize>());
     if back > 0 {

@@ -397,7 +397,7 @@ mod tests {
             .zip(metres)
             .map(|(i, metres)| Fix::at(MeasuredTime(10 * (1_372_636_800 + 60 * i)), position(metres)))
             .collect();
-        let trace = Trace { id: "1".to_owned(), fixes, truth: Vec::new() };
+        let trace = Trace { id: "1".to_owned(), fixes, ..Trace::default() };
 
         let tail = Trip::new(trace.clone(), Stands::Tail).unwrap();
         let both = Trip::new(trace.clone(), Stands::BothEnds).unwrap();
@@ -407,7 +407,7 @@ mod tests {
         assert_eq!(tail.end.millis_since(tail.begin), 420_000, "from the first fix to the first near the end");
         assert_eq!(both.end.millis_since(both.begin), 240_000, "from the last fix near the beginning");
         assert_eq!(Trip::new(standing, Stands::BothEnds), None);
-        assert_eq!(Trip::new(Trace { id: String::new(), fixes: Vec::new(), truth: Vec::new() }, Stands::Tail), None);
+        assert_eq!(Trip::new(Trace::default(), Stands::Tail), None);
     }
 
     fn town() -> Arc<Graph> {
@@ -432,7 +432,7 @@ mod tests {
             let fixes: Vec<Fix> = line.iter().enumerate().map(|(n, place)| Fix::at(at(n), *place)).collect();
             let (Some(first), Some(last)) = (fixes.first(), fixes.last()) else { continue };
             let (begin, end) = (first.measured.to_time(), last.measured.to_time());
-            trips.push(Trip { trace: Trace { id: i.to_string(), fixes, truth: Vec::new() }, begin, end });
+            trips.push(Trip { trace: Trace { id: i.to_string(), fixes, ..Trace::default() }, begin, end });
         }
         trips
     }

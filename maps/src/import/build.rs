@@ -1,13 +1,16 @@
 //! From ways and nodes to the graph's records: ways are cut where roads meet, junctions are numbered along a Hilbert
 //! curve, roads and edges after them. Nothing here depends on the order in which anything was decoded.
 
+use std::collections::HashMap;
+
 use protocol::Position;
 use rayon::prelude::*;
 
-use super::harvest::{Harvest, WayKind};
+use super::harvest::{DraftWay, Harvest, WayKind};
 use super::nodes::Nodes;
-use super::tags::{DirectionTags, RoadTags};
+use super::tags::DirectionTags;
 use crate::class::{EdgeFlags, RoadClass};
+use crate::costs::FERRY_UNITS;
 use crate::geo;
 use crate::record::{BACKWARD, EdgeRecord, NONE, PointRecord, RoadRecord, WayRecord};
 
@@ -29,14 +32,18 @@ pub struct Tables {
     pub draft_way_of_road: Vec<u32>,
     /// Points of ways that the extract does not hold.
     pub nodes_missing: u64,
+    /// All points of roads, those included.
+    pub nodes_wanted: u64,
     pub length_cm: u64,
+    /// Of ferries that say how long they take, by the number of their way, in 256ths of a centimetre per second.
+    ferry_speeds: HashMap<u32, u32>, // only looked up, never walked
 }
 
 /// Names, each once.
 #[derive(Default)]
 pub struct Text {
     pub bytes: String,
-    known: std::collections::HashMap<String, u32>, // only looked up, never walked
+    known: HashMap<String, u32>, // only looked up, never walked
 }
 
 impl Text {
@@ -67,6 +74,7 @@ struct Cut {
     roads: Vec<DraftRoad>,
     places: Vec<u32>,
     nodes_missing: u64,
+    nodes_wanted: u64,
 }
 
 /// `places` has for each of the harvest's refs its place within the ids, or NONE where the extract does not hold it.
@@ -80,11 +88,18 @@ pub fn tables(harvest: &Harvest, nodes: &Nodes, places: &[u32]) -> Tables {
     };
     let mut order: Vec<(u32, u32, u32)> = ends.iter().enumerate().map(key).collect();
     order.par_sort_unstable();
-    let mut tables = Tables { junction_of_place, nodes_missing: cut.nodes_missing, ..Tables::default() };
+    let mut tables = Tables {
+        junction_of_place,
+        nodes_missing: cut.nodes_missing,
+        nodes_wanted: cut.nodes_wanted,
+        ..Tables::default()
+    };
     let mut way_numbers = vec![NONE; harvest.ways.len()];
     let mut drafts = Vec::with_capacity(cut.roads.len() * 2);
     let lines = order.par_chunks(ROADS_AT_ONCE).map(|some| lines(&cut, nodes, some)).collect::<Vec<_>>();
     let lengths = lines.iter().flat_map(|lines| &lines.lengths_cm);
+    let of_ways = order.iter().zip(lengths.clone()).map(|((_, _, draft), cm)| (cut.roads[*draft as usize].way, *cm));
+    tables.ferry_speeds = ferry_speeds(harvest, places, of_ways);
     let mut first_point = 0;
     for ((_, _, draft), length_cm) in order.iter().zip(lengths) {
         let road = &cut.roads[*draft as usize];
@@ -143,7 +158,7 @@ impl Cut {
 
 fn cut_ways(harvest: &Harvest, nodes: &Nodes, places_of_refs: &[u32]) -> Cut {
     let mut uses = vec![0_u8; nodes.positions.len()];
-    let mut cut = Cut { roads: Vec::new(), places: Vec::new(), nodes_missing: 0 };
+    let mut cut = Cut { roads: Vec::new(), places: Vec::new(), nodes_missing: 0, nodes_wanted: 0 };
     let mut pieces = Vec::new(); // (way, first place, number of places): stretches without a missing point
     let mut places = Vec::new();
     for (number, way) in harvest.ways.iter().enumerate() {
@@ -151,6 +166,7 @@ fn cut_ways(harvest: &Harvest, nodes: &Nodes, places_of_refs: &[u32]) -> Cut {
             continue;
         }
         let mut first = places.len();
+        cut.nodes_wanted += way.refs as u64;
         for place in &places_of_refs[way.first_ref..way.first_ref + way.refs] {
             if *place == NONE {
                 cut.nodes_missing += 1;
@@ -279,16 +295,23 @@ impl Tables {
         }
         self.roads.push(RoadRecord { first_point, way: *way, forward: NONE, backward: NONE });
         self.draft_way_of_road.push(road.way);
+        let draft_number = road.way;
         let (from, to) = cut.ends(road);
         let (from, to) = (self.junction_of_place[from as usize], self.junction_of_place[to as usize]);
+        let ferry = (tags.class == RoadClass::Ferry).then(|| self.ferry_speeds.get(&draft_number).copied());
+        let speeds = |direction: &DirectionTags| match ferry {
+            None => (direction.car_cm_s, (direction.bicycle_cm_s / 10).clamp(1, 255) as u8),
+            Some(None) => (direction.car_cm_s, 0),
+            Some(Some(speed)) => ((speed / FERRY_UNITS) as u16, (speed % FERRY_UNITS) as u8),
+        };
         let edge = |from, to, direction: &DirectionTags, road| EdgeRecord {
             from,
             to,
             length_cm,
             road,
-            car_cm_s: ferry_cm_s(&tags, length_cm).unwrap_or(direction.car_cm_s),
-            flags: tags.flags.0,
-            bicycle_dm_s: (direction.bicycle_cm_s / 10).clamp(1, 255) as u8,
+            car_cm_s: speeds(direction).0,
+            flags: tags.flags.0 | EdgeFlags::private_to(direction.limited).0,
+            bicycle_dm_s: speeds(direction).1,
             kind: EdgeRecord::kind_of(tags.class, tags.surface),
             access: direction.access,
             limit_km_h: direction.limit_km_h,
@@ -330,11 +353,40 @@ impl Tables {
     }
 }
 
-/// A ferry's speed from the time it takes: its way is one stretch nearly always, and the length of the stretch is then
-/// that of the crossing.
-fn ferry_cm_s(tags: &RoadTags, length_cm: u32) -> Option<u16> {
-    let cm_s = (tags.class == RoadClass::Ferry && tags.ferry_s > 0).then(|| length_cm / tags.ferry_s)?;
-    Some(cm_s.clamp(1, FERRY_CM_S_MAX) as u16)
+/// Speeds of ferries from the time that they take: said of the whole way, or of a relation's ways together. Where a part
+/// of either is not in the extract nobody knows how long the whole is, and the usual speed holds.
+fn ferry_speeds(harvest: &Harvest, places: &[u32], lengths: impl Iterator<Item = (u32, u32)>) -> HashMap<u32, u32> {
+    let is_whole = |way: &DraftWay| places[way.first_ref..way.first_ref + way.refs].iter().all(|place| *place != NONE);
+    let duration_s = |way: &DraftWay| match way.kind {
+        WayKind::Road(tags) if tags.class == RoadClass::Ferry && is_whole(way) => Some(tags.ferry_s),
+        WayKind::Road(_) | WayKind::Feature(_) | WayKind::Outline => None,
+    };
+    let ferries: HashMap<u32, u32> =
+        (0..).zip(&harvest.ways).filter_map(|(number, way)| Some((number, duration_s(way)?))).collect();
+    if ferries.is_empty() {
+        return HashMap::new();
+    }
+    let mut length_cm: HashMap<u32, u64> = HashMap::new();
+    for (way, cm) in lengths.filter(|(way, _)| ferries.contains_key(way)) {
+        *length_cm.entry(way).or_default() += u64::from(cm);
+    }
+    let speed = |cm: u64, seconds: u32| {
+        (cm * u64::from(FERRY_UNITS) / u64::from(seconds.max(1))).clamp(1, FERRY_SPEED_MAX) as u32
+    };
+    let length = |number: &u32| length_cm.get(number).copied().unwrap_or(0);
+    let number_of: HashMap<i64, u32> = ferries.keys().map(|n| (harvest.ways[*n as usize].id, *n)).collect();
+    let mut speeds = HashMap::new();
+    for line in &harvest.ferries {
+        let members: Vec<Option<u32>> = line.ways.iter().map(|id| number_of.get(id).copied()).collect();
+        let known: Vec<u32> = members.iter().flatten().copied().collect();
+        let whole: u64 = known.iter().map(length).sum();
+        if known.len() == members.len() && whole > 0 {
+            speeds.extend(known.iter().map(|number| (*number, speed(whole, line.duration_s))));
+        }
+    }
+    let own = ferries.iter().filter(|(_, seconds)| **seconds > 0);
+    speeds.extend(own.map(|(number, seconds)| (*number, speed(length(number), *seconds))));
+    speeds
 }
 
 /// Where the list of each of `count` owners begins, if the items' owners are these; one more closes the last.
@@ -352,4 +404,4 @@ pub fn count_up(count: usize, owners: impl Iterator<Item = u32>) -> Vec<u32> {
 /// The index counts a road's points in 16 bits.
 const ROAD_POINTS_MAX: usize = 60_000;
 const ROADS_AT_ONCE: usize = 8_192;
-const FERRY_CM_S_MAX: u32 = 2_000; // 72 km/h, a fast catamaran
+const FERRY_SPEED_MAX: u64 = 4_000 * FERRY_UNITS as u64; // 144 km/h, a shuttle train

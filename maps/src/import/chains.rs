@@ -129,8 +129,28 @@ impl Search<'_> {
     }
 }
 
+/// Which numbers edges have once copies are among them: more than one where an edge has copies.
+#[derive(Default)]
+pub struct Renumbered {
+    new_of_old: Vec<u32>,
+    copies: HashMap<u32, Vec<u32>>, // only looked up, never walked
+}
+
+impl Renumbered {
+    /// A turn between edges is one between each of their copies, too.
+    pub fn each(&self, record: TurnRecord, mut found: impl FnMut(TurnRecord)) {
+        let plain = |old: u32| self.new_of_old.get(old as usize).copied().unwrap_or(old);
+        let copies = |old: u32| self.copies.get(&old).map_or(&[][..], Vec::as_slice).iter().copied();
+        for from in std::iter::once(plain(record.from)).chain(copies(record.from)) {
+            for to in std::iter::once(plain(record.to)).chain(copies(record.to)) {
+                found(TurnRecord { from, to, ..record });
+            }
+        }
+    }
+}
+
 /// Gives the tables their copies, and all forbidden turns, those between plain edges included, in the new numbers.
-pub fn spell_out(tables: &mut Tables, chains: &[Chain], plain: Vec<TurnRecord>) -> Vec<TurnRecord> {
+pub fn spell_out(tables: &mut Tables, chains: &[Chain], plain: Vec<TurnRecord>) -> (Vec<TurnRecord>, Renumbered) {
     let mut rules = Rules::default();
     for chain in chains {
         rules.add(tables, chain);
@@ -156,7 +176,7 @@ pub fn spell_out(tables: &mut Tables, chains: &[Chain], plain: Vec<TurnRecord>) 
     let ends = new_of_copy.iter().flat_map(|copy| [tables.edges[*copy as usize].from, tables.edges[*copy as usize].to]);
     for junction in bounds.chain(ends).collect::<BTreeSet<u32>>() {
         for from in in_edges(tables, junction) {
-            let mut open_ahead = 0;
+            let mut ahead = 0;
             let mut back = None;
             for to in out_edges(tables, junction) {
                 let both = tables.edges[from as usize].access & tables.edges[to as usize].access & 0x0f;
@@ -164,20 +184,24 @@ pub fn spell_out(tables: &mut Tables, chains: &[Chain], plain: Vec<TurnRecord>) 
                 if tables.is_u_turn(from, to) {
                     back = Some((to, both & !forbidden));
                 } else {
-                    open_ahead |= both & !forbidden;
+                    ahead |= both;
                 }
                 if forbidden != 0 {
                     turns.push(turn(from, to, forbidden));
                 }
             }
-            // Turning round in the middle, twice, would get out of the rule: only who has no other way may.
+            // Turning round in the middle, twice, would get out of the rule: only who stands at a dead end may.
             let is_between = driven[from as usize].len() > 1;
-            if let Some((to, may)) = back.filter(|(_, may)| is_between && may & open_ahead != 0) {
-                turns.push(turn(from, to, may & open_ahead));
+            if let Some((to, may)) = back.filter(|(_, may)| is_between && may & ahead != 0) {
+                turns.push(turn(from, to, may & ahead));
             }
         }
     }
-    turns
+    let mut of_edge: HashMap<u32, Vec<u32>> = HashMap::new();
+    for ((old, _), new) in copies.iter().zip(&new_of_copy) {
+        of_edge.entry(*old).or_default().push(*new);
+    }
+    (turns, Renumbered { new_of_old, copies: of_edge })
 }
 
 /// What may not be done after what, by edges.

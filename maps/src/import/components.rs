@@ -5,20 +5,39 @@
 use rayon::prelude::*;
 
 use crate::class::{EdgeFlags, Profile};
-use crate::record::{EdgeRecord, NONE, TurnRecord};
+use crate::record::{EdgeRecord, NONE, PartRecord, TurnRecord};
 
 use super::build::Tables;
 
 /// Sets, for each profile, the high bits of `access` on edges inside a large strongly connected part: the largest, and
-/// any other of at least 300 junctions, so that an island or a second city in the extract counts too.
-pub fn mark(tables: &mut Tables, turns: &[TurnRecord]) {
-    let connected: Vec<Vec<bool>> =
-        Profile::ALL.par_iter().map(|profile| States::of(tables, turns, *profile).connected()).collect();
-    for (profile, connected) in Profile::ALL.iter().zip(connected) {
-        for (edge, _) in tables.edges.iter_mut().zip(connected).filter(|(_, is_connected)| *is_connected) {
-            edge.access |= profile.bit() << 4;
+/// any other of at least 300 junctions, so that an island or a second city in the extract counts too. Answers which part
+/// each edge lies in, the small ones included: two places on a small island are joined by its own roads.
+pub fn mark(tables: &mut Tables, turns: &[TurnRecord]) -> Vec<PartRecord> {
+    let parts: Vec<Vec<Part>> =
+        Profile::ALL.par_iter().map(|profile| States::of(tables, turns, *profile).parts()).collect();
+    let mut records = Vec::new();
+    for (profile, parts) in Profile::ALL.iter().zip(parts) {
+        let mut before = None;
+        for (number, (edge, part)) in (0..).zip(tables.edges.iter_mut().zip(parts)) {
+            let Part::Open { part, is_large } = part else { continue };
+            if is_large {
+                edge.access |= profile.bit() << 4;
+            }
+            if before.replace(part) != Some(part) {
+                records.push(PartRecord { profile: u32::from(profile.number()), first_edge: number, part });
+            }
         }
     }
+    records
+}
+
+/// Where an edge lies, for a profile.
+#[derive(Clone, Copy)]
+enum Part {
+    /// The profile may not use it.
+    Closed,
+    /// 0 where one cannot come back.
+    Open { part: u32, is_large: bool },
 }
 
 /// Where a traveller can be: at a junction, or, where some turn is forbidden, at a junction having come by an edge.
@@ -80,8 +99,8 @@ impl<'a> States<'a> {
         }
     }
 
-    /// For every edge, whether it lies within a large part.
-    fn connected(&self) -> Vec<bool> {
+    /// For every edge, in which part it lies.
+    fn parts(&self) -> Vec<Part> {
         let component = self.components();
         let mut sizes = vec![0_u32; component.len()];
         for number in &component {
@@ -89,15 +108,17 @@ impl<'a> States<'a> {
         }
         let largest = sizes.iter().copied().max().unwrap_or(0);
         let large = largest.clamp(2, LARGE_STATES);
-        let is_within = |(number, edge): (usize, &EdgeRecord)| {
+        let part_of = |(number, edge): (usize, &EdgeRecord)| {
             let state = self.of_edge[number];
             if state == NONE {
-                return false;
+                return Part::Closed;
             }
             let part = component[state as usize];
-            sizes[part as usize] >= large && self.begins_in(number as u32, edge.from, part, &component)
+            let size = sizes[part as usize];
+            let is_within = size >= 2 && self.begins_in(number as u32, edge.from, part, &component);
+            Part::Open { part: if is_within { part + 1 } else { 0 }, is_large: is_within && size >= large }
         };
-        self.tables.edges.iter().enumerate().map(is_within).collect()
+        self.tables.edges.iter().enumerate().map(part_of).collect()
     }
 
     /// Whether an edge can be entered from a part of the map.

@@ -4,15 +4,15 @@
 //! `osmpbfreader` decodes them (`osmformat`, `fileformat`); its own `par_iter` is not used, because it panics on a
 //! file that was cut short or that points outside its string table, and makes owned strings of every tag.
 
-use std::io::Read;
 use std::path::Path;
 
-use osmpbfreader::fileformat::{Blob, BlobHeader};
+use osmpbfreader::fileformat::BlobHeader;
 use osmpbfreader::osmformat::{HeaderBlock, PrimitiveBlock};
 use protobuf::rt::WireType;
 use protobuf::{CodedInputStream, Message};
 
 use super::ImportError;
+use super::blob::{self, BLOB_BYTES_MAX};
 use crate::mapping::Mapping;
 
 /// A checked list of an extract's data blobs.
@@ -57,7 +57,7 @@ impl Extract {
     /// A blob's content, unpacked.
     pub fn unpack(&self, place: BlobPlace) -> Result<Vec<u8>, ImportError> {
         let start = place.at as usize;
-        unpack(place.at, &self.mapping.bytes()[start..start + place.len])
+        blob::unpack(place.at, &self.mapping.bytes()[start..start + place.len])
     }
 }
 
@@ -150,39 +150,20 @@ fn frame(bytes: &[u8], at: usize) -> Result<(String, usize, usize), ImportError>
 }
 
 fn check_header(at: u64, blob: &[u8]) -> Result<(), ImportError> {
-    let raw = unpack(at, blob)?;
+    let raw = blob::unpack(at, blob)?;
     let header = HeaderBlock::parse_from_bytes(&raw)
         .map_err(|_| ImportError::Damaged { at, what: "a header that cannot be decoded" })?;
     let unknown = header.required_features.iter().find(|feature| !FEATURES_KNOWN.contains(&feature.as_str()));
     match unknown {
-        Some(feature) => Err(ImportError::Unsupported { at, what: format!("the feature {feature}") }),
+        Some(feature) => Err(ImportError::Unsupported {
+            at,
+            what: format!("the feature {feature} (`osmium cat` writes an extract without it)"),
+        }),
         None => Ok(()),
     }
 }
 
-fn unpack(at: u64, blob: &[u8]) -> Result<Vec<u8>, ImportError> {
-    let damaged = |what| ImportError::Damaged { at, what };
-    let mut blob = Blob::parse_from_bytes(blob).map_err(|_| damaged("a blob that cannot be decoded"))?;
-    if blob.has_raw() {
-        return Ok(blob.take_raw());
-    }
-    if !blob.has_zlib_data() {
-        return Err(ImportError::Unsupported { at, what: "a compression other than zlib".to_owned() });
-    }
-    let expected = usize::try_from(blob.raw_size()).ok().filter(|size| *size <= BLOB_BYTES_MAX);
-    let expected = expected.ok_or_else(|| damaged("a blob of impossible length"))?;
-    let mut raw = Vec::with_capacity(expected);
-    flate2::read::ZlibDecoder::new(blob.zlib_data())
-        .take(expected as u64 + 1)
-        .read_to_end(&mut raw)
-        .map_err(|_| damaged("a blob that cannot be unpacked"))?;
-    if raw.len() != expected {
-        return Err(damaged("a blob that does not unpack to its length"));
-    }
-    Ok(raw)
-}
-
 const PRIMITIVE_GROUP_TAG: u32 = 2 << 3 | 2;
 const HEADER_BYTES_MAX: usize = 64 * 1024; // of the format's own rules
-const BLOB_BYTES_MAX: usize = 32 * 1024 * 1024; // of the format's own rules
-const FEATURES_KNOWN: &[&str] = &["OsmSchema-V0.6", "DenseNodes"];
+/// Of a history the newest version of each object counts.
+const FEATURES_KNOWN: &[&str] = &["OsmSchema-V0.6", "DenseNodes", "HistoricalInformation", "LocationsOnWays"];

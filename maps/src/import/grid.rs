@@ -116,11 +116,12 @@ fn add_road(road: u32, points: &[PointRecord], drafts: &mut Vec<DraftRun>) {
 }
 
 /// Calls for every cell that a segment touches, and now and then for one that it only comes close to, with the box of
-/// its part there.
+/// its part there. One over the 180th meridian is looked at from both sides.
 fn for_each_cell(a: Position, b: Position, mut touch: impl FnMut((u32, u32), u32)) {
     let (south, north) = if a.lat_e7 <= b.lat_e7 { (a, b) } else { (b, a) };
     let height = f64::from(north.lat_e7) - f64::from(south.lat_e7);
-    let width = f64::from(north.lon_e7) - f64::from(south.lon_e7);
+    let width = crate::geo::east_e7(south, north);
+    let end = f64::from(south.lon_e7) + width;
     let lon_at = |lat_e7: f64| {
         let share = if height > 0.0 { ((lat_e7 - f64::from(south.lat_e7)) / height).clamp(0.0, 1.0) } else { 0.0 };
         f64::from(south.lon_e7) + width * share
@@ -129,22 +130,30 @@ fn for_each_cell(a: Position, b: Position, mut touch: impl FnMut((u32, u32), u32
     for row in row_south..=row_north {
         let (bottom, top) = crate::index::row_edges_e7(row);
         let (left, right) = match row_south == row_north {
-            true => (f64::from(south.lon_e7), f64::from(north.lon_e7)),
+            true => (f64::from(south.lon_e7), end),
             false => (lon_at(bottom), lon_at(top)),
         };
         // One unit more to either side: rounding must not lose a cell.
         let (west, east) = (left.min(right) as i64 - 1, left.max(right) as i64 + 1);
-        let low = (i64::from(south.lat_e7).max(bottom as i64), west);
-        let high = (i64::from(north.lat_e7).min(top as i64), east);
+        let (low, high) = (i64::from(south.lat_e7).max(bottom as i64), i64::from(north.lat_e7).min(top as i64));
         let column = |lon_e7: i64| {
             let lon_e7 = lon_e7.clamp(i64::from(i32::MIN), i64::from(i32::MAX)) as i32;
             cell_of(Position { lat_e7: 0, lon_e7 }).1
         };
-        for column in column(west)..=column(east) {
-            touch((row, column), box_sides((row, column), low, high));
+        let mut side = |west: i64, east: i64| {
+            for column in column(west)..=column(east) {
+                touch((row, column), box_sides((row, column), (low, west), (high, east)));
+            }
+        };
+        side(west, east);
+        if east > HALF_E7 {
+            side(-HALF_E7, east - 2 * HALF_E7);
+        } else if west < -HALF_E7 {
+            side(west + 2 * HALF_E7, HALF_E7);
         }
     }
 }
 
+const HALF_E7: i64 = 1_800_000_000;
 /// How many of a road's last runs are looked through for one to lengthen.
 const OPEN_RUNS: usize = 8;

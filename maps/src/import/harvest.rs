@@ -6,15 +6,20 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use osmpbfreader::osmformat::relation::MemberType;
-use osmpbfreader::osmformat::{PrimitiveBlock, Relation, Way};
+use osmpbfreader::osmformat::{Info, PrimitiveBlock, Relation, Way};
+use protocol::Position;
 use rayon::prelude::*;
 
 use super::extract::{BlobPlace, Extract, content, decode};
+use super::ferry;
 use super::ids::Ids;
+use super::left_out::{LeftOutKind, LeftOuts};
 use super::limits::CountryLimits;
-use super::nodes::Nodes;
+use super::newest::{Ascent, Edition, Editions};
+use super::nodes::{Nodes, position};
+use super::restrictions;
 use super::tags::{self, RoadTags, Tags};
-use super::{ImportError, ImportOptions, Progress, Stage};
+use super::{ImportError, ImportOptions, Progress, Stage, ways};
 use crate::record::NONE;
 use crate::tiles::feature::{self, FeatureKind};
 
@@ -30,6 +35,7 @@ pub enum WayKind {
 #[derive(Clone, Debug)]
 pub struct DraftWay {
     pub id: i64,
+    pub edition: Edition,
     pub kind: WayKind,
     pub name: String,
     /// Its nodes, within `Harvest::refs`.
@@ -40,6 +46,10 @@ pub struct DraftWay {
 /// A turn restriction as its relation says it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DraftTurn {
+    pub id: i64,
+    pub edition: Edition,
+    /// When it holds; always, if not said.
+    pub hours: Option<String>,
     pub is_only: bool,
     pub is_u_turn: bool,
     pub profiles: u8,
@@ -52,10 +62,21 @@ pub struct DraftTurn {
 /// An area with holes.
 #[derive(Clone, Debug)]
 pub struct DraftArea {
+    pub id: i64,
+    pub edition: Edition,
     pub kind: FeatureKind,
     pub name: String,
     pub outer: Vec<i64>,
     pub inner: Vec<i64>,
+}
+
+/// How long a ferry's whole line takes, which is made of several ways.
+#[derive(Clone, Debug)]
+pub struct DraftFerry {
+    pub id: i64,
+    pub edition: Edition,
+    pub duration_s: u32,
+    pub ways: Vec<i64>,
 }
 
 #[derive(Default)]
@@ -63,12 +84,20 @@ pub struct Harvest {
     pub ways: Vec<DraftWay>,
     pub refs: Vec<i64>,
     pub turns: Vec<DraftTurn>,
-    /// Relations that were meant as restrictions, but in a way that is not known here.
-    pub turns_left_out: u32,
     pub areas: Vec<DraftArea>,
+    pub ferries: Vec<DraftFerry>,
     /// The blobs that hold nodes.
     pub node_blobs: Vec<BlobPlace>,
     pub ways_read: u64,
+    pub relations_read: u64,
+    pub left_out: LeftOuts,
+    /// Where nodes lie, as ways say it that hold the places of their nodes.
+    pub located: Vec<(i64, Position)>,
+    /// Objects that are nothing to us, but may be newer than a copy of theirs that is.
+    pub ways_passed: Vec<(i64, Edition)>,
+    pub relations_passed: Vec<(i64, Edition)>,
+    pub way_ascent: Ascent,
+    pub relation_ascent: Ascent,
 }
 
 /// Reads ways and relations.
@@ -90,17 +119,58 @@ pub fn ways(
         })
         .collect::<Result<_, ImportError>>()?;
     let mut whole = Harvest::default();
-    for part in parts {
-        let refs_before = whole.refs.len();
-        whole.refs.extend_from_slice(&part.refs);
-        whole.ways.extend(part.ways.into_iter().map(|way| DraftWay { first_ref: way.first_ref + refs_before, ..way }));
-        whole.turns.extend(part.turns);
-        whole.turns_left_out += part.turns_left_out;
-        whole.areas.extend(part.areas);
-        whole.node_blobs.extend(part.node_blobs);
-        whole.ways_read += part.ways_read;
-    }
+    parts.into_iter().for_each(|part| whole.append(part));
+    whole.keep_newest();
     Ok(whole)
+}
+
+impl Harvest {
+    fn append(&mut self, part: Harvest) {
+        let refs_before = self.refs.len();
+        let (ways_before, relations_before) = (self.ways_read, self.relations_read);
+        let later = |edition: Edition, before: u64| Edition { order: edition.order + before, ..edition };
+        self.refs.extend_from_slice(&part.refs);
+        self.ways.extend(part.ways.into_iter().map(|way| DraftWay {
+            first_ref: way.first_ref + refs_before,
+            edition: later(way.edition, ways_before),
+            ..way
+        }));
+        let of_relation = |edition| later(edition, relations_before);
+        self.turns.extend(part.turns.into_iter().map(|one| DraftTurn { edition: of_relation(one.edition), ..one }));
+        self.areas.extend(part.areas.into_iter().map(|one| DraftArea { edition: of_relation(one.edition), ..one }));
+        self.ferries
+            .extend(part.ferries.into_iter().map(|one| DraftFerry { edition: of_relation(one.edition), ..one }));
+        self.ways_passed.extend(part.ways_passed.into_iter().map(|(id, e)| (id, later(e, ways_before))));
+        self.relations_passed.extend(part.relations_passed.into_iter().map(|(id, e)| (id, of_relation(e))));
+        self.node_blobs.extend(part.node_blobs);
+        self.located.extend(part.located);
+        self.left_out.append(part.left_out);
+        self.ways_read += part.ways_read;
+        self.relations_read += part.relations_read;
+        self.way_ascent.append(part.way_ascent);
+        self.relation_ascent.append(part.relation_ascent);
+    }
+
+    /// Of objects that are there more than once the newest counts. Where ids only rise, as nearly everywhere, none are.
+    fn keep_newest(&mut self) {
+        if !self.way_ascent.is_strict() {
+            let kept = self.ways.iter().map(|way| (way.id, way.edition));
+            let newest = Editions::of(kept.chain(self.ways_passed.iter().copied()));
+            self.ways.retain(|way| newest.is_newest(way.id, way.edition));
+            newest.tell("way", &mut self.left_out);
+        }
+        if !self.relation_ascent.is_strict() {
+            let turns = self.turns.iter().map(|one| (one.id, one.edition));
+            let areas = self.areas.iter().map(|one| (one.id, one.edition));
+            let ferries = self.ferries.iter().map(|one| (one.id, one.edition));
+            let newest = Editions::of(turns.chain(areas).chain(ferries).chain(self.relations_passed.iter().copied()));
+            self.turns.retain(|one| newest.is_newest(one.id, one.edition));
+            self.areas.retain(|one| newest.is_newest(one.id, one.edition));
+            self.ferries.retain(|one| newest.is_newest(one.id, one.edition));
+            newest.tell("relation", &mut self.left_out);
+        }
+        (self.ways_passed, self.relations_passed) = (Vec::new(), Vec::new());
+    }
 }
 
 fn ways_of_blob(
@@ -123,40 +193,62 @@ fn ways_of_blob(
     let mut tags = Vec::new();
     for group in &block.primitivegroup {
         for way in &group.ways {
-            harvest.ways_read += 1;
             strings.tags(place.at, &way.keys, &way.vals, &mut tags)?;
-            take_way(way, Tags(&tags), limits, options, &mut harvest);
+            take_way(&block, way, Tags(&tags), limits, options, &mut harvest);
+            harvest.ways_read += 1;
         }
         for relation in &group.relations {
             strings.tags(place.at, &relation.keys, &relation.vals, &mut tags)?;
             take_relation(place.at, relation, Tags(&tags), &strings, options, &mut harvest)?;
+            harvest.relations_read += 1;
         }
     }
     Ok(harvest)
 }
 
-fn take_way(way: &Way, tags: Tags<'_>, limits: &CountryLimits, options: &ImportOptions, harvest: &mut Harvest) {
+fn take_way(
+    block: &PrimitiveBlock,
+    way: &Way,
+    tags: Tags<'_>,
+    limits: &CountryLimits,
+    options: &ImportOptions,
+    harvest: &mut Harvest,
+) {
+    let id = way.id();
+    let edition = edition(way.info.as_ref(), harvest.ways_read);
+    harvest.way_ascent.note(id);
     let kind = match tags::road(tags, limits) {
+        _ if is_deleted(way.info.as_ref()) => {
+            harvest.left_out.add(LeftOutKind::Deleted, "way", id, "it was deleted");
+            harvest.ways_passed.push((id, edition));
+            return;
+        }
         Some(road) => WayKind::Road(road),
         None => match feature::of_way(tags).filter(|kind| options.wants(*kind)) {
             Some(kind) => WayKind::Feature(kind),
             None if feature::may_be_outline(tags) => WayKind::Outline,
-            None => return,
+            None => return harvest.ways_passed.push((id, edition)),
         },
     };
     let name = match kind {
-        WayKind::Road(_) => tags.value("name").or(tags.value("ref")),
+        WayKind::Road(_) => {
+            ways::note_left_out(id, tags, &mut harvest.left_out);
+            tags.value("name").or(tags.value("ref"))
+        }
         WayKind::Feature(_) => tags.value("name"),
         WayKind::Outline => None,
     };
     let first_ref = harvest.refs.len();
-    let mut id = 0_i64;
+    let mut node = 0_i64;
     harvest.refs.extend(way.refs.iter().map(|delta| {
-        id = id.wrapping_add(*delta);
-        id
+        node = node.wrapping_add(*delta);
+        node
     }));
-    let refs = harvest.refs.len() - first_ref;
-    harvest.ways.push(DraftWay { id: way.id(), kind, name: shortened(name), first_ref, refs });
+    let refs = &harvest.refs[first_ref..];
+    let places = ways::places(way).into_iter().map(|(lat, lon)| position(block, lat, lon));
+    harvest.located.extend(refs.iter().zip(places).filter_map(|(id, place)| Some((*id, place?))));
+    let refs = refs.len();
+    harvest.ways.push(DraftWay { id, edition, kind, name: shortened(name), first_ref, refs });
 }
 
 fn take_relation(
@@ -167,24 +259,41 @@ fn take_relation(
     options: &ImportOptions,
     harvest: &mut Harvest,
 ) -> Result<(), ImportError> {
+    let id = relation.id();
+    let edition = edition(relation.info.as_ref(), harvest.relations_read);
+    harvest.relation_ascent.note(id);
+    harvest.relations_passed.push((id, edition));
+    if is_deleted(relation.info.as_ref()) {
+        harvest.left_out.add(LeftOutKind::Deleted, "relation", id, "it was deleted");
+        return Ok(());
+    }
     let members = || Members { at, relation, strings };
     match tags.value("type") {
-        Some("restriction") => match restriction(tags) {
-            Some((value, profiles)) if profiles != 0 => harvest.turns.push(DraftTurn {
-                is_only: value.starts_with("only_"),
-                is_u_turn: value.ends_with("_u_turn"),
-                profiles,
-                from: members().of(MemberType::WAY, &["from"])?,
-                via_nodes: members().of(MemberType::NODE, &["via"])?,
-                via_ways: members().of(MemberType::WAY, &["via"])?,
-                to: members().of(MemberType::WAY, &["to"])?,
-            }),
-            Some(_) => {} // for lorries or buses only
-            None => harvest.turns_left_out += 1,
-        },
+        Some("restriction") => {
+            let rules = restrictions::rules(tags);
+            for why in rules.left_out {
+                harvest.left_out.add(LeftOutKind::Restriction, "relation", id, why);
+            }
+            for rule in rules.rules {
+                harvest.turns.push(DraftTurn {
+                    id,
+                    edition,
+                    hours: rule.hours,
+                    is_only: rule.is_only,
+                    is_u_turn: rule.is_u_turn,
+                    profiles: rule.profiles,
+                    from: members().of(MemberType::WAY, &["from"])?,
+                    via_nodes: members().of(MemberType::NODE, &["via"])?,
+                    via_ways: members().of(MemberType::WAY, &["via"])?,
+                    to: members().of(MemberType::WAY, &["to"])?,
+                });
+            }
+        }
         Some("multipolygon") => {
             if let Some(kind) = feature::of_area(tags).filter(|kind| options.wants(*kind)) {
                 harvest.areas.push(DraftArea {
+                    id,
+                    edition,
                     kind,
                     name: shortened(tags.value("name")),
                     outer: members().of(MemberType::WAY, &["outer", ""])?,
@@ -192,44 +301,24 @@ fn take_relation(
                 });
             }
         }
+        Some("route") if matches!(tags.value("route"), Some("ferry" | "shuttle_train")) => {
+            let duration_s = tags.value("duration").map_or(0, ferry::duration_s);
+            if duration_s > 0 {
+                let ways = members().all_ways();
+                harvest.ferries.push(DraftFerry { id, edition, duration_s, ways });
+            }
+        }
         _ => {}
     }
     Ok(())
 }
 
-/// What a restriction says, and whom it binds; None for one that holds at some hours or under some condition only.
-fn restriction(tags: Tags<'_>) -> Option<(&str, u8)> {
-    use crate::class::Profile;
-    let (car, moped, bicycle) = (Profile::Car.bit(), Profile::Moped.bit(), Profile::Bicycle.bit());
-    let keys: [(&str, u8); 10] = [
-        ("restriction", car | moped | bicycle),
-        ("restriction:vehicle", car | moped | bicycle),
-        ("restriction:motor_vehicle", car | moped),
-        ("restriction:motorcar", car),
-        ("restriction:moped", moped),
-        ("restriction:bicycle", bicycle),
-        ("restriction:hgv", 0),
-        ("restriction:goods", 0),
-        ("restriction:bus", 0),
-        ("restriction:caravan", 0),
-    ];
-    let is_for_a_time =
-        |(key, value): &(&str, &str)| TIME_KEYS.contains(key) || key.starts_with("restriction") && value.contains('@');
-    if tags.0.iter().any(is_for_a_time) {
-        return None;
-    }
-    let (value, mut profiles) = keys.iter().find_map(|(key, profiles)| Some((tags.value(key)?, *profiles)))?;
-    for exception in tags.value("except").unwrap_or("").split(';') {
-        profiles &= match exception.trim() {
-            "motorcar" => !car,
-            "moped" | "mofa" => !moped,
-            "motor_vehicle" => !(car | moped),
-            "bicycle" => !bicycle,
-            "vehicle" => 0,
-            _ => u8::MAX,
-        };
-    }
-    (value.starts_with("no_") || value.starts_with("only_")).then_some((value, profiles))
+fn edition(info: Option<&Info>, order: u64) -> Edition {
+    Edition { version: info.map_or(-1, Info::version), order }
+}
+
+fn is_deleted(info: Option<&Info>) -> bool {
+    info.is_some_and(|info| info.has_visible() && !info.visible())
 }
 
 struct Members<'a> {
@@ -251,6 +340,17 @@ impl Members<'_> {
             }
         }
         Ok(ids)
+    }
+
+    /// The ids of all ways, whatever their roles.
+    fn all_ways(&self) -> Vec<i64> {
+        let mut id = 0_i64;
+        let members = self.relation.memids.iter().zip(&self.relation.types);
+        let ids = members.map(|(delta, kind)| {
+            id = id.wrapping_add(*delta);
+            (id, kind.enum_value())
+        });
+        ids.filter(|(_, kind)| *kind == Ok(MemberType::WAY)).map(|(id, _)| id).collect()
     }
 }
 
@@ -308,11 +408,10 @@ pub fn shortened(name: Option<&str>) -> String {
 }
 
 const NAME_BYTES_MAX: usize = 200;
-/// How hours were said before conditions had a key of their own.
-const TIME_KEYS: &[&str] = &["day_on", "day_off", "hour_on", "hour_off"];
 const NODE_KEYS: &[&str] = &[
     "barrier",
     "bollard",
+    "locked",
     "access",
     "vehicle",
     "motor_vehicle",

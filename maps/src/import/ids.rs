@@ -37,6 +37,11 @@ impl Ids {
         self.sorted.len()
     }
 
+    /// The id at a place.
+    pub fn id(&self, place: u32) -> i64 {
+        self.sorted[place as usize]
+    }
+
     pub fn place(&self, id: i64) -> Option<u32> {
         let low = *self.sorted.first()?;
         if id < low {

@@ -13,15 +13,36 @@ pub struct CountryLimits {
     living: u8,
 }
 
+/// What a value says of a limit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Limit {
+    KmH(u8),
+    /// Nothing that could be read, or that there is a sign which changes.
+    Nothing,
+    /// A rule of a country by name, of which one or the other is not known here.
+    UnknownRule,
+}
+
 impl CountryLimits {
     /// The limits of a country by its ISO 3166-1 code; the world's usual ones for a country that is not listed.
     pub fn of(code: &str) -> &'static CountryLimits {
-        COUNTRIES.iter().find(|c| c.code.eq_ignore_ascii_case(code)).unwrap_or(&WORLD)
+        CountryLimits::listed(code).unwrap_or(&WORLD)
+    }
+
+    /// Of a country or a region of one (`BE-VLG`), in any letter case; a region that is not listed has its country's.
+    fn listed(code: &str) -> Option<&'static CountryLimits> {
+        let find = |code: &str| COUNTRIES.iter().find(|c| c.code.eq_ignore_ascii_case(code));
+        let code = if code.eq_ignore_ascii_case("UK") { "GB" } else { code };
+        find(code).or_else(|| find(code.split_once('-')?.0))
+    }
+
+    pub fn bicycle_road_km_h(&self) -> u8 {
+        30 // in every country that has them
     }
 
     /// The codes of all countries that are listed.
     pub fn codes() -> impl Iterator<Item = &'static str> {
-        COUNTRIES.iter().map(|country| country.code)
+        COUNTRIES.iter().map(|country| country.code).filter(|code| code.len() == 2)
     }
 
     /// What a way without a sign allows; None where the kind of road decides alone.
@@ -51,32 +72,53 @@ impl CountryLimits {
 
     fn by_rule(&self, rule: &str) -> Option<u8> {
         match rule {
-            "urban" => Some(self.urban),
-            "rural" | "nsl_single" | "nsl_dual" | "trunk" => Some(self.rural),
-            "motorway" => Some(self.motorway),
-            "living_street" | "bicycle_road" => Some(self.living),
-            zone => zone.strip_prefix("zone").and_then(|n| n.trim_start_matches(':').parse().ok()),
+            "urban" | "nsl_restricted" | "urban_primary" | "urban_secondary" | "urban_trunk" | "city" => {
+                Some(self.urban)
+            }
+            "rural" | "nsl_single" | "rural_primary" | "rural_secondary" => Some(self.rural),
+            "nsl_dual" => Some(self.motorway), // Britain's dual carriageways
+            "trunk" => Some(self.rural),
+            "motorway" | "urban_motorway" | "expressway" => Some(self.motorway),
+            "living_street" | "pedestrian_zone" | "shared_zone" => Some(self.living),
+            "bicycle_road" | "cyclestreet" | "cycle_street" | "bicycle_street" => Some(self.bicycle_road_km_h()),
+            "school" => Some(30),
+            "walk" => Some(WALK_KM_H),
+            "none" => Some(NO_LIMIT_KM_H),
+            zone => {
+                let number = zone.strip_prefix("zone").unwrap_or(zone).trim_start_matches([':', '_', ' ']);
+                number_km_h(number)
+            }
         }
     }
 }
 
-/// A `maxspeed` in km/h; None for what says nothing, and for what cannot be a limit.
-pub fn parse_km_h(text: &str) -> Option<u8> {
-    let text = text.split(';').next()?.trim();
+/// A limit as it is written: a number, a rule by name, or neither. Of a list the first counts that says something.
+pub fn parse_limit(text: &str) -> Limit {
+    let all = text.split(';').map(|part| parse_one(part.trim()));
+    all.reduce(|first, next| if first == Limit::Nothing { next } else { first }).unwrap_or(Limit::Nothing)
+}
+
+fn parse_one(text: &str) -> Limit {
+    let text = text.to_ascii_lowercase();
     if let Some((country, rule)) = text.split_once(':') {
-        return CountryLimits::of(country).by_rule(rule).filter(|km_h| *km_h > 0);
+        let km_h = CountryLimits::listed(country.trim()).and_then(|limits| limits.by_rule(rule.trim()));
+        return km_h.filter(|km_h| *km_h > 0).map_or(Limit::UnknownRule, Limit::KmH);
     }
-    match text {
-        "walk" => return Some(WALK_KM_H),
-        "none" => return Some(NO_LIMIT_KM_H),
-        _ => {}
-    }
-    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-    let number: f64 = text[..digits].parse().ok()?;
+    let km_h = match text.as_str() {
+        "walk" | "walking_pace" => Some(WALK_KM_H),
+        "none" | "unlimited" => Some(NO_LIMIT_KM_H),
+        number => number_km_h(number),
+    };
+    km_h.map_or(Limit::Nothing, Limit::KmH)
+}
+
+fn number_km_h(text: &str) -> Option<u8> {
+    let digits = text.find(|c: char| !c.is_ascii_digit() && !matches!(c, '.' | ',')).unwrap_or(text.len());
+    let number: f64 = text[..digits].replace(',', ".").parse().ok()?;
     let km_h = match text[digits..].trim() {
-        "" | "km/h" | "kmh" | "kph" => number,
-        "mph" => number * 1.609_344,
-        "knots" => number * 1.852,
+        "" | "km/h" | "kmh" | "kph" | "kmph" => number,
+        "mph" | "mi/h" => number * 1.609_344,
+        "knots" | "knot" | "kn" => number * 1.852,
         _ => return None,
     };
     (1.0..=f64::from(NO_LIMIT_KM_H)).contains(&km_h.round()).then(|| km_h.round() as u8)
@@ -97,6 +139,9 @@ const COUNTRIES: &[CountryLimits] = &[
     limits("AT", 50, 100, 130, 20),
     limits("AU", 50, 100, 110, 10),
     limits("BE", 50, 70, 120, 20),
+    limits("BE-BRU", 30, 70, 120, 20),
+    limits("BE-VLG", 50, 70, 120, 20),
+    limits("BE-WAL", 50, 90, 120, 20),
     limits("BG", 50, 90, 140, 20),
     limits("BR", 60, 100, 110, 20),
     limits("CA", 50, 80, 100, 20),
@@ -110,6 +155,7 @@ const COUNTRIES: &[CountryLimits] = &[
     limits("FI", 50, 80, 120, 20),
     limits("FR", 50, 80, 130, 20),
     limits("GB", 48, 97, 113, 20),
+    limits("GB-WLS", 32, 97, 113, 20),
     limits("GR", 50, 90, 130, 20),
     limits("HR", 50, 90, 130, 10),
     limits("HU", 50, 90, 130, 20),
@@ -150,26 +196,57 @@ mod tests {
             ("50", Some(50)),
             ("30 mph", Some(48)),
             ("30mph", Some(48)),
+            ("30 MPH", Some(48)),
+            ("50 km/h", Some(50)),
+            ("12,5", Some(13)),
             ("10 knots", Some(19)),
             ("80;60", Some(80)),
+            ("signals;60", Some(60)),
             ("PT:urban", Some(50)),
+            ("pt:Urban", Some(50)),
             ("RU:urban", Some(60)),
             ("DE:zone:30", Some(30)),
             ("DE:zone30", Some(30)),
+            ("DE:30", Some(30)),
+            ("GB:20 mph", Some(32)),
             ("DE:motorway", Some(130)),
+            ("DE:bicycle_road", Some(30)),
+            ("BE:cyclestreet", Some(30)),
+            ("DE:living_street", Some(7)),
+            ("GB:nsl_dual", Some(113)),
+            ("UK:nsl_dual", Some(113)),
+            ("GB:nsl_single", Some(97)),
+            ("GB:nsl_restricted", Some(48)),
+            ("GB-WLS:nsl_restricted", Some(32)),
+            ("BE-VLG:rural", Some(70)),
+            ("BE-WAL:rural", Some(90)),
+            ("BE-BRU:urban", Some(30)),
+            ("DE-BY:rural", Some(100)),
             ("none", Some(150)),
             ("walk", Some(7)),
+            ("Walk", Some(7)),
             ("signals", None),
+            ("variable", None),
+            ("XX:urban", None),
+            ("DE:strange", None),
+            ("DE:0", None),
             ("", None),
             ("0", None),
             ("-5", None),
             ("9999999999999999999999", None),
             ("50 furlongs", None),
             ("é", None),
+            ("é:é", None),
         ];
 
         for (text, km_h) in cases {
-            assert_eq!(parse_km_h(text), *km_h, "{text}");
+            let read = match parse_limit(text) {
+                Limit::KmH(km_h) => Some(km_h),
+                Limit::Nothing | Limit::UnknownRule => None,
+            };
+            assert_eq!(read, *km_h, "{text}");
         }
+        assert_eq!(parse_limit("XX:urban"), Limit::UnknownRule);
+        assert_eq!(parse_limit("signals"), Limit::Nothing);
     }
 }

@@ -1,30 +1,39 @@
 //! From an OpenStreetMap extract (`.osm.pbf`) to a map file (`.wfm`): one file with the graph for every profile, the
 //! segment index, the router's order and what tiles show. The same extract and options give the same bytes.
 
+mod access;
+mod blob;
 mod build;
 mod chains;
 mod components;
+mod direction;
 mod extract;
 mod features;
+mod ferry;
 mod grid;
 mod harvest;
 mod ids;
+mod left_out;
 mod limits;
+mod newest;
 mod nodes;
+mod outcome;
+mod restrictions;
 pub(crate) mod tags;
 mod turns;
+mod ways;
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::Serialize;
 use zerocopy::IntoBytes;
 
 use crate::file::{self, MapError, Section};
 use crate::geo::Bbox;
 use crate::graph::Graph;
 use crate::mapping::Mapping;
+use crate::record::PartRecord;
 use crate::router::order::{self, Order};
 use crate::summary::Summary;
 use crate::tiles::feature::FeatureKind;
@@ -34,7 +43,9 @@ use harvest::{Harvest, WayKind};
 use ids::Ids;
 
 pub use build::hilbert;
+pub use left_out::{LeftOut, LeftOutKind, LeftOuts};
 pub use limits::CountryLimits;
+pub use outcome::Imported;
 
 /// What the import may be told.
 #[derive(Clone, Debug)]
@@ -110,64 +121,15 @@ pub enum ImportError {
     Unsupported { at: u64, what: String },
     #[error("the extract holds no road that can be travelled, in {ways} ways")]
     NoRoads { ways: u64 },
+    #[error(
+        "{missing} of {wanted} points of roads are not in the extract: it was cut without them (osmium's strategies \
+         complete_ways and smart keep them), or holds nodes and ways of different places"
+    )]
+    MostPointsMissing { missing: u64, wanted: u64 },
     #[error("the extract is too large: more than {max} {what}")]
     TooLarge { what: &'static str, max: u64 },
     #[error("the map that was made does not open")]
     Made(#[from] MapError),
-}
-
-/// What came of an import.
-#[derive(Clone, Debug, Serialize)]
-pub struct Imported {
-    pub version: String,
-    pub nodes_read: u64,
-    pub ways_read: u64,
-    /// Points of roads that lie outside the extract.
-    pub nodes_missing: u64,
-    pub junctions: usize,
-    pub roads: usize,
-    pub edges: usize,
-    pub length_km: f64,
-    pub restrictions: u32,
-    pub restrictions_left_out: u32,
-    pub barriers: usize,
-    pub features: usize,
-    pub file_bytes: u64,
-    /// Of graph and index.
-    pub bytes_per_edge: f64,
-    /// The router's order was not found in time.
-    pub is_order_missing: bool,
-}
-
-impl std::fmt::Display for Imported {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        writeln!(
-            f,
-            "roads      {} of {:.0} km, {} edges, {} junctions",
-            self.roads, self.length_km, self.edges, self.junctions
-        )?;
-        writeln!(
-            f,
-            "turns      {} restrictions kept, {} left out, {} barriers",
-            self.restrictions, self.restrictions_left_out, self.barriers
-        )?;
-        writeln!(
-            f,
-            "read       {} nodes, {} ways; {} points of roads lie outside",
-            self.nodes_read, self.ways_read, self.nodes_missing
-        )?;
-        writeln!(f, "to draw    {} areas, lines and places", self.features)?;
-        if self.is_order_missing {
-            writeln!(f, "routing    the order ran out of time: routes take longer on this map")?;
-        }
-        writeln!(
-            f,
-            "file       {:.1} MB, {:.0} B per edge for graph and index",
-            self.file_bytes as f64 / 1e6,
-            self.bytes_per_edge
-        )?;
-        write!(f, "version    {}", self.version)
-    }
 }
 
 /// Imports an extract and writes the map file, all or nothing.
@@ -197,10 +159,11 @@ fn to_map(
     options: &ImportOptions,
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<(Vec<u8>, Imported), ImportError> {
-    let harvest = harvest::ways(extract, options, progress)?;
+    let mut harvest = harvest::ways(extract, options, progress)?;
     check_size(&harvest)?;
     let ids = wanted_nodes(&harvest);
-    let nodes = nodes::read(extract, &harvest.node_blobs, &ids, progress)?;
+    let mut nodes = nodes::read(extract, &harvest.node_blobs, &ids, progress)?;
+    nodes.locate(&ids, &harvest.located);
 
     progress(Progress { stage: Stage::Graph, done: 0, total: 1 });
     let places = harvest.places(&ids, &nodes);
@@ -208,16 +171,22 @@ fn to_map(
     if tables.edges.is_empty() {
         return Err(ImportError::NoRoads { ways: harvest.ways_read });
     }
+    let (missing, wanted) = (tables.nodes_missing, tables.nodes_wanted);
+    if missing * 2 > wanted {
+        return Err(ImportError::MostPointsMissing { missing, wanted });
+    }
+    let mut left_out = std::mem::take(&mut nodes.left_out);
+    left_out.append(std::mem::take(&mut harvest.left_out));
     progress(Progress { stage: Stage::Index, done: 0, total: 1 });
     // The index needs lines and who may go along them; what is forbidden at their ends is found meanwhile.
     let (access, roads) = (grid::road_access(&tables.edges, &tables.roads), tables.roads.clone());
     let points = std::mem::take(&mut tables.points);
-    let (grid, (turns, features)) = rayon::join(
+    let (grid, ((turns, parts), features)) = rayon::join(
         || grid::grid(&access, &roads, &points),
         || {
-            let turns = turns::turns(&mut tables, &harvest, &nodes, &ids);
-            components::mark(&mut tables, &turns.records);
-            (turns, features::features(&harvest, &nodes, &places, &mut tables.text))
+            let turns = turns::turns(&mut tables, &harvest, &nodes, &ids, &mut left_out);
+            let parts = components::mark(&mut tables, &turns.records);
+            ((turns, parts), features::features(&harvest, &nodes, &places, &mut tables.text))
         },
     );
     let grid = grid?;
@@ -228,12 +197,15 @@ fn to_map(
         nodes_read: nodes.nodes_read,
         ways_read: harvest.ways_read,
         nodes_missing: tables.nodes_missing,
+        nodes_wanted: tables.nodes_wanted,
         junctions: tables.out_first.len() - 1,
         roads: tables.roads.len() - 1,
         edges: tables.edges.len(),
         length_km: tables.length_cm as f64 / 100_000.0,
         restrictions: turns.kept,
-        restrictions_left_out: turns.left_out,
+        restrictions_left_out: left_out.count(LeftOutKind::Restriction) as u32,
+        conditions: turns.conditions.len(),
+        left_out,
         barriers: nodes.barriers.len(),
         features: features.records.len(),
         file_bytes: 0,
@@ -245,7 +217,8 @@ fn to_map(
     let order = order::compute(&topology(&tables), options.order_time_max);
     progress(Progress { stage: Stage::Order, done: 1, total: 1 });
     imported.is_order_missing = order.is_missing;
-    let sections = sections(&tables, turns, grid, features, order, options);
+    let signs = (turns, parts, imported.restrictions_left_out);
+    let sections = sections(&tables, signs, grid, features, order, options);
     let of_graph =
         sections.iter().filter(|(section, _)| is_graph(*section)).map(|(_, bytes)| bytes.len()).sum::<usize>();
     imported.bytes_per_edge = of_graph as f64 / imported.edges as f64;
@@ -292,7 +265,7 @@ fn is_graph(section: Section) -> bool {
 
 fn sections(
     tables: &Tables,
-    turns: turns::Turns,
+    (turns, parts, restrictions_left_out): (turns::Turns, Vec<PartRecord>, u32),
     grid: grid::Grid,
     features: features::Features,
     order: Order,
@@ -304,7 +277,7 @@ fn sections(
         bbox: Bbox::around(positions).unwrap_or(Bbox { south_west: nowhere, north_east: nowhere }),
         country: options.country.clone(),
         restrictions: turns.kept,
-        restrictions_left_out: turns.left_out,
+        restrictions_left_out,
         is_order_missing: order.is_missing,
     };
     vec![
@@ -325,5 +298,7 @@ fn sections(
         (Section::Order, order.nodes.as_bytes().to_vec()),
         (Section::Features, features.records.as_bytes().to_vec()),
         (Section::FeaturePoints, features.points.as_bytes().to_vec()),
+        (Section::Conditions, turns.conditions.as_bytes().to_vec()),
+        (Section::Parts, parts.as_bytes().to_vec()),
     ]
 }

@@ -7,10 +7,13 @@ use osmpbfreader::osmformat::{DenseNodes, Node, PrimitiveBlock};
 use protocol::Position;
 use rayon::prelude::*;
 
+use super::access::{self, Barrier};
 use super::extract::{BlobPlace, Extract, decode};
 use super::harvest::{Strings, shortened};
 use super::ids::Ids;
-use super::tags::{self, Tags};
+use super::left_out::{LeftOutKind, LeftOuts};
+use super::newest::Ascent;
+use super::tags::Tags;
 use super::{ImportError, Progress, Stage};
 use crate::tiles::feature::{self, FeatureKind};
 
@@ -19,15 +22,18 @@ use crate::tiles::feature::{self, FeatureKind};
 pub struct Nodes {
     /// By place within the ids; None where the extract does not hold the node.
     pub positions: Vec<Option<Position>>,
-    /// Places of nodes that stop somebody, and whom.
-    pub barriers: Vec<(u32, u8)>,
+    /// Places of nodes that stop somebody or open only for some, and whom.
+    pub barriers: Vec<(u32, Barrier)>,
     pub places: Vec<DraftPlace>,
     pub nodes_read: u64,
+    pub left_out: LeftOuts,
 }
 
 /// A town or another place with a name.
 #[derive(Clone, Debug)]
 pub struct DraftPlace {
+    pub id: i64,
+    pub version: i32,
     pub kind: FeatureKind,
     pub name: String,
     pub position: Position,
@@ -53,23 +59,96 @@ pub fn read(
         })
         .collect::<Result<_, ImportError>>()?;
     let mut whole = Nodes { positions: vec![None; wanted.len()], ..Nodes::default() };
-    for part in parts {
-        for (place, position) in part.positions {
-            whole.positions[place as usize] = Some(position);
-        }
-        whole.barriers.extend(part.barriers);
-        whole.places.extend(part.places);
-        whole.nodes_read += part.nodes_read;
+    let mut ascent = Ascent::default();
+    parts.iter().for_each(|part| ascent.append(part.ascent));
+    if ascent.is_strict() {
+        whole.take_all(parts);
+    } else {
+        whole.take_newest(parts, wanted);
     }
     Ok(whole)
 }
 
+impl Nodes {
+    /// Fills in where nodes lie that the extract holds within its ways only.
+    pub fn locate(&mut self, wanted: &Ids, located: &[(i64, Position)]) {
+        for (id, position) in located {
+            if let Some(place) = wanted.place(*id) {
+                self.positions[place as usize].get_or_insert(*position);
+            }
+        }
+    }
+
+    fn take_all(&mut self, parts: Vec<NodesOfBlob>) {
+        for part in parts {
+            for node in part.found {
+                self.positions[node.place as usize] = node.position;
+            }
+            self.barriers.extend(part.barriers.into_iter().map(|(place, _, barrier)| (place, barrier)));
+            self.places.extend(part.places);
+            self.nodes_read += part.nodes_read;
+            self.left_out.append(part.left_out);
+        }
+    }
+
+    /// Some nodes may be there more than once: the highest version counts, of two as new the later one.
+    fn take_newest(&mut self, parts: Vec<NodesOfBlob>, wanted: &Ids) {
+        let mut versions = vec![NO_VERSION; wanted.len()];
+        let mut barriers: Vec<(u32, i32, Barrier)> = Vec::new();
+        for part in parts {
+            for node in &part.found {
+                let version = &mut versions[node.place as usize];
+                if *version != NO_VERSION {
+                    let why = "it is there more than once, the newest counts";
+                    self.left_out.add(LeftOutKind::Repeated, "node", wanted.id(node.place), why);
+                }
+                if node.version >= *version {
+                    *version = node.version;
+                    self.positions[node.place as usize] = node.position;
+                }
+            }
+            barriers.extend(part.barriers);
+            self.places.extend(part.places);
+            self.nodes_read += part.nodes_read;
+            self.left_out.append(part.left_out);
+        }
+        barriers.retain(|(place, version, _)| versions[*place as usize] == *version);
+        barriers.reverse(); // of two as new the later one
+        barriers.sort_by_key(|(place, ..)| *place);
+        barriers.dedup_by_key(|(place, ..)| *place);
+        self.barriers = barriers.into_iter().map(|(place, _, barrier)| (place, barrier)).collect();
+        self.places.reverse();
+        self.places.sort_by_key(|place| (place.id, std::cmp::Reverse(place.version)));
+        self.places.dedup_by_key(|place| place.id);
+    }
+}
+
 #[derive(Default)]
 struct NodesOfBlob {
-    positions: Vec<(u32, Position)>,
-    barriers: Vec<(u32, u8)>,
+    found: Vec<FoundNode>,
+    /// Place, version, what it does.
+    barriers: Vec<(u32, i32, Barrier)>,
     places: Vec<DraftPlace>,
     nodes_read: u64,
+    ascent: Ascent,
+    left_out: LeftOuts,
+}
+
+/// A node that was asked for.
+struct FoundNode {
+    place: u32,
+    version: i32,
+    /// None for one that was deleted.
+    position: Option<Position>,
+}
+
+/// A node as it is read.
+struct Read<'a> {
+    id: i64,
+    version: i32,
+    is_deleted: bool,
+    position: Option<Position>,
+    tags: Tags<'a>,
 }
 
 fn nodes_of_blob(extract: &Extract, place: BlobPlace, wanted: &Ids) -> Result<NodesOfBlob, ImportError> {
@@ -102,7 +181,10 @@ fn dense_nodes(
     let (mut id, mut lat, mut lon) = (0_i64, 0_i64, 0_i64);
     let mut keys_vals = dense.keys_vals.iter();
     let mut tags = Vec::new();
-    for ((id_delta, lat_delta), lon_delta) in dense.id.iter().zip(&dense.lat).zip(&dense.lon) {
+    let info = dense.denseinfo.as_ref();
+    let versions = info.map_or(&[][..], |info| &info.version);
+    let visible = info.map_or(&[][..], |info| &info.visible);
+    for (i, ((id_delta, lat_delta), lon_delta)) in dense.id.iter().zip(&dense.lat).zip(&dense.lon).enumerate() {
         id = id.wrapping_add(*id_delta);
         lat = lat.wrapping_add(*lat_delta);
         lon = lon.wrapping_add(*lon_delta);
@@ -114,7 +196,9 @@ fn dense_nodes(
                 tags.push((strings.text(at, *key as usize)?, strings.text(at, *value as usize)?));
             }
         }
-        take_node(id, position(block, lat, lon), Tags(&tags), wanted, found);
+        let (version, is_deleted) = (versions.get(i).copied().unwrap_or(-1), visible.get(i) == Some(&false));
+        let node = Read { id, version, is_deleted, position: position(block, lat, lon), tags: Tags(&tags) };
+        take_node(&node, wanted, found);
     }
     Ok(())
 }
@@ -129,29 +213,45 @@ fn plain_node(
 ) -> Result<(), ImportError> {
     let mut tags = Vec::new();
     strings.tags(at, &node.keys, &node.vals, &mut tags)?;
-    take_node(node.id(), position(block, node.lat(), node.lon()), Tags(&tags), wanted, found);
+    let info = node.info.as_ref();
+    let read = Read {
+        id: node.id(),
+        version: info.map_or(-1, |info| info.version()),
+        is_deleted: info.is_some_and(|info| info.has_visible() && !info.visible()),
+        position: position(block, node.lat(), node.lon()),
+        tags: Tags(&tags),
+    };
+    take_node(&read, wanted, found);
     Ok(())
 }
 
-fn take_node(id: i64, position: Option<Position>, tags: Tags<'_>, wanted: &Ids, found: &mut NodesOfBlob) {
+fn take_node(node: &Read<'_>, wanted: &Ids, found: &mut NodesOfBlob) {
     found.nodes_read += 1;
-    let Some(position) = position else {
-        return; // not on Earth: as if it were not in the extract
-    };
-    if let Some(place) = wanted.place(id) {
-        found.positions.push((place, position));
-        let stopped = if tags.0.is_empty() { 0 } else { tags::barrier(tags) };
-        if stopped != 0 {
-            found.barriers.push((place, stopped));
+    found.ascent.note(node.id);
+    // One that is not on Earth is as if it were not in the extract.
+    let position = node.position.filter(|_| !node.is_deleted);
+    if let Some(place) = wanted.place(node.id) {
+        if node.is_deleted {
+            found.left_out.add(LeftOutKind::Deleted, "node", node.id, "it was deleted");
+        }
+        found.found.push(FoundNode { place, version: node.version, position });
+        let barrier = if node.tags.0.is_empty() { Barrier::default() } else { access::barrier(node.tags) };
+        if position.is_some() && barrier != Barrier::default() {
+            found.barriers.push((place, node.version, barrier));
+        }
+        if let Some(what) = access::unknown(node.tags).filter(|_| node.tags.value("barrier").is_some()) {
+            found.left_out.add(LeftOutKind::AccessValue, "node", node.id, what);
         }
     }
-    if let (Some(kind), Some(name)) = (feature::of_node(tags), tags.value("name")) {
-        let population = tags.value("population").and_then(|text| text.parse().ok()).unwrap_or(0);
-        found.places.push(DraftPlace { kind, name: shortened(Some(name)), position, population });
+    let named = feature::of_node(node.tags).zip(node.tags.value("name")).zip(position);
+    if let Some(((kind, name), position)) = named {
+        let population = node.tags.value("population").and_then(|text| text.parse().ok()).unwrap_or(0);
+        let (id, version) = (node.id, node.version);
+        found.places.push(DraftPlace { id, version, kind, name: shortened(Some(name)), position, population });
     }
 }
 
-fn position(block: &PrimitiveBlock, lat: i64, lon: i64) -> Option<Position> {
+pub fn position(block: &PrimitiveBlock, lat: i64, lon: i64) -> Option<Position> {
     let e7 = |offset: i64, value: i64| {
         let nano = value.checked_mul(i64::from(block.granularity()))?.checked_add(offset)?;
         i32::try_from(nano / 100).ok()
@@ -159,3 +259,6 @@ fn position(block: &PrimitiveBlock, lat: i64, lon: i64) -> Option<Position> {
     let position = Position { lat_e7: e7(block.lat_offset(), lat)?, lon_e7: e7(block.lon_offset(), lon)? };
     position.is_on_earth().then_some(position)
 }
+
+/// Below every version, and below that of objects that say none.
+const NO_VERSION: i32 = i32::MIN;

@@ -1,7 +1,10 @@
-//! From a way's tags to what a road is for each profile and in each direction: who may go, how fast, and under which
-//! signs. Follows the OpenStreetMap wiki's access rules: the more special key wins, a direction's own key most of all.
+//! From a way's tags to what a road is for each profile and in each direction: who may go (`super::access`,
+//! `super::direction`), how fast, and under which signs.
 
-use super::limits::{CountryLimits, parse_km_h};
+use super::access::{self, Access};
+use super::direction::directions;
+use super::ferry;
+use super::limits::{CountryLimits, Limit, parse_limit};
 use crate::class::{EdgeFlags, Profile, RoadClass, Surface};
 
 /// The tags of one object, in the order of the file.
@@ -17,6 +20,14 @@ impl<'a> Tags<'a> {
         self.value(key) == Some(value)
     }
 
+    /// The value of a key with something behind it, as in `maxspeed:forward`.
+    pub fn suffixed(self, key: &str, suffix: &str) -> Option<&'a str> {
+        if suffix.is_empty() {
+            return self.value(key);
+        }
+        self.0.iter().find(|(k, _)| k.strip_suffix(suffix) == Some(key)).map(|(_, v)| *v)
+    }
+
     fn is_yes(self, key: &str) -> bool {
         matches!(self.value(key), Some("yes" | "true" | "1"))
     }
@@ -30,7 +41,7 @@ pub struct RoadTags {
     pub flags: EdgeFlags,
     pub forward: DirectionTags,
     pub backward: DirectionTags,
-    /// How long a ferry takes, 0 where it is not said.
+    /// How long a ferry takes for the whole way, 0 where it is not said.
     pub ferry_s: u32,
 }
 
@@ -39,6 +50,8 @@ pub struct RoadTags {
 pub struct DirectionTags {
     /// A bit for each profile.
     pub access: u8,
+    /// Those of them who may go there only with business there.
+    pub limited: u8,
     pub car_cm_s: u16,
     pub bicycle_cm_s: u16,
     /// 0 where none is signed.
@@ -50,24 +63,21 @@ pub fn road(tags: Tags<'_>, limits: &CountryLimits) -> Option<RoadTags> {
     let class = class(tags)?;
     let surface = surface(tags, class);
     let mut flags = flags(tags, class);
-    let (mut access, private) = access(tags, class);
-    flags.0 |= private_flags(private);
-    if tags.is("service", "emergency_access") {
-        access &= Profile::Foot.bit() | Profile::Bicycle.bit();
-    }
-    let (open_forward, open_backward) = directions(tags, class, access);
-    let forward = direction(tags, class, surface, limits, open_forward, ":forward");
-    let backward = direction(tags, class, surface, limits, open_backward, ":backward");
+    let [along, against] = directions(tags, class, of_road(tags, class));
+    let forward = direction(tags, class, surface, limits, along, ":forward");
+    let backward = direction(tags, class, surface, limits, against, ":backward");
     if forward.limit_km_h | backward.limit_km_h != 0 {
         flags.0 |= EdgeFlags::SIGNED_SPEED;
     }
-    let road = RoadTags { class, surface, flags, forward, backward, ferry_s: ferry_s(tags, class) };
+    let ferry_s = tags.value("duration").filter(|_| class == RoadClass::Ferry).map_or(0, ferry::duration_s);
+    let road = RoadTags { class, surface, flags, forward, backward, ferry_s };
     (forward.access | backward.access != 0).then_some(road)
 }
 
 fn class(tags: Tags<'_>) -> Option<RoadClass> {
     let Some(highway) = tags.value("highway") else {
-        return tags.is("route", "ferry").then_some(RoadClass::Ferry);
+        let mut kinds = tags.value("route")?.split(';').map(str::trim);
+        return kinds.any(|kind| matches!(kind, "ferry" | "shuttle_train")).then_some(RoadClass::Ferry);
     };
     match highway {
         "bridleway" => Some(RoadClass::Path),
@@ -75,6 +85,24 @@ fn class(tags: Tags<'_>) -> Option<RoadClass> {
         "ferry" => None, // not a value of this key
         known => known.parse().ok(),
     }
+}
+
+/// Who may use the way, whichever direction.
+fn of_road(tags: Tags<'_>, class: RoadClass) -> Access {
+    let mut usual = access::usual(class);
+    if tags.is_yes("motorroad") {
+        usual &= Profile::Car.bit();
+    }
+    let mut access = access::of_road(tags, usual);
+    let has_pavement = tags.value("sidewalk").is_some_and(|v| matches!(v, "both" | "left" | "right" | "yes"));
+    if has_pavement && !tags.is("foot", "no") {
+        access.open |= Profile::Foot.bit();
+    }
+    if tags.is("service", "emergency_access") {
+        access.open &= Profile::Foot.bit() | Profile::Bicycle.bit();
+        access.limited &= access.open;
+    }
+    access
 }
 
 fn surface(tags: Tags<'_>, class: RoadClass) -> Surface {
@@ -109,186 +137,8 @@ fn flags(tags: Tags<'_>, class: RoadClass) -> EdgeFlags {
     flags
 }
 
-fn is_roundabout(tags: Tags<'_>) -> bool {
+pub fn is_roundabout(tags: Tags<'_>) -> bool {
     matches!(tags.value("junction"), Some("roundabout" | "circular"))
-}
-
-/// Which profiles may use a kind of road where no tag says more.
-fn usual_access(class: RoadClass) -> u8 {
-    let (car, moped, bicycle, foot) =
-        (Profile::Car.bit(), Profile::Moped.bit(), Profile::Bicycle.bit(), Profile::Foot.bit());
-    match class {
-        RoadClass::Motorway | RoadClass::MotorwayLink => car,
-        RoadClass::Trunk
-        | RoadClass::TrunkLink
-        | RoadClass::Primary
-        | RoadClass::PrimaryLink
-        | RoadClass::Secondary
-        | RoadClass::SecondaryLink
-        | RoadClass::Tertiary
-        | RoadClass::TertiaryLink
-        | RoadClass::Unclassified
-        | RoadClass::Residential
-        | RoadClass::LivingStreet
-        | RoadClass::Service
-        | RoadClass::Track
-        | RoadClass::Ferry => car | moped | bicycle | foot,
-        RoadClass::Cycleway | RoadClass::Path => bicycle | foot,
-        RoadClass::Pedestrian | RoadClass::Footway | RoadClass::Steps => foot,
-    }
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Permission {
-    Open,
-    Private,
-    Closed,
-}
-
-fn permission(value: &str) -> Option<Permission> {
-    match value {
-        "yes" | "designated" | "permissive" | "official" | "public" | "dismount" => Some(Permission::Open),
-        "private" | "customers" | "delivery" | "destination" | "permit" | "residents" => Some(Permission::Private),
-        "no" | "agricultural" | "forestry" | "emergency" | "military" | "psv" | "bus" | "use_sidepath" | "hgv" => {
-            Some(Permission::Closed)
-        }
-        _ => None,
-    }
-}
-
-/// The keys that speak of a profile, the most special last.
-fn access_keys(profile: Profile) -> &'static [&'static str] {
-    match profile {
-        Profile::Car => &["access", "vehicle", "motor_vehicle", "motorcar"],
-        Profile::Moped => &["access", "vehicle", "motor_vehicle", "moped"],
-        Profile::Bicycle => &["access", "vehicle", "bicycle"],
-        Profile::Foot => &["access", "foot"],
-    }
-}
-
-/// A way is private to motor vehicles where neither cars nor mopeds may pass freely.
-fn private_flags(private: u8) -> u16 {
-    let has = |profile: Profile, flag| if private & profile.bit() != 0 { flag } else { 0 };
-    has(Profile::Car, EdgeFlags::PRIVATE)
-        | has(Profile::Bicycle, EdgeFlags::PRIVATE_BICYCLE)
-        | has(Profile::Foot, EdgeFlags::PRIVATE_FOOT)
-}
-
-/// The profiles that may use the way, and those of them that may do so only with business there.
-fn access(tags: Tags<'_>, class: RoadClass) -> (u8, u8) {
-    let mut open = usual_access(class);
-    if tags.is_yes("motorroad") {
-        open &= Profile::Car.bit();
-    }
-    let mut private = 0;
-    for profile in Profile::ALL {
-        match most_special(tags, *profile, "") {
-            Some(Permission::Open) => open |= profile.bit(),
-            Some(Permission::Private) => {
-                // A private way stays of its kind: `access=private` opens no footway to cars.
-                private |= open & profile.bit();
-            }
-            Some(Permission::Closed) => open &= !profile.bit(),
-            None => {}
-        }
-    }
-    if tags.value("sidewalk").is_some_and(|v| matches!(v, "both" | "left" | "right" | "yes")) && !tags.is("foot", "no")
-    {
-        open |= Profile::Foot.bit();
-    }
-    let motor = Profile::Car.bit() | Profile::Moped.bit();
-    if private & motor != open & motor {
-        private &= !motor;
-    }
-    (open, private)
-}
-
-fn most_special(tags: Tags<'_>, profile: Profile, suffix: &str) -> Option<Permission> {
-    let mut found = None;
-    for key in access_keys(profile) {
-        let value = match suffix {
-            "" => tags.value(key),
-            _ => tags.0.iter().find(|(k, _)| k.strip_suffix(suffix) == Some(key)).map(|(_, v)| *v),
-        };
-        let permission = value.and_then(permission);
-        // `access=yes` says less than the kind of road does: it opens no motorway to those on foot.
-        let says_nothing = *key == "access" && permission == Some(Permission::Open);
-        found = permission.filter(|_| !says_nothing).or(found);
-    }
-    found
-}
-
-/// The profiles that may go along and against the way's points.
-fn directions(tags: Tags<'_>, class: RoadClass, access: u8) -> (u8, u8) {
-    let implied = is_roundabout(tags) || class == RoadClass::Motorway;
-    let way = oneway(tags.value("oneway")).unwrap_or(if implied { Oneway::Forward } else { Oneway::No });
-    let mut open = [access, access];
-    for profile in Profile::ALL {
-        let own = match profile {
-            Profile::Car => None,
-            Profile::Moped => oneway(tags.value("oneway:moped").or(tags.value("oneway:mofa"))),
-            Profile::Bicycle => bicycle_oneway(tags, way),
-            Profile::Foot => Some(oneway(tags.value("oneway:foot").or(conveying(tags))).unwrap_or(Oneway::No)),
-        };
-        match own.unwrap_or(way) {
-            Oneway::No => {}
-            Oneway::Forward => open[1] &= !profile.bit(),
-            Oneway::Backward => open[0] &= !profile.bit(),
-        }
-    }
-    for (at, suffix) in [":forward", ":backward"].into_iter().enumerate() {
-        for profile in Profile::ALL {
-            match most_special(tags, *profile, suffix) {
-                Some(Permission::Closed) => open[at] &= !profile.bit(),
-                Some(Permission::Open) if access & profile.bit() != 0 => open[at] |= profile.bit(),
-                Some(Permission::Open | Permission::Private) | None => {}
-            }
-        }
-    }
-    (open[0], open[1])
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Oneway {
-    No,
-    Forward,
-    Backward,
-}
-
-fn oneway(value: Option<&str>) -> Option<Oneway> {
-    match value? {
-        "yes" | "true" | "1" => Some(Oneway::Forward),
-        "-1" | "reverse" => Some(Oneway::Backward),
-        "no" | "false" | "0" => Some(Oneway::No),
-        _ => None, // reversible and alternating ones are open one way or the other: we cannot know
-    }
-}
-
-/// Escalators go one way for those on foot.
-fn conveying(tags: Tags<'_>) -> Option<&str> {
-    match tags.value("conveying")? {
-        "forward" => Some("yes"),
-        "backward" => Some("-1"),
-        _ => None,
-    }
-}
-
-fn bicycle_oneway(tags: Tags<'_>, way: Oneway) -> Option<Oneway> {
-    if let Some(own) = oneway(tags.value("oneway:bicycle")) {
-        return Some(own);
-    }
-    let goes_against = |value: &str| value.starts_with("opposite");
-    let lanes = ["cycleway", "cycleway:left", "cycleway:right", "cycleway:both"];
-    if lanes.iter().any(|key| tags.value(key).is_some_and(goes_against)) {
-        return Some(Oneway::No);
-    }
-    let sides = ["cycleway:left", "cycleway:right", "cycleway:both"];
-    let against = if way == Oneway::Backward { "yes" } else { "-1" };
-    let has_lane_against = sides.iter().any(|side| {
-        let direction = tags.0.iter().find(|(k, _)| k.strip_suffix(":oneway") == Some(side)).map(|(_, v)| *v);
-        direction.is_some_and(|v| v == against || v == "no")
-    });
-    has_lane_against.then_some(Oneway::No)
 }
 
 fn direction(
@@ -296,24 +146,53 @@ fn direction(
     class: RoadClass,
     surface: Surface,
     limits: &CountryLimits,
-    access: u8,
+    access: Access,
     suffix: &str,
 ) -> DirectionTags {
-    let own = tags.0.iter().find(|(k, _)| k.strip_suffix(suffix) == Some("maxspeed")).map(|(_, v)| *v);
-    let rule =
-        || ["maxspeed:type", "source:maxspeed", "zone:maxspeed"].iter().find_map(|key| parse_rule(tags.value(key)?));
-    let signed = own.and_then(parse_km_h).or_else(|| tags.value("maxspeed").and_then(parse_km_h)).or_else(rule);
+    let signed = signed_km_h(tags, suffix, limits);
     DirectionTags {
-        access,
+        access: access.open,
+        limited: access.limited,
         car_cm_s: cm_s(car_km_h(class, surface, signed, limits, tags)),
         bicycle_cm_s: cm_s(bicycle_km_h(class, surface, tags)),
         limit_km_h: signed.unwrap_or(0),
     }
 }
 
-/// These keys also say things like `sign` or a bare number of unknown meaning; only a country's rule counts.
-fn parse_rule(value: &str) -> Option<u8> {
-    value.contains(':').then(|| parse_km_h(value)).flatten()
+/// The limit of one direction: a number, a country's rule by name, or what the kind of street stands for.
+fn signed_km_h(tags: Tags<'_>, suffix: &str, limits: &CountryLimits) -> Option<u8> {
+    let known = |text: &str| match parse_limit(text) {
+        Limit::KmH(km_h) => Some(km_h),
+        Limit::Nothing | Limit::UnknownRule => None,
+    };
+    let number =
+        || tags.suffixed("maxspeed", suffix).and_then(known).or_else(|| tags.value("maxspeed").and_then(known));
+    // These keys also say things like `sign` or a bare number of unknown meaning; only a country's rule counts.
+    let rule = |key: &str, suffix: &str| tags.suffixed(key, suffix).filter(|v| v.contains(':')).and_then(known);
+    let by_rule = || RULE_KEYS.iter().find_map(|key| rule(key, suffix).or_else(|| rule(key, "")));
+    let is_bicycles = || tags.is_yes("bicycle_road") || tags.is_yes("cyclestreet");
+    number().or_else(by_rule).or_else(|| is_bicycles().then(|| limits.bicycle_road_km_h()))
+}
+
+/// The first tag of a limit that names a rule which is not known here, as `key=value`.
+pub fn unknown_limit(tags: Tags<'_>) -> Option<String> {
+    let is_ours = |key: &str| {
+        let base = key.strip_suffix(":forward").or_else(|| key.strip_suffix(":backward")).unwrap_or(key);
+        base == "maxspeed" || RULE_KEYS.contains(&base)
+    };
+    let is_unknown = |(key, value): &&(&str, &str)| is_ours(key) && parse_limit(value) == Limit::UnknownRule;
+    tags.0.iter().find(is_unknown).map(|(key, value)| format!("{key}={value}"))
+}
+
+/// The first tag that holds under a condition only, as `key=value`: those of access, direction and speed.
+pub fn conditional(tags: Tags<'_>) -> Option<String> {
+    let is_ours = |key: &str| {
+        let Some(base) = key.strip_suffix(":conditional") else { return false };
+        let base = base.strip_suffix(":forward").or_else(|| base.strip_suffix(":backward")).unwrap_or(base);
+        matches!(base, "access" | "vehicle" | "motor_vehicle" | "motorcar" | "moped" | "bicycle" | "foot" | "maxspeed")
+            || base.starts_with("oneway")
+    };
+    tags.0.iter().find(|(key, _)| is_ours(key)).map(|(key, value)| format!("{key}={value}"))
 }
 
 /// What a car reaches on the empty road, turns and lights apart.
@@ -394,55 +273,12 @@ fn bicycle_km_h(class: RoadClass, surface: Surface, tags: Tags<'_>) -> f64 {
     by_class.min(by_surface)
 }
 
-/// A ferry's `duration`, as `hh:mm`, `hh:mm:ss` or minutes.
-fn ferry_s(tags: Tags<'_>, class: RoadClass) -> u32 {
-    let Some(text) = tags.value("duration").filter(|_| class == RoadClass::Ferry) else {
-        return 0;
-    };
-    let mut parts = [0_u32; 3];
-    let mut count = 0;
-    for part in text.split(':') {
-        match (part.trim().parse::<u32>().ok().filter(|n| *n < 10_000), parts.get_mut(count)) {
-            (Some(number), Some(slot)) => *slot = number,
-            (None, _) | (_, None) => return 0,
-        }
-        count += 1;
-    }
-    match count {
-        1 => parts[0] * 60,
-        _ => parts[0] * 3600 + parts[1] * 60 + parts[2],
-    }
-}
-
 fn cm_s(km_h: f64) -> u16 {
     (km_h / 0.036).round() as u16 // at most 150 km/h
 }
 
-/// Which profiles a barrier on a road's point stops.
-pub fn barrier(tags: Tags<'_>) -> u8 {
-    let (car, moped, bicycle, foot) =
-        (Profile::Car.bit(), Profile::Moped.bit(), Profile::Bicycle.bit(), Profile::Foot.bit());
-    let mut stopped = match tags.value("barrier") {
-        Some("bollard") if matches!(tags.value("bollard"), Some("rising" | "removable")) => 0,
-        Some("bollard" | "block" | "chain" | "jersey_barrier" | "debris" | "planter" | "log" | "rope") => car | moped,
-        Some("cycle_barrier" | "motorcycle_barrier" | "bus_trap") => car | moped,
-        Some("kissing_gate" | "stile" | "turnstile" | "full-height_turnstile" | "hampshire_gate") => {
-            car | moped | bicycle
-        }
-        Some(_) => 0, // gates, toll booths, kerbs, what a mapper put on the wrong point: one passes, or the tags below say not
-        None => return 0,
-    };
-    for profile in Profile::ALL {
-        match most_special(tags, *profile, "") {
-            Some(Permission::Closed) => stopped |= profile.bit(),
-            Some(Permission::Open | Permission::Private) => stopped &= !profile.bit(),
-            None => {}
-        }
-    }
-    debug_assert!(stopped <= car | moped | bicycle | foot);
-    stopped
-}
-
+/// Where a country's rule may be named instead of a number.
+const RULE_KEYS: &[&str] = &["maxspeed:type", "source:maxspeed", "zone:maxspeed", "zone:traffic"];
 const FERRY_KM_H: f64 = 12.0;
 const SIGNED_SHARE: f64 = 0.8; // of the limit is what traffic reaches on average, as in OSRM
 const CLASS_HEADROOM: f64 = 1.6;
@@ -480,7 +316,9 @@ mod tests {
             (&[("highway", "residential"), ("vehicle", "no")], "f", "f"),
             (&[("highway", "residential"), ("motor_vehicle", "no"), ("moped", "yes")], "mbf", "mbf"),
             (&[("highway", "residential"), ("motor_vehicle:backward", "no")], "cmbf", "bf"),
-            (&[("highway", "pedestrian"), ("motor_vehicle", "delivery")], "f", "f"),
+            (&[("highway", "pedestrian"), ("motor_vehicle", "delivery")], "cmf", "cmf"),
+            (&[("highway", "pedestrian"), ("access", "delivery")], "f", "f"),
+            (&[("route", "shuttle_train"), ("foot", "no")], "cmb", "cmb"),
             (&[("route", "ferry")], "cmbf", "cmbf"),
             (&[("route", "ferry"), ("motor_vehicle", "no")], "bf", "bf"),
             (&[("highway", "steps"), ("conveying", "forward")], "f", ""),
@@ -511,14 +349,16 @@ mod tests {
 
     #[test]
     fn private_roads_stay_open_to_those_with_business_there() {
-        let road = of(&[("highway", "service"), ("access", "private")]);
+        let limited = |tags: &[(&str, &str)]| {
+            let road = of(tags);
+            assert_eq!(road.forward.limited & !road.forward.access, 0);
+            profiles(road.forward.limited)
+        };
 
-        assert!(Profile::ALL.iter().all(|profile| road.flags.is_private(*profile)));
-        assert_eq!(profiles(road.forward.access), "cmbf");
-        let tagged = of(&[("highway", "service"), ("access", "private"), ("motor_vehicle", "yes")]);
-        assert!(!tagged.flags.is_private(Profile::Car) && tagged.flags.is_private(Profile::Foot));
-        let street = of(&[("highway", "residential"), ("motor_vehicle", "destination")]);
-        assert!(street.flags.is_private(Profile::Moped) && !street.flags.is_private(Profile::Bicycle));
+        assert_eq!(limited(&[("highway", "service"), ("access", "private")]), "cmbf");
+        assert_eq!(limited(&[("highway", "service"), ("access", "private"), ("motor_vehicle", "yes")]), "bf");
+        assert_eq!(limited(&[("highway", "residential"), ("motor_vehicle", "destination")]), "cm");
+        assert_eq!(limited(&[("highway", "residential"), ("motorcar", "destination")]), "c");
     }
 
     #[test]
@@ -535,24 +375,32 @@ mod tests {
     }
 
     #[test]
-    fn a_barrier_stops_those_it_is_meant_for() {
-        let stopped = |tags: &[(&str, &str)]| profiles(barrier(Tags(tags)));
+    fn a_ferry_takes_as_long_as_it_says() {
+        let ferry = |route, duration| of(&[("route", route), ("duration", duration)]).ferry_s;
 
-        assert_eq!(stopped(&[("barrier", "bollard")]), "cm");
-        assert_eq!(stopped(&[("barrier", "bollard"), ("motor_vehicle", "yes")]), "");
-        assert_eq!(stopped(&[("barrier", "gate")]), "");
-        assert_eq!(stopped(&[("barrier", "gate"), ("access", "no"), ("foot", "yes")]), "cmb");
-        assert_eq!(stopped(&[("barrier", "stile")]), "cmb");
-        assert_eq!(stopped(&[("highway", "crossing")]), "");
+        assert_eq!(
+            [ferry("ferry", "00:20"), ferry("shuttle_train", "PT35M"), ferry("hiking;ferry", "1")],
+            [1200, 2100, 60]
+        );
     }
 
     #[test]
-    fn a_ferry_takes_as_long_as_it_says() {
-        let ferry = |duration| of(&[("route", "ferry"), ("duration", duration)]).ferry_s;
+    fn a_named_limit_counts_in_every_key_that_names_one() {
+        let limit = |tags: &[(&str, &str)]| {
+            let road = of(&[&[("highway", "primary")], tags].concat());
+            (road.forward.limit_km_h, road.backward.limit_km_h)
+        };
 
+        assert_eq!(limit(&[("zone:maxspeed", "DE:30")]), (30, 30));
+        assert_eq!(limit(&[("source:maxspeed", "GB:nsl_dual")]), (113, 113));
+        assert_eq!(limit(&[("maxspeed:type", "sign")]), (0, 0));
+        assert_eq!(limit(&[("maxspeed", "signals"), ("maxspeed:type", "FR:zone30")]), (30, 30));
+        assert_eq!(limit(&[("maxspeed:type:backward", "FR:rural"), ("maxspeed:forward", "70")]), (70, 80));
+        assert_eq!(limit(&[("bicycle_road", "yes")]), (30, 30));
         assert_eq!(
-            [ferry("00:20"), ferry("25"), ferry("1:30:10"), ferry("PT20M"), ferry("1:2:3:4")],
-            [1200, 1500, 5410, 0, 0]
+            unknown_limit(Tags(&[("source:maxspeed", "XX:urban")])).as_deref(),
+            Some("source:maxspeed=XX:urban")
         );
+        assert_eq!(unknown_limit(Tags(&[("maxspeed", "signals"), ("source:maxspeed", "sign")])), None);
     }
 }

@@ -3,56 +3,143 @@
 
 use std::collections::HashMap;
 
+use super::access::Barrier;
 use super::build::Tables;
-use super::chains::{self, Members};
+use super::chains::{self, Members, Renumbered};
 use super::harvest::{DraftTurn, Harvest};
 use super::ids::Ids;
+use super::left_out::{LeftOutKind, LeftOuts};
 use super::nodes::Nodes;
-use crate::class::EdgeFlags;
-use crate::record::{NONE, TurnRecord};
+use crate::class::{EdgeFlags, Profile};
+use crate::record::{ConditionRecord, NONE, TurnRecord};
 
 #[derive(Default)]
 pub struct Turns {
     /// Sorted, each pair once.
     pub records: Vec<TurnRecord>,
+    /// Sorted.
+    pub conditions: Vec<ConditionRecord>,
     pub kept: u32,
-    pub left_out: u32,
 }
 
-pub fn turns(tables: &mut Tables, harvest: &Harvest, nodes: &Nodes, ids: &Ids) -> Turns {
-    let mut turns = Turns { left_out: harvest.turns_left_out, ..Turns::default() };
+pub fn turns(tables: &mut Tables, harvest: &Harvest, nodes: &Nodes, ids: &Ids, left_out: &mut LeftOuts) -> Turns {
+    let mut drawn = Drawn::default();
     let members = Members::of(tables, harvest);
-    let mut chains = Vec::new();
     for draft in &harvest.turns {
-        if !draft.via_ways.is_empty() {
-            match members.chain(tables, harvest, draft) {
-                Some(chain) => chains.push(chain),
-                None => turns.left_out += 1,
-            }
-            continue;
-        }
-        let before = turns.records.len();
-        let is_kept = add_restriction(tables, harvest, ids, draft, &mut turns.records);
-        if is_kept.is_some() && turns.records.len() > before {
-            turns.kept += 1;
-        } else {
-            turns.left_out += 1;
+        let kept = match draft.via_ways.is_empty() {
+            true => drawn.add_at_node(tables, harvest, ids, draft),
+            false => drawn.add_over_ways(tables, harvest, &members, draft),
+        };
+        if let Err(why) = kept {
+            left_out.add(LeftOutKind::Restriction, "relation", draft.id, why);
         }
     }
-    for (place, stopped) in &nodes.barriers {
-        add_barrier(tables, *place, *stopped, &mut turns.records);
+    for (place, barrier) in &nodes.barriers {
+        drawn.add_barrier(tables, *place, *barrier);
     }
-    turns.kept += chains.len() as u32;
-    turns.records = merged(std::mem::take(&mut turns.records));
-    if !chains.is_empty() {
-        let plain = std::mem::take(&mut turns.records);
-        turns.records = merged(chains::spell_out(tables, &chains, plain));
-    }
+    let turns = drawn.spelled_out(tables);
     for turn in &turns.records {
         tables.edges[turn.from as usize].flags |= EdgeFlags::TURN_FROM;
         tables.edges[turn.to as usize].flags |= EdgeFlags::TURN_INTO;
     }
     turns
+}
+
+/// What signs and barriers say, by the numbers that edges have before restrictions over ways add copies.
+#[derive(Default)]
+struct Drawn {
+    kept: u32,
+    forbidden: Vec<TurnRecord>,
+    /// Open only for those with business behind.
+    limited: Vec<TurnRecord>,
+    /// Forbidden at some hours.
+    conditional: Vec<(TurnRecord, String)>,
+    chains: Vec<chains::Chain>,
+}
+
+impl Drawn {
+    fn add_at_node(
+        &mut self,
+        tables: &Tables,
+        harvest: &Harvest,
+        ids: &Ids,
+        draft: &DraftTurn,
+    ) -> Result<(), &'static str> {
+        let mut records = Vec::new();
+        add_restriction(tables, harvest, ids, draft, &mut records)?;
+        if records.is_empty() {
+            return Err("nobody can make that turn");
+        }
+        self.kept += 1;
+        match &draft.hours {
+            None => self.forbidden.extend(records),
+            Some(hours) => self.conditional.extend(records.into_iter().map(|record| (record, hours.clone()))),
+        }
+        Ok(())
+    }
+
+    fn add_over_ways(
+        &mut self,
+        tables: &Tables,
+        harvest: &Harvest,
+        members: &Members,
+        draft: &DraftTurn,
+    ) -> Result<(), &'static str> {
+        if draft.hours.is_some() {
+            return Err("it reaches over ways and holds at some hours only");
+        }
+        let chain = members.chain(tables, harvest, draft);
+        self.chains.push(chain.ok_or("its members do not join, or join in more than one way")?);
+        self.kept += 1;
+        Ok(())
+    }
+
+    /// Nobody who is stopped gets across; turning round before the barrier stays possible. Between roads that are
+    /// limited themselves, a barrier that opens for some limits nothing more.
+    fn add_barrier(&mut self, tables: &Tables, place: u32, barrier: Barrier) {
+        let Some(junction) = junction(tables, place) else {
+            return;
+        };
+        for from in in_edges(tables, junction) {
+            for to in out_edges(tables, junction).filter(|to| !tables.is_u_turn(from, *to)) {
+                let (a, b) = (&tables.edges[from as usize], &tables.edges[to as usize]);
+                let both = a.access & b.access & 0x0f;
+                let is_limited = |profile: &&Profile| {
+                    EdgeFlags(a.flags).is_private(**profile) || EdgeFlags(b.flags).is_private(**profile)
+                };
+                let within: u8 = Profile::ALL.iter().filter(is_limited).map(|profile| profile.bit()).sum();
+                if barrier.stopped & both != 0 {
+                    self.forbidden.push(turn(from, to, barrier.stopped & both));
+                }
+                if barrier.limited & both & !within != 0 {
+                    self.limited.push(turn(from, to, barrier.limited & both & !within));
+                }
+            }
+        }
+    }
+
+    fn spelled_out(self, tables: &mut Tables) -> Turns {
+        let plain = merged(self.forbidden);
+        let (mut records, renumbered) = match self.chains.is_empty() {
+            true => (plain, Renumbered::default()),
+            false => chains::spell_out(tables, &self.chains, plain),
+        };
+        let mut conditions = Vec::new();
+        let shifted = |record: TurnRecord, shift: u32| TurnRecord { profiles: record.profiles << shift, ..record };
+        for record in self.limited {
+            renumbered.each(record, |record| records.push(shifted(record, TurnRecord::LIMITED_SHIFT)));
+        }
+        for (record, hours) in self.conditional {
+            let (text, text_len) = tables.text.add(&hours);
+            renumbered.each(record, |record| {
+                let TurnRecord { from, to, profiles } = record;
+                conditions.push(ConditionRecord { from, to, profiles, text, text_len });
+                records.push(shifted(record, TurnRecord::CONDITIONAL_SHIFT));
+            });
+        }
+        conditions.sort_unstable();
+        Turns { records: merged(records), conditions, kept: self.kept }
+    }
 }
 
 fn merged(mut records: Vec<TurnRecord>) -> Vec<TurnRecord> {
@@ -68,28 +155,28 @@ fn merged(mut records: Vec<TurnRecord>) -> Vec<TurnRecord> {
     records
 }
 
-/// None where the restriction's members do not meet.
+/// Why not, where the restriction's members do not meet.
 fn add_restriction(
     tables: &Tables,
     harvest: &Harvest,
     ids: &Ids,
     draft: &DraftTurn,
     records: &mut Vec<TurnRecord>,
-) -> Option<()> {
+) -> Result<(), &'static str> {
     let [via] = draft.via_nodes[..] else {
-        return None;
+        return Err("it does not name one junction");
     };
-    let junction = junction(tables, ids.place(via)?)?;
+    let junction = ids.place(via).and_then(|place| junction(tables, place)).ok_or("its junction is not on the map")?;
     let into: Vec<u32> =
         in_edges(tables, junction).filter(|e| draft.from.contains(&osm_way(tables, harvest, *e))).collect();
     let out: Vec<u32> =
         out_edges(tables, junction).filter(|e| draft.to.contains(&osm_way(tables, harvest, *e))).collect();
     if draft.from == draft.to && draft.from.len() == 1 && into.len() == 2 && out.len() == 2 {
         add_on_one_way(tables, draft, &into, &out, junction, records);
-        return Some(());
+        return Ok(());
     }
     if into.len() > draft.from.len() || out.len() > draft.to.len() {
-        return None; // a member goes on beyond the junction, so which of its edges is meant cannot be known
+        return Err("one of its ways goes on beyond the junction");
     }
     for from in &into {
         if draft.is_only {
@@ -99,7 +186,7 @@ fn add_restriction(
             records.extend(out.iter().map(|to| turn(*from, *to, draft.profiles)));
         }
     }
-    Some(())
+    Ok(())
 }
 
 /// A sign on a way that goes on beyond the junction, from the way to itself, holds in both directions: no turning round,
@@ -123,21 +210,6 @@ fn add_on_one_way(
             };
             if is_forbidden {
                 records.push(turn(*from, to, draft.profiles));
-            }
-        }
-    }
-}
-
-/// Nobody who is stopped gets across; turning round before the barrier stays possible.
-fn add_barrier(tables: &Tables, place: u32, stopped: u8, records: &mut Vec<TurnRecord>) {
-    let Some(junction) = junction(tables, place) else {
-        return;
-    };
-    for from in in_edges(tables, junction) {
-        for to in out_edges(tables, junction).filter(|to| !tables.is_u_turn(from, *to)) {
-            let affected = stopped & tables.edges[from as usize].access & tables.edges[to as usize].access & 0x0f;
-            if affected != 0 {
-                records.push(turn(from, to, affected));
             }
         }
     }

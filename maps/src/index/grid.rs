@@ -106,6 +106,25 @@ fn row_blocks(view: &View<'_>, row: u32) -> std::ops::Range<usize> {
     }
 }
 
+/// Whether any road lies in the blocks around a position, some four kilometres to each side.
+pub fn has_roads_around(view: &View<'_>, position: Position) -> bool {
+    let (row, column) = cell_of(position);
+    let (row, column) = (row >> BLOCK_SHIFT, column >> BLOCK_SHIFT);
+    let columns_around = (2 * HALF_LON as u32 >> COLUMN_SHIFT) >> BLOCK_SHIFT;
+    (row.saturating_sub(AROUND_ROWS)..=row + AROUND_ROWS).any(|row| {
+        let columns = &view.index_columns[row_blocks(view, row)];
+        let holds = |west: u32, east: u32| {
+            let first = columns.partition_point(|column| *column < west);
+            columns.get(first).is_some_and(|column| *column <= east)
+        };
+        let (west, east) = (column.saturating_sub(AROUND_COLUMNS), column + AROUND_COLUMNS);
+        // The columns on both sides of the 180th meridian are the first and the last.
+        holds(west, east)
+            || column < AROUND_COLUMNS && holds(columns_around - (AROUND_COLUMNS - column), columns_around)
+            || east > columns_around && holds(0, east - columns_around)
+    })
+}
+
 struct Search<'a, 'q> {
     view: &'a View<'a>,
     query: &'q Query,
@@ -181,6 +200,10 @@ const STEP_BITS: u32 = 5;
 const STEP_MAX: u32 = (1 << STEP_BITS) - 1;
 /// The free bit above each of the four sides.
 const FREE_BITS: u32 = 1 << 5 | 1 << 11 | 1 << 17 | 1 << 23;
+/// Blocks of 730 m.
+const AROUND_ROWS: u32 = 6;
+/// Blocks of 730 to 1,460 m.
+const AROUND_COLUMNS: u32 = 4;
 /// Cells along a block's side.
 pub const BLOCK_SIDE: u32 = 1 << BLOCK_SHIFT;
 pub const BLOCK_SHIFT: u32 = 3;

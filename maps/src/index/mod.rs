@@ -10,11 +10,11 @@ use protocol::Position;
 
 use crate::class::Profile;
 use crate::geo::{self, Plane};
-use crate::graph::{Candidate, EdgeId, Graph, between};
+use crate::graph::{Candidate, EdgeId, Graph};
 use crate::record::{COPIED, NONE, PointRecord};
 
 pub use grid::Grid;
-pub(crate) use grid::{BLOCK_SHIFT, BLOCK_SIDE, box_sides, cell_of, joined_sides, row_edges_e7};
+pub(crate) use grid::{BLOCK_SHIFT, BLOCK_SIDE, box_sides, cell_of, has_roads_around, joined_sides, row_edges_e7};
 pub use rtree::Rtree;
 
 /// Finds the roads near a position.
@@ -61,6 +61,22 @@ pub struct Hit {
     access: (u8, u8),
 }
 
+impl Query {
+    /// The part of the box that lies beyond the 180th meridian, asked for apart.
+    fn beyond_180(&self) -> Option<Query> {
+        let shifted = |by: i64| {
+            let lon = |p: Position| (i64::from(p.lon_e7) + by).clamp(-LON_E7_MAX, LON_E7_MAX) as i32;
+            let moved = |p: Position| Position { lon_e7: lon(p), ..p };
+            Query { south_west: moved(self.south_west), north_east: moved(self.north_east), ..*self }
+        };
+        let (west, east) = (i64::from(self.south_west.lon_e7), i64::from(self.north_east.lon_e7));
+        if east >= LON_E7_MAX {
+            return Some(shifted(-geo::TURN_E7));
+        }
+        (west <= -LON_E7_MAX).then(|| shifted(geo::TURN_E7))
+    }
+}
+
 impl Hit {
     /// A road may be found several times; the nearest place counts, the earlier one of two that are as near.
     #[inline]
@@ -99,6 +115,9 @@ pub fn candidates(
     HITS.with_borrow_mut(|hits| {
         hits.clear();
         index.collect(graph, &query, hits);
+        if let Some(beyond) = query.beyond_180() {
+            index.collect(graph, &beyond, hits);
+        }
         for hit in hits.iter() {
             push_candidates(graph, profile, cos_lat, hit, out);
         }
@@ -143,7 +162,7 @@ fn candidate_pair(hit: &Hit, a: &PointRecord, b: &PointRecord, cos_lat: f64, len
         edge: EdgeId(0),
         along_cm: (a.along_cm + geo::whole(span * hit.share) as u32).min(length_cm),
         off_cm: geo::whole(hit.off_cm_squared.sqrt()) as u32,
-        position: between(a.position(), b.position(), hit.share),
+        position: geo::between(a.position(), b.position(), hit.share),
         heading_cdeg: geo::heading_scaled_cdeg(a.position(), b.position(), cos_lat),
     };
     let backward = Candidate {
@@ -154,5 +173,6 @@ fn candidate_pair(hit: &Hit, a: &PointRecord, b: &PointRecord, cos_lat: f64, len
     (forward, backward)
 }
 
+const LON_E7_MAX: i64 = 1_800_000_000;
 /// Beyond 5 km an answer would be most of the map.
 const RADIUS_CM_MAX: f64 = 500_000.0;

@@ -274,7 +274,7 @@ impl Matcher {
         let profile = self.profile();
         let Some(last) = self.trellis.last() else {
             scratch.gather(graph, profile, fix);
-            scratch.begin_chain();
+            scratch.begin_chain(graph, profile, fix);
             return (Role::Used, self.add_column(scratch, fix, true));
         };
         let seconds = fix.measured.seconds_since(last.measured) as f32;
@@ -295,8 +295,58 @@ impl Matcher {
             self.is_suspect = true;
             return (Role::Lost, None);
         }
-        scratch.begin_chain();
+        self.forget_lone();
+        if let Some(begun) = self.begin_at_suspect(graph, scratch, fix) {
+            return begun;
+        }
+        scratch.gather(graph, profile, fix);
+        scratch.begin_chain(graph, profile, fix);
         (Role::Used, self.add_column(scratch, fix, true))
+    }
+
+    /// A fix from which nothing goes on and to which nothing led, the first of a trip or one after a break, was astray.
+    fn forget_lone(&mut self) {
+        let is_lone = self.trellis.len() == 1 && self.trellis.column(0).is_break && self.trellis.chosen(0).is_none();
+        let is_of_it = |held: &&mut Held| held.column == self.column_first && held.role != Role::Lost;
+        let mut of_it = self.held.iter_mut().filter(is_of_it);
+        if let (true, Some(lone), None) = (is_lone, of_it.next(), of_it.next()) {
+            lone.role = Role::Lost;
+        }
+    }
+
+    /// Two fixes in a row that cannot be reached from what came before: if the second can be from the first, that one
+    /// was right, and the new chain begins with it. None if it cannot, or is no longer held.
+    fn begin_at_suspect(
+        &mut self,
+        graph: &Graph,
+        scratch: &mut Scratch,
+        fix: &Observation,
+    ) -> Option<(Role, Option<Snapped>)> {
+        let profile = self.profile();
+        let suspect = *self.held.last().filter(|held| held.role == Role::Lost && held.position.is_on_earth())?;
+        if self.trellis.len() + 2 > COLUMNS_MAX {
+            return None;
+        }
+        let Held { tag, measured, position, .. } = suspect;
+        let first = Observation { tag, measured, position, accuracy_m: None, heading_255: None, speed_dm_s: None };
+        scratch.gather(graph, profile, &first);
+        scratch.begin_chain(graph, profile, &first);
+        let (states, confidence_percent) = (scratch.states.clone(), scratch.confidence_percent());
+        let mut begun = Trellis::default();
+        begun.push(measured, position, true, confidence_percent, &states);
+        scratch.gather(graph, profile, fix);
+        let is_reached = begun.last().is_some_and(|column| scratch.follow(graph, profile, column, &states, fix));
+        if !is_reached {
+            return None;
+        }
+        self.trellis.push(measured, position, true, confidence_percent, &states);
+        let column = self.column_first.wrapping_add(self.trellis.len().saturating_sub(1) as u32);
+        self.held.last_mut().into_iter().for_each(|held| (held.role, held.column) = (Role::Used, column));
+        self.is_suspect = false;
+        if fix.measured.0.saturating_sub(measured.0) < USED_APART_DS {
+            return Some((Role::Between, best_snapped(scratch)));
+        }
+        Some((Role::Used, self.add_column(scratch, fix, false)))
     }
 
     fn add_column(&mut self, scratch: &mut Scratch, fix: &Observation, is_break: bool) -> Option<Snapped> {

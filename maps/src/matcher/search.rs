@@ -14,7 +14,7 @@ use wincode::{SchemaRead, SchemaWrite};
 
 use super::weights::{Weights, minor_share};
 use crate::class::{EdgeFlags, Profile, RoadClass};
-use crate::geo::Plane;
+use crate::geo::{self, Plane};
 use crate::graph::{EdgeId, Graph};
 use crate::record::NONE;
 
@@ -56,6 +56,8 @@ pub(super) struct Bounds {
     pub limit_cm: f32,
     pub beta_cm: f32,
     pub labels_max: usize,
+    /// Whether ways against one-way streets are looked at.
+    pub goes_against: bool,
 }
 
 /// A way from place to place that needs no search.
@@ -181,11 +183,12 @@ impl Search {
             let key_cm = source.base_cm + length_cm + price_cm;
             self.relax(graph, &goal, Step { edge, key_cm, price_cm, parent: NONE, source: i as u8 });
         }
+        let who = Who { profile, goes_against: bounds.goes_against };
         while let Some((end, slot)) = self.next(&goal) {
             if self.used > bounds.labels_max {
                 break;
             }
-            for_each_turn(graph, profile, weights, end, |edge, turn_cm| {
+            for_each_turn(graph, who, weights, end, |edge, turn_cm| {
                 let (key_cm, price_cm) = (slot.key_cm.saturating_add(turn_cm), slot.price_cm.saturating_add(turn_cm));
                 if mask & (1 << (edge.0 & 63)) != 0 {
                     for target in targets.iter_mut().filter(|t| t.place.edge == edge) {
@@ -223,8 +226,40 @@ impl Search {
             route.extend(direct.is_turned.then_some(to.edge));
             return true;
         }
+        let is_against = is_against(graph, profile, from.edge) || is_against(graph, profile, to.edge);
+        let straight_cm =
+            geo::distance_cm(graph.position_at(from.edge, from.along_cm), graph.position_at(to.edge, to.along_cm))
+                as f32;
+        let against_cm = weights.against_cm(profile);
+        let who = Who { profile, goes_against: is_against };
+        let found = self.cheapest(graph, who, weights, (from, to), PATH_CM_MAX);
+        // Where there is no way, or a long one only, somebody may have gone against a one-way street between the two.
+        let is_long = |(key_cm, _): (u32, EdgeId)| key_cm as f32 > straight_cm * 1.5 + DETOUR_CM + against_cm;
+        let mut best = found;
+        if !is_against && against_cm > 0.0 && found.is_none_or(is_long) && straight_cm < AGAINST_CM_MAX {
+            let most_cm = found.map_or(straight_cm * 3.0 + DETOUR_CM + against_cm, |(key_cm, _)| key_cm as f32);
+            let other = self.cheapest(graph, Who { profile, goes_against: true }, weights, (from, to), most_cm);
+            best = match (found, other) {
+                (Some(_), None) => self.cheapest(graph, who, weights, (from, to), PATH_CM_MAX),
+                (_, other) => other,
+            };
+        }
+        let Some((_, before)) = best else { return false };
+        self.walk_back(before, to.edge, route);
+        true
+    }
+
+    /// What the cheapest way costs up to the last edge, and the edge before that. The labels of the search stay.
+    fn cheapest(
+        &mut self,
+        graph: &Graph,
+        who: Who,
+        weights: &Weights,
+        (from, to): (Place, Place),
+        most_cm: f32,
+    ) -> Option<(u32, EdgeId)> {
         let target = graph.position_at(to.edge, to.along_cm);
-        let mut goal = Goal { plane: Plane::at(target), radius_cm: 100.0, limit_cm: PATH_CM_MAX };
+        let mut goal = Goal { plane: Plane::at(target), radius_cm: 100.0, limit_cm: most_cm };
         self.begin();
         let key_cm = graph.length_cm(from.edge).saturating_sub(from.along_cm);
         self.relax(graph, &goal, Step { edge: from.edge, key_cm, price_cm: 0, parent: NONE, source: 0 });
@@ -233,21 +268,19 @@ impl Search {
             if self.used > PATH_LABELS_MAX {
                 break;
             }
-            for_each_turn(graph, profile, weights, end, |edge, turn_cm| {
+            for_each_turn(graph, who, weights, end, |edge, turn_cm| {
                 let key_cm = slot.key_cm.saturating_add(turn_cm);
                 if edge == to.edge && best.is_none_or(|(b, _)| key_cm < b) {
                     best = Some((key_cm, end));
                     goal.limit_cm = key_cm.saturating_add(to.along_cm) as f32;
                 }
                 let length_cm = graph.length_cm(edge);
-                let minor_cm = self.minor_cm(graph, profile, edge, length_cm);
+                let minor_cm = self.minor_cm(graph, who.profile, edge, length_cm);
                 let key_cm = key_cm.saturating_add(length_cm + minor_cm);
                 self.relax(graph, &goal, Step { edge, key_cm, price_cm: 0, parent: end.0, source: 0 });
             });
         }
-        let Some((_, before)) = best else { return false };
-        self.walk_back(before, to.edge, route);
-        true
+        best
     }
 
     /// Writes down the way to the end of `before` and on to `last`, the source's own edge left out.
@@ -389,23 +422,50 @@ fn end_position(graph: &Graph, edge: EdgeId) -> Position {
     point.map(|p| p.position()).unwrap_or_default() // every road has two points: checked when the map was opened
 }
 
+/// Who is looked for, and whether also where he may not go.
+#[derive(Clone, Copy)]
+struct Who {
+    profile: Profile,
+    goes_against: bool,
+}
+
+/// Whether an edge leads against a street that is one-way for a profile.
+#[inline]
+pub(super) fn is_against(graph: &Graph, profile: Profile, edge: EdgeId) -> bool {
+    !graph.allows(edge, profile) && graph.reverse(edge).is_some_and(|reverse| graph.allows(reverse, profile))
+}
+
 /// Calls `f` with every edge that may follow an edge, and the price of turning into it.
 #[inline]
-fn for_each_turn(graph: &Graph, profile: Profile, weights: &Weights, edge: EdgeId, mut f: impl FnMut(EdgeId, u32)) {
+fn for_each_turn(graph: &Graph, who: Who, weights: &Weights, edge: EdgeId, mut f: impl FnMut(EdgeId, u32)) {
+    let profile = who.profile;
     let record = graph.record(edge);
     let is_restricted = EdgeFlags(record.flags).has(EdgeFlags::TURN_FROM);
     let to = graph.to(edge);
     for next in graph.out_edges(to) {
+        let mut price_m = 0.0;
         if !graph.allows(next, profile) {
-            continue;
+            if !who.goes_against || !is_against(graph, profile, next) {
+                continue;
+            }
+            if graph.allows(edge, profile) {
+                price_m += weights.against_cm(profile) / 100.0;
+            }
         }
-        let mut price_m = match graph.is_u_turn(edge, next) {
+        price_m += match graph.is_u_turn(edge, next) {
             false => 0.0,
             true if graph.is_dead_end(to, profile) => weights.u_turn_dead_end_m,
             true => weights.u_turn_m,
         };
-        if is_restricted && !graph.is_turn_allowed(edge, next, profile) {
-            price_m += weights.forbidden_turn_m;
+        if is_restricted && let Some(turn) = graph.turn(edge, next) {
+            price_m += if turn.is_forbidden(profile) {
+                weights.forbidden_turn_m
+            } else if turn.is_conditional(profile) {
+                // Nobody here knows the clocks of the place: half of the hours, half of the price.
+                weights.forbidden_turn_m / 2.0
+            } else {
+                0.0
+            };
         }
         f(next, (price_m * 100.0) as u32);
     }
@@ -414,5 +474,9 @@ fn for_each_turn(graph: &Graph, profile: Profile, weights: &Weights, edge: EdgeI
 pub(super) const UNREACHED: u32 = u32::MAX;
 const SLOTS_MIN: usize = 1024;
 const PATH_LABELS_MAX: usize = 20_000;
+/// A way that is so much longer than half as long again as the straight line is a long one.
+const DETOUR_CM: f32 = 20_000.0;
+/// Farther than this nobody goes against one-way streets between two fixes.
+const AGAINST_CM_MAX: f32 = 150_000.0;
 /// The longest way that is written down between two fixes: 100 km.
 const PATH_CM_MAX: f32 = 1e7;

@@ -4,11 +4,11 @@
 use protocol::Position;
 
 use super::Observation;
-use super::search::{Bounds, Direct, Place, Search, Source, Target, direct};
+use super::search::{Bounds, Direct, Place, Search, Source, Target, direct, is_against};
 use super::trellis::{Column, NO_PARENT, OFF_ROAD, State, likelihood, percent};
 use super::weights::{
-    CANDIDATE_RADIUS_FAR_M, CANDIDATE_RADIUS_M, CANDIDATES_MAX, HOP_CM_MAX, SILENCE_DS_MAX, SILENCE_FAR_CM,
-    SPEED_CM_S_MAX, STATES_MAX, Weights,
+    AGAINST_COST_MIN, CANDIDATE_RADIUS_FAR_M, CANDIDATE_RADIUS_M, CANDIDATES_MAX, HOP_CM_MAX, SILENCE_DS_MAX,
+    SILENCE_FAR_CM, SPEED_CM_S_MAX, STATES_MAX, Weights,
 };
 use crate::class::Profile;
 use crate::geo;
@@ -32,6 +32,10 @@ pub struct Scratch {
     pub(super) state_candidates: Vec<u8>,
     pub(super) route: Vec<EdgeId>,
     pub(super) way: Vec<EdgeId>,
+    /// What the step to the best place has cost.
+    step_cost: f32,
+    /// Whether places against one-way streets are among the candidates.
+    goes_against: bool,
 }
 
 impl Scratch {
@@ -52,6 +56,8 @@ impl Scratch {
             state_candidates: Vec::with_capacity(CANDIDATES_MAX + 1),
             route: Vec::with_capacity(64),
             way: Vec::with_capacity(64),
+            step_cost: 0.0,
+            goes_against: false,
         }
     }
 
@@ -79,10 +85,16 @@ impl Scratch {
             graph.candidates(fix.position, CANDIDATE_RADIUS_FAR_M, profile, &mut self.candidates);
         }
         self.candidates.truncate(CANDIDATES_MAX);
+        self.targets.clear();
+        self.goes_against = false;
+        self.aim(graph, fix, 0);
+    }
+
+    /// Adds what it costs to be at each candidate from a number on.
+    fn aim(&mut self, graph: &Graph, fix: &Observation, first: usize) {
         let sigma_m = self.weights.sigma_m(fix.accuracy_m);
         let heading_cdeg = heading_cdeg(fix);
-        self.targets.clear();
-        for candidate in &self.candidates {
+        for candidate in &self.candidates[first..] {
             let mut emission = self.weights.emission(candidate.off_cm as f32 * 0.01, sigma_m);
             if let Some(heading_cdeg) = heading_cdeg {
                 let turn = f32::from(geo::turn_cdeg(heading_cdeg, candidate.heading_cdeg)) / 18_000.0;
@@ -96,12 +108,34 @@ impl Scratch {
         }
     }
 
+    /// Adds the candidates against one-way streets: who goes there is seldom, so they are looked at where nothing else
+    /// is likely, and as long as somebody may be on such a way.
+    fn gather_against(&mut self, graph: &Graph, profile: Profile, fix: &Observation) {
+        self.goes_against = true;
+        let first = self.candidates.len();
+        for at in 0..first {
+            let along = self.candidates[at];
+            let Some(edge) = graph.reverse(along.edge).filter(|edge| is_against(graph, profile, *edge)) else {
+                continue;
+            };
+            let along_cm = graph.length_cm(edge).saturating_sub(along.along_cm);
+            let heading_cdeg = (along.heading_cdeg + 18_000) % 36_000;
+            self.candidates.push(Candidate { edge, along_cm, heading_cdeg, ..along });
+        }
+        self.aim(graph, fix, first);
+    }
+
     /// The places of a fix that nothing comes before.
-    pub(super) fn begin_chain(&mut self) {
+    pub(super) fn begin_chain(&mut self, graph: &Graph, profile: Profile, fix: &Observation) {
+        if !self.goes_against {
+            self.gather_against(graph, profile, fix);
+        }
         self.states.clear();
         self.state_candidates.clear();
+        let against = self.weights.against_cm(profile) / self.weights.beta_cm(BEGIN_S);
         for (i, target) in self.targets.iter().enumerate() {
-            self.states.push(state_at(&self.candidates[i], NO_PARENT, target.emission));
+            let price = if graph.allows(target.place.edge, profile) { 0.0 } else { against };
+            self.states.push(state_at(&self.candidates[i], NO_PARENT, target.emission + price));
             self.state_candidates.push(i as u8);
         }
         self.states.push(off_road(NO_PARENT, self.weights.off_road));
@@ -123,8 +157,28 @@ impl Scratch {
         if !is_plausible(straight_cm, seconds) {
             return false;
         }
+        let is_on = |state: &&State| state.is_alive() && !state.is_off_road();
+        let mut places = before.iter().filter(is_on);
+        let against_cost = self.weights.against_cm(profile) / self.weights.beta_cm(seconds);
+        if places.any(|state| !graph.allows(state.edge(), profile)) {
+            self.gather_against(graph, profile, fix);
+        }
+        let mut is_reached = self.step(graph, profile, column, before, fix);
+        let is_dear = self.step_cost > against_cost.max(AGAINST_COST_MIN);
+        if !self.goes_against && against_cost > 0.0 && (!is_reached || is_dear) {
+            self.gather_against(graph, profile, fix);
+            is_reached = self.step(graph, profile, column, before, fix);
+        }
+        is_reached
+    }
+
+    /// The same with the candidates that are there.
+    fn step(&mut self, graph: &Graph, profile: Profile, column: &Column, before: &[State], fix: &Observation) -> bool {
+        let seconds = fix.measured.seconds_since(column.measured).max(0.0) as f32;
+        let straight_cm = geo::distance_cm(column.position, fix.position) as f32;
         let beta_cm = self.weights.beta_cm(seconds);
         self.set_sources(before, beta_cm);
+        self.targets.iter_mut().for_each(|target| *target = Target::new(target.place, target.emission));
         // Prices are in the limit too, up to what is forgotten anyway.
         let driven_cm_max = SPEED_CM_S_MAX * seconds + JITTER_CM + self.weights.beam * beta_cm;
         let mut bounds = Bounds {
@@ -134,19 +188,19 @@ impl Scratch {
             limit_cm: (straight_cm * 1.5 + SLACK_CM).min(driven_cm_max),
             beta_cm,
             labels_max: LABELS_MAX,
+            goes_against: self.goes_against,
         };
         if self.sources.is_empty() || self.targets.is_empty() {
-            return self.combine(graph, before, straight_cm, beta_cm);
+            return self.combine(graph, profile, before, straight_cm, beta_cm);
         }
         self.search.reach(graph, profile, &self.weights, &self.sources, &mut self.targets, bounds);
-        let is_reached = self.combine(graph, before, straight_cm, beta_cm);
-        if is_reached {
+        if self.combine(graph, profile, before, straight_cm, beta_cm) {
             return true;
         }
         bounds.limit_cm = (straight_cm * 3.0 + SLACK_FAR_CM).min(driven_cm_max);
         bounds.labels_max = LABELS_FAR_MAX;
         self.search.reach(graph, profile, &self.weights, &self.sources, &mut self.targets, bounds);
-        self.combine(graph, before, straight_cm, beta_cm)
+        self.combine(graph, profile, before, straight_cm, beta_cm)
     }
 
     fn set_sources(&mut self, before: &[State], beta_cm: f32) {
@@ -162,7 +216,7 @@ impl Scratch {
     }
 
     /// The cheapest way into each target, and off the road. False if no road can be reached.
-    fn combine(&mut self, graph: &Graph, before: &[State], straight_cm: f32, beta_cm: f32) -> bool {
+    fn combine(&mut self, graph: &Graph, profile: Profile, before: &[State], straight_cm: f32, beta_cm: f32) -> bool {
         let change = self.weights.off_road_change;
         let off = before.iter().enumerate().find(|(_, s)| s.is_alive() && s.is_off_road());
         self.states.clear();
@@ -177,9 +231,12 @@ impl Scratch {
                 best = (before[usize::from(parent)].cost + cost, parent);
             }
             for (source, parent) in self.sources.iter().zip(&self.parents) {
-                if let Some(Direct { route_cm, price_cm, .. }) =
+                if let Some(Direct { route_cm, mut price_cm, is_turned }) =
                     direct(graph, &self.weights, source.place, target.place)
                 {
+                    if is_turned && self.goes_against && !graph.allows(target.place.edge, profile) {
+                        price_cm += self.weights.against_cm(profile) as u32;
+                    }
                     let cost = before[usize::from(*parent)].cost + way_cost(route_cm, price_cm, straight_cm, beta_cm);
                     best = if cost < best.0 { (cost, *parent) } else { best };
                 }
@@ -227,6 +284,7 @@ impl Scratch {
             }
         }
         let Some(best_cost) = states.first().map(|s| s.cost) else { return };
+        self.step_cost = best_cost;
         let worst = best_cost + self.weights.beam;
         let kept = states.iter().take(STATES_MAX).take_while(|s| s.cost <= worst).count();
         states.truncate(kept);
@@ -310,3 +368,5 @@ const SLACK_FAR_CM: f32 = 150_000.0;
 const LABELS_FAR_MAX: usize = 6_000;
 /// What two fixes may differ by without any movement.
 const JITTER_CM: f32 = 10_000.0;
+/// As if so much time had passed before a first fix, for what prices weigh then.
+const BEGIN_S: f32 = 4.0;

@@ -1,7 +1,7 @@
 //! What the matcher weighs, in one place. `docs/maps.md` tells how each figure was chosen. The defaults are what
 //! runs: a fold that is to give the same bytes everywhere must use them everywhere.
 
-use crate::class::RoadClass;
+use crate::class::{Profile, RoadClass};
 
 /// The matcher's weights. Costs are negative logarithms of likelihoods.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -33,6 +33,11 @@ pub struct Weights {
     pub u_turn_dead_end_m: f32,
     /// What a turn costs that a sign forbids, as metres: signs change, and are broken.
     pub forbidden_turn_m: f32,
+    /// What going against a one-way street costs from where one enters it, as metres, in a car, on a moped, on a bicycle:
+    /// riders do, and their dot must follow.
+    pub against_m: f32,
+    pub against_moped_m: f32,
+    pub against_bicycle_m: f32,
     /// What a metre on a minor road costs more than one on a main road, in metres, scaled by `minor_share`: who drives
     /// through takes the main road.
     pub minor_price: f32,
@@ -69,6 +74,9 @@ impl Weights {
         u_turn_m: 60.0,
         u_turn_dead_end_m: 40.0,
         forbidden_turn_m: 60.0,
+        against_m: 40.0,
+        against_moped_m: 30.0,
+        against_bicycle_m: 15.0,
         minor_price: 0.05,
         service: 0.5,
         heading: 4.0,
@@ -94,6 +102,9 @@ impl Weights {
             "skip_m_per_s" => &mut self.skip_m_per_s,
             "skip_max_m" => &mut self.skip_max_m,
             "forbidden_turn_m" => &mut self.forbidden_turn_m,
+            "against_m" => &mut self.against_m,
+            "against_moped_m" => &mut self.against_moped_m,
+            "against_bicycle_m" => &mut self.against_bicycle_m,
             "minor_price" => &mut self.minor_price,
             "service" => &mut self.service,
             "backward_max_m" => &mut self.backward_max_m,
@@ -134,6 +145,17 @@ impl Weights {
         }
     }
 
+    /// What going against a one-way street costs a profile, in centimetres.
+    pub(super) fn against_cm(&self, profile: Profile) -> f32 {
+        100.0
+            * match profile {
+                Profile::Car => self.against_m,
+                Profile::Moped => self.against_moped_m,
+                Profile::Bicycle => self.against_bicycle_m,
+                Profile::Foot => 0.0,
+            }
+    }
+
     /// How far a route may differ from the straight line for one unit of cost, in centimetres.
     pub(super) fn beta_cm(&self, seconds: f32) -> f32 {
         100.0 * (self.beta_m + self.beta_m_per_s * seconds).min(self.beta_max_m)
@@ -167,6 +189,8 @@ impl Default for Weights {
     }
 }
 
+/// One-way streets are looked at against their direction only where a step costs more than this by any other way.
+pub(super) const AGAINST_COST_MIN: f32 = 4.0;
 /// Used fixes that may be undecided at a time.
 pub(super) const COLUMNS_MAX: usize = 14;
 /// Places kept of each used fix.

@@ -1,5 +1,6 @@
 //! The plain search, edge by edge, with every turn looked at: what the hierarchy is tested against, what answers on a
-//! map without an order, and what finds a way round closed edges. Milliseconds for a city instead of microseconds.
+//! map without an order, and what finds a way round closed edges. Milliseconds for a city instead of microseconds; with
+//! the hierarchy's distances as a guide (`super::potentials`) it looks at little more than the way itself.
 
 use std::cell::RefCell;
 use std::cmp::Reverse;
@@ -8,10 +9,10 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
-use super::endpoint::{Endpoint, Start};
-use super::{NO_WAY, Part, Reach, Route, Router, Weights, assemble};
+use super::endpoint::{self, Endpoint, Ends, Start};
+use super::{NO_WAY, Part, Reach, Route, Router, Weights, assemble, turn_ms};
 use crate::class::Profile;
-use crate::graph::{EdgeId, Graph};
+use crate::graph::{ClosedTurns, EdgeId, Graph};
 
 pub struct Dijkstra {
     graph: Arc<Graph>,
@@ -25,9 +26,18 @@ impl Dijkstra {
     }
 }
 
+impl Dijkstra {
+    fn find(&self, from: &Endpoint, to: &Endpoint, closed: &ClosedTurns) -> Option<Route> {
+        let weights = self.weights.load();
+        let task = Task { closed, ..Task::new(endpoint::ends(&self.graph, weights.profile(), from, to)) };
+        route(&self.graph, &weights, &task, &mut |_| 0)
+    }
+}
+
 impl Router for Dijkstra {
-    fn route(&self, from: &Endpoint, to: &Endpoint) -> Option<Route> {
-        route(&self.graph, &self.weights.load(), from, to, &[], NO_WAY)
+    fn route_at(&self, from: &Endpoint, to: &Endpoint, closed: &ClosedTurns) -> Option<Route> {
+        let plain = || self.find(&from.without_copy(&self.graph)?, to, closed);
+        self.find(from, to, closed).or_else(plain)
     }
 
     fn one_to_many(&self, from: &Endpoint, to: &[Endpoint]) -> Vec<Option<Reach>> {
@@ -36,8 +46,10 @@ impl Router for Dijkstra {
 
     fn route_avoiding(&self, from: &Endpoint, to: &Endpoint, avoid: &[EdgeId], cost_factor_max: f64) -> Option<Route> {
         let weights = self.weights.load();
-        let best = route(&self.graph, &weights, from, to, &[], NO_WAY)?;
-        route(&self.graph, &weights, from, to, avoid, cost_limit(best.cost_ms, cost_factor_max))
+        let task = Task::new(endpoint::ends(&self.graph, weights.profile(), from, to));
+        let best = route(&self.graph, &weights, &task, &mut |_| 0)?;
+        let task = Task { avoid, cost_max: cost_limit(best.cost_ms, cost_factor_max), ..task };
+        route(&self.graph, &weights, &task, &mut |_| 0)
     }
 
     fn reweight(&self, weights: Weights) {
@@ -61,31 +73,44 @@ struct Scratch {
     cost: Vec<u32>,
     before: Vec<u32>,
     touched: Vec<u32>,
-    queue: BinaryHeap<Reverse<(u32, u32)>>,
+    /// What a way costs at least, what it cost up to the edge's end, the edge.
+    queue: BinaryHeap<Reverse<(u32, u32, u32)>>,
 }
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-/// The cheapest route that costs at most `cost_max` and uses none of `avoid` but where it begins and ends.
-pub fn route(
-    graph: &Graph,
-    weights: &Weights,
-    from: &Endpoint,
-    to: &Endpoint,
-    avoid: &[EdgeId],
-    cost_max: u32,
-) -> Option<Route> {
-    let mut found = Vec::new();
-    let starts = from.starts(graph, weights.profile(), &mut found);
-    let ends = to.ends(graph, weights.profile(), &mut found);
-    let mut avoid = avoid.to_vec();
+/// What is asked of a search.
+#[derive(Clone)]
+pub struct Task<'a> {
+    pub ends: Ends,
+    /// Edges that are not used but where the route begins and ends.
+    pub avoid: &'a [EdgeId],
+    /// Turns that are closed besides those that always are.
+    pub closed: &'a ClosedTurns,
+    pub cost_max: u32,
+}
+
+impl Task<'_> {
+    pub fn new(ends: Ends) -> Task<'static> {
+        static NONE_CLOSED: ClosedTurns = ClosedTurns::none();
+        Task { ends, avoid: &[], closed: &NONE_CLOSED, cost_max: NO_WAY }
+    }
+}
+
+/// What a way surely costs from the end of an edge on.
+pub type Guide<'a> = &'a mut dyn FnMut(EdgeId) -> u32;
+
+/// The cheapest route that does what is asked.
+pub fn route(graph: &Graph, weights: &Weights, task: &Task<'_>, guide: Guide<'_>) -> Option<Route> {
+    let mut avoid = task.avoid.to_vec();
     avoid.sort_unstable();
+    let ends: Vec<Start> = task.ends.to.iter().flatten().copied().collect();
     SCRATCH.with_borrow_mut(|scratch| {
         scratch.clear(graph.edge_count());
-        let mut search = Search { graph, weights, avoid: &avoid, scratch, best: None, cost_max };
-        search.run(starts.into_iter().flatten(), &ends.into_iter().flatten().collect::<Vec<_>>())
+        let mut search = Search { graph, weights, task, avoid: &avoid, scratch, best: None, guide };
+        search.run(task.ends.from.iter().flatten().copied(), &ends)
     })
 }
 
@@ -108,10 +133,11 @@ type Best = (u32, Start, Start, Option<u32>);
 struct Search<'a> {
     graph: &'a Graph,
     weights: &'a Weights,
+    task: &'a Task<'a>,
     avoid: &'a [EdgeId],
     scratch: &'a mut Scratch,
     best: Option<Best>,
-    cost_max: u32,
+    guide: Guide<'a>,
 }
 
 impl Search<'_> {
@@ -121,8 +147,8 @@ impl Search<'_> {
         for start in &starts {
             self.begin(*start, ends);
         }
-        while let Some(Reverse((cost, edge))) = self.scratch.queue.pop() {
-            if cost > self.cost_max || self.best.is_some_and(|best| cost >= best.0) {
+        while let Some(Reverse((least, cost, edge))) = self.scratch.queue.pop() {
+            if least > self.task.cost_max || self.best.is_some_and(|best| least >= best.0) {
                 break;
             }
             if cost > self.scratch.cost[edge as usize] {
@@ -130,7 +156,7 @@ impl Search<'_> {
             }
             self.settle(edge, cost, profile, ends);
         }
-        let (_, _, end, before) = self.best.filter(|best| best.0 <= self.cost_max)?;
+        let (_, _, end, before) = self.best.filter(|best| best.0 <= self.task.cost_max)?;
         let (start, edges) = match before {
             None => (self.best?.1, vec![end.edge]),
             Some(before) => self.trace(&starts, before, end),
@@ -139,13 +165,14 @@ impl Search<'_> {
     }
 
     fn begin(&mut self, start: Start, ends: &[Start]) {
-        let whole_ms = self.weights.cost_ms(start.edge);
         let length_cm = self.graph.length_cm(start.edge);
         for end in ends.iter().filter(|end| end.edge == start.edge && end.along_cm >= start.along_cm) {
-            let cost = Part { length_cm, from_cm: start.along_cm, to_cm: end.along_cm }.of(whole_ms);
+            let part = Part { length_cm, from_cm: start.along_cm, to_cm: end.along_cm };
+            let cost = self.weights.within_ms(start.edge, part);
             self.offer((cost, start, *end, None));
         }
-        let cost = Part { length_cm, from_cm: start.along_cm, to_cm: length_cm }.of(whole_ms);
+        let part = Part { length_cm, from_cm: start.along_cm, to_cm: length_cm };
+        let cost = self.weights.within_ms(start.edge, part);
         self.reach(start.edge.0, cost, NO_EDGE);
     }
 
@@ -163,7 +190,10 @@ impl Search<'_> {
             }
             *slot = cost;
             self.scratch.before[edge as usize] = before;
-            self.scratch.queue.push(Reverse((cost, edge)));
+            let least = cost.saturating_add((self.guide)(EdgeId(edge)));
+            if least < NO_WAY {
+                self.scratch.queue.push(Reverse((least, cost, edge)));
+            }
         }
     }
 
@@ -171,12 +201,14 @@ impl Search<'_> {
         let graph = self.graph;
         for next in graph.out_edges(graph.to(EdgeId(edge))) {
             let whole_ms = self.weights.cost_ms(next);
-            if whole_ms >= NO_WAY || !graph.is_turn_allowed(EdgeId(edge), next, profile) {
+            if whole_ms >= NO_WAY || self.task.closed.holds(EdgeId(edge), next) {
                 continue;
             }
+            let Some(turn_ms) = turn_ms(graph, profile, EdgeId(edge), next) else { continue };
+            let cost = cost.saturating_add(turn_ms);
             for end in ends.iter().filter(|end| end.edge == next) {
                 let part = Part { length_cm: graph.length_cm(next), from_cm: 0, to_cm: end.along_cm };
-                let offered = (cost.saturating_add(part.of(whole_ms)), *end, *end, Some(edge));
+                let offered = (cost.saturating_add(self.weights.onto_ms(next, part)), *end, *end, Some(edge));
                 self.offer(offered);
             }
             if self.avoid.binary_search(&next).is_err() {

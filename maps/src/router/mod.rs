@@ -6,8 +6,10 @@ mod dijkstra;
 mod endpoint;
 mod hierarchy;
 pub mod order;
+mod potentials;
 mod query;
 mod routing;
+mod turns;
 mod weights;
 
 use std::sync::Arc;
@@ -15,22 +17,29 @@ use std::sync::Arc;
 use protocol::Position;
 use serde::{Deserialize, Serialize};
 
-use crate::graph::{EdgeId, Graph};
+use crate::graph::{ClosedTurns, EdgeId, Graph};
 
 pub use alternatives::alternatives;
 pub use dijkstra::Dijkstra;
 pub use endpoint::{Endpoint, Start};
 pub use hierarchy::Hierarchy;
 pub use routing::Routing;
-pub use weights::{NO_WAY, PRIVATE_FACTOR, Weights};
+pub use turns::turn_ms;
+pub use weights::{ENTRY_MS, NO_WAY, PRIVATE_FACTOR, Weights};
 
 /// Finds routes for one profile. Weights may change while others ask: a query sees the old ones or the new ones.
 ///
 /// **Contract:** a route uses only edges that the profile may use, joined by turns that it may take, and no other such
-/// route costs less. Both implementations pass the same tests, which compare their costs.
+/// route costs less, turns round and gates with their prices. Both implementations pass the same tests, which compare
+/// their costs.
 pub trait Router: Send + Sync {
     /// The cheapest way from one place to another.
-    fn route(&self, from: &Endpoint, to: &Endpoint) -> Option<Route>;
+    fn route(&self, from: &Endpoint, to: &Endpoint) -> Option<Route> {
+        self.route_at(from, to, &ClosedTurns::default())
+    }
+
+    /// The same where some turns more are closed at the moment (`Graph::closed_at`).
+    fn route_at(&self, from: &Endpoint, to: &Endpoint, closed: &ClosedTurns) -> Option<Route>;
 
     /// The cheapest ways from one place to many, without their edges.
     fn one_to_many(&self, from: &Endpoint, to: &[Endpoint]) -> Vec<Option<Reach>>;
@@ -55,7 +64,8 @@ pub struct Route {
     pub end_along_cm: u32,
     pub length_cm: u32,
     pub duration_ms: u32,
-    /// What the router compared: the duration, with roads only for those with business there made dearer.
+    /// What the router compared: the duration, with roads only for those with business there made dearer, and the prices
+    /// of turns.
     pub cost_ms: u32,
 }
 
@@ -92,17 +102,25 @@ impl Route {
     }
 }
 
-/// The route along some edges, its length and times added up.
+/// The route along some edges, its length, times and prices added up.
 fn assemble(graph: &Graph, weights: &Weights, edges: Vec<EdgeId>, start_along_cm: u32, end_along_cm: u32) -> Route {
     let mut route = Route { edges, start_along_cm, end_along_cm, length_cm: 0, duration_ms: 0, cost_ms: 0 };
     let last = route.edges.len() - 1;
+    let mut before = None;
     for (i, edge) in route.edges.iter().enumerate() {
         let from_cm = if i == 0 { start_along_cm } else { 0 };
         let to_cm = if i == last { end_along_cm } else { graph.length_cm(*edge) };
         let part = Part { length_cm: graph.length_cm(*edge), from_cm, to_cm };
+        let cost_ms = match before.replace(*edge) {
+            None => weights.within_ms(*edge, part),
+            Some(before) => {
+                let turn_ms = turn_ms(graph, weights.profile(), before, *edge).unwrap_or(0);
+                weights.onto_ms(*edge, part).saturating_add(turn_ms)
+            }
+        };
         route.length_cm = route.length_cm.saturating_add(to_cm.saturating_sub(from_cm));
         route.duration_ms = route.duration_ms.saturating_add(part.of(weights.duration_ms(*edge)));
-        route.cost_ms = route.cost_ms.saturating_add(part.of(weights.cost_ms(*edge)));
+        route.cost_ms = route.cost_ms.saturating_add(cost_ms);
     }
     route
 }

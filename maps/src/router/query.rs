@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use cch::bundle::INVALID_ID;
 use cch::{Cch, Metric};
 
-use super::hierarchy::Topology;
+use super::hierarchy::{Topology, arc_ms};
 use super::{NO_WAY, Weights};
 use crate::graph::EdgeId;
 
@@ -285,7 +285,9 @@ fn edge_of(topology: &Topology, metric: &Metric, weights: &Weights, arc: Arc) ->
     }
     let others = &extra[extra_first[number] as usize..extra_first[number + 1] as usize];
     let inputs = std::iter::once(first).chain(others.iter().copied());
-    inputs.map(|input| EdgeId(topology.arc_edge[input as usize])).find(|edge| weights.cost_ms(*edge) == whole)
+    let arc = |input: u32| (topology.arc_edge[input as usize], topology.arc_price_ds[input as usize]);
+    let is_it = |(edge, price_ds): &(u32, u16)| arc_ms(weights, *edge, *price_ds) == whole;
+    inputs.map(arc).find(is_it).map(|(edge, _)| EdgeId(edge))
 }
 
 /// The two arcs that a shortcut stands for, in the direction of travel.

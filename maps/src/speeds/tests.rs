@@ -282,7 +282,7 @@ fn drive(graph: &Arc<Graph>, m_s: f64) -> Vec<Fix> {
     for pair in line.windows(2) {
         let length_cm = geo::distance_cm(pair[0], pair[1]);
         while next_cm <= along_cm + length_cm && length_cm > 0.0 {
-            let position = crate::graph::between(pair[0], pair[1], (next_cm - along_cm) / length_cm);
+            let position = crate::geo::between(pair[0], pair[1], (next_cm - along_cm) / length_cm);
             fixes.push(Fix::at(MeasuredTime(13_726_800_000 + fixes.len() as i64 * 40), position));
             next_cm += m_s * 400.0;
         }

@@ -103,33 +103,54 @@ fn write_tiles(
     };
     let (file, mut writer) = begin().map_err(cannot)?;
     let mut done = 0;
+    let mut zooms: Option<(u8, u8)> = None;
     for batch in tiles.chunks(BATCH) {
         progress(done, tiles.len() as u64);
         let drawn: Vec<_> = batch.par_iter().map(|id| packed(graph, *id)).collect();
         for one in drawn {
             if let Some((coordinate, bytes)) = one.map_err(cannot)? {
+                let (lowest, highest) = zooms.unwrap_or((coordinate.z(), coordinate.z()));
+                zooms = Some((lowest.min(coordinate.z()), highest.max(coordinate.z())));
                 writer.add_tile(coordinate, &bytes).map_err(cannot)?;
             }
         }
         done += batch.len() as u64;
     }
     progress(done, tiles.len() as u64);
-    let archived = writer.finalize().and_then(|()| seal(file)).map_err(cannot)?;
+    let archived = writer.finalize().and_then(|()| seal(file, zooms.unwrap_or((0, 0)))).map_err(cannot)?;
     if archived.tiles == 0 { Err(ArchiveError::Empty) } else { Ok(archived) }
 }
 
-/// Makes the file durable, and says what the header says.
-fn seal(mut file: File) -> Result<Archived, PmtError> {
-    file.sync_all()?;
+/// Says in the header what only the tiles tell, makes the file durable, and says what the header says.
+fn seal(mut file: File, zooms: (u8, u8)) -> Result<Archived, PmtError> {
     file.rewind()?;
     let mut start = vec![0; HEADER_BYTES];
     file.read_exact(&mut start)?;
+    mend_header(&mut start, zooms);
+    file.rewind()?;
+    file.write_all(&start)?;
+    file.sync_all()?;
     let header = Header::try_from_bytes(Bytes::from(start))?;
     Ok(Archived {
         tiles: header.n_addressed_tiles().map_or(0, u64::from),
         contents: header.n_tile_contents().map_or(0, u64::from),
         file_bytes: file.metadata()?.len(),
     })
+}
+
+/// The zooms that really have tiles, and a place for the leaf directories though there are none: `pmtiles verify`
+/// compares both with what it finds.
+fn mend_header(header: &mut [u8], (lowest, highest): (u8, u8)) {
+    let number = |header: &[u8], at: usize| {
+        header[at..at + 8].iter().rev().fold(0_u64, |number, byte| number << 8 | u64::from(*byte))
+    };
+    let (metadata, length) = (number(header, METADATA_AT), number(header, METADATA_AT + 8));
+    if number(header, LEAVES_AT) == 0 {
+        header[LEAVES_AT..LEAVES_AT + 8].copy_from_slice(&(metadata + length).to_le_bytes());
+    }
+    header[ZOOMS_AT] = lowest;
+    header[ZOOMS_AT + 1] = highest;
+    header[CENTRE_ZOOM_AT] = header[CENTRE_ZOOM_AT].clamp(lowest, highest);
 }
 
 /// A tile as the archive holds it, packed by gzip; None where nothing is drawn.
@@ -151,12 +172,13 @@ fn packed(graph: &Graph, id: u64) -> Result<Option<(TileCoord, Vec<u8>)>, PmtErr
 
 fn configured(graph: &Graph, options: &ArchiveOptions) -> PmTilesWriter {
     let (bbox, zooms) = (graph.bbox(), &options.zooms);
-    let (low, high, centre) = (bbox.south_west, bbox.north_east, bbox.centre());
+    let centre = bbox.centre();
+    let [west, south, east, north] = bounds(&bbox);
     PmTilesWriter::new(TileType::Mvt)
         .precompressed(Compression::Gzip)
         .min_zoom(*zooms.start())
         .max_zoom(*zooms.end())
-        .bounds(low.lon(), low.lat(), high.lon(), high.lat())
+        .bounds(west, south, east, north)
         .center(centre.lon(), centre.lat())
         .center_zoom(whole_zoom(&bbox).clamp(*zooms.start(), *zooms.end()))
         .metadata(metadata(graph, options).to_string())
@@ -184,9 +206,21 @@ fn metadata(graph: &Graph, options: &ArchiveOptions) -> Value {
     })
 }
 
+/// West, south, east, north in degrees, never without an area: readers refuse the box of one straight road.
+fn bounds(bbox: &Bbox) -> [f64; 4] {
+    let (west, east) = bbox.plain_lon();
+    let wider = |low: f64, high: f64, most: f64| match high - low < BOUNDS_DEGREES_MIN {
+        true => ((low - BOUNDS_DEGREES_MIN).max(-most), (high + BOUNDS_DEGREES_MIN).min(most)),
+        false => (low, high),
+    };
+    let (west, east) = wider(west, east, 180.0);
+    let (south, north) = wider(bbox.south_west.lat(), bbox.north_east.lat(), 90.0);
+    [west, south, east, north]
+}
+
 /// The zoom at which a map is seen whole on a screen of 1,024 pixels.
 fn whole_zoom(bbox: &Bbox) -> u8 {
-    let wide = (bbox.north_east.lon() - bbox.south_west.lon()).max(1e-6);
+    let wide = (bbox.width_e7() as f64 / 1e7).max(1e-6);
     let zoom = libm::log2(360.0 * 2.0 / wide);
     zoom.clamp(0.0, f64::from(ZOOM_MAX)) as u8
 }
@@ -214,7 +248,8 @@ fn may_hold_something(graph: &Graph, bounds: index::Box7, id: u64) -> bool {
     let Ok(id) = TileId::new(id) else { return false };
     let coordinate = TileCoord::from(id);
     let frame = Frame::of(coordinate.z(), coordinate.x(), coordinate.y()).bbox_e7();
-    index::meet(frame, bounds) && graph.tile_index().holds_any(frame)
+    let meets = index::meet(frame, bounds) || index::beyond_180(frame).is_some_and(|frame| index::meet(frame, bounds));
+    meets && graph.tile_index().holds_any(frame)
 }
 
 fn first_of(zoom: u8) -> u64 {
@@ -226,3 +261,9 @@ pub const ARCHIVE_ZOOMS: RangeInclusive<u8> = ZOOM_MIN..=18;
 /// Drawn at a time; some megabytes.
 const BATCH: usize = 512;
 const HEADER_BYTES: usize = 127;
+/// Where the header says what, by PMTiles' specification.
+const METADATA_AT: usize = 24;
+const LEAVES_AT: usize = 40;
+const ZOOMS_AT: usize = 100;
+const CENTRE_ZOOM_AT: usize = 118;
+const BOUNDS_DEGREES_MIN: f64 = 1e-5;

@@ -4,8 +4,8 @@
 
 use std::ops::Range;
 
-use crate::geo::Bbox;
-use crate::record::NONE;
+use crate::geo::{Bbox, TURN_E7};
+use crate::record::{NONE, PointRecord};
 use crate::view::View;
 
 /// South, west, north, east.
@@ -39,22 +39,31 @@ impl TileIndex {
         };
         TileIndex {
             roads: Boxes::of((0..view.road_count() as u32).map(|road| road_box(view, road)).collect(), rank),
-            features: Boxes::of(view.features.iter().map(|feature| feature.bbox_e7).collect(), |_| 0),
+            features: Boxes::of(view.features.iter().map(|feature| plain(feature.bbox_e7)).collect(), |_| 0),
         }
     }
 
     pub(crate) fn for_each_road(&self, bbox: Box7, rank_max: u8, mut visit: impl FnMut(u32)) {
         self.roads.near(bbox, rank_max).for_each(|road| visit(road as u32));
+        if let Some(beyond) = beyond_180(bbox) {
+            self.roads.near(beyond, rank_max).for_each(|road| visit(road as u32));
+        }
     }
 
-    pub(crate) fn for_each_feature(&self, bbox: Box7, visit: impl FnMut(usize)) {
-        self.features.near(bbox, u8::MAX).for_each(visit);
+    pub(crate) fn for_each_feature(&self, bbox: Box7, mut visit: impl FnMut(usize)) {
+        self.features.near(bbox, u8::MAX).for_each(&mut visit);
+        if let Some(beyond) = beyond_180(bbox) {
+            self.features.near(beyond, u8::MAX).for_each(visit);
+        }
     }
 
     /// Whether any road or feature reaches into the box, shown there or not.
     pub(crate) fn holds_any(&self, bbox: Box7) -> bool {
-        let mut any = self.roads.near(bbox, u8::MAX).chain(self.features.near(bbox, u8::MAX));
-        any.next().is_some()
+        let boxes = std::iter::once(bbox).chain(beyond_180(bbox));
+        boxes.into_iter().any(|bbox| {
+            let mut any = self.roads.near(bbox, u8::MAX).chain(self.features.near(bbox, u8::MAX));
+            any.next().is_some()
+        })
     }
 }
 
@@ -95,14 +104,38 @@ fn within(number: usize, count: usize) -> Range<usize> {
     number * FEW..((number + 1) * FEW).min(count)
 }
 
+/// The box of a map. One over the 180th meridian goes on beyond 180 degrees.
 pub fn box_of(bbox: &Bbox) -> Box7 {
-    [bbox.south_west.lat_e7, bbox.south_west.lon_e7, bbox.north_east.lat_e7, bbox.north_east.lon_e7]
+    plain([bbox.south_west.lat_e7, bbox.south_west.lon_e7, bbox.north_east.lat_e7, bbox.north_east.lon_e7])
+}
+
+/// A box whose west is west of its east: beyond 180 degrees longitudes go on, as far as whole numbers do, and farther
+/// than that all of the world is meant.
+fn plain([south, west, north, east]: Box7) -> Box7 {
+    if west <= east {
+        return [south, west, north, east];
+    }
+    match i32::try_from(i64::from(east) + TURN_E7) {
+        Ok(east) => [south, west, north, east],
+        Err(_) => [south, -HALF_E7, north, HALF_E7],
+    }
+}
+
+/// A box seen from the other side of the 180th meridian, where something over it may begin.
+pub fn beyond_180([south, west, north, east]: Box7) -> Option<Box7> {
+    let moved = |lon: i32| i32::try_from(i64::from(lon) + TURN_E7).unwrap_or(i32::MAX);
+    let is_near = west < -HALF_E7 + BEYOND_E7_MAX && east < HALF_E7;
+    is_near.then(|| [south, moved(west), north, moved(east)])
 }
 
 fn road_box(view: &View<'_>, road: u32) -> Box7 {
-    let points = view.road_points(road).iter();
-    points.map(|p| [p.lat_e7, p.lon_e7, p.lat_e7, p.lon_e7]).reduce(join).unwrap_or_default()
+    let bbox = Bbox::around(view.road_points(road).iter().map(PointRecord::position));
+    bbox.map_or(Box7::default(), |bbox| box_of(&bbox))
 }
+
+const HALF_E7: i32 = 1_800_000_000;
+/// How far beyond 180 degrees a box can be told: to 214.7.
+const BEYOND_E7_MAX: i32 = 347_000_000;
 
 fn join(a: Box7, b: Box7) -> Box7 {
     [a[0].min(b[0]), a[1].min(b[1]), a[2].max(b[2]), a[3].max(b[3])]

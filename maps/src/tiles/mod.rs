@@ -45,6 +45,7 @@ pub fn tile(graph: &Graph, zoom: u8, x: u32, y: u32) -> Vec<u8> {
 pub fn tilejson(graph: &Graph, name: &str, url: &str) -> Value {
     let bbox = graph.bbox();
     let (low, high) = (bbox.south_west, bbox.north_east);
+    let (west, east) = bbox.plain_lon();
     let layers: Vec<Value> = LAYERS.iter().map(|layer| json!({"id": layer, "fields": fields(layer)})).collect();
     json!({
         "tilejson": "3.0.0",
@@ -54,7 +55,7 @@ pub fn tilejson(graph: &Graph, name: &str, url: &str) -> Value {
         "tiles": [url],
         "minzoom": ZOOM_MIN,
         "maxzoom": ZOOM_MAX,
-        "bounds": [low.lon(), low.lat(), high.lon(), high.lat()],
+        "bounds": [west, low.lat(), east, high.lat()],
         "center": [bbox.centre().lon(), bbox.centre().lat(), 13],
         "vector_layers": layers,
     })

@@ -32,7 +32,13 @@ impl Frame {
 
     pub fn project(&self, lat_e7: i32, lon_e7: i32) -> Point {
         let scale = units(self.zoom);
-        let east = (f64::from(lon_e7) / 1e7 + 180.0) / 360.0 * scale - f64::from(self.x) * EXTENT;
+        let mut east = (f64::from(lon_e7) / 1e7 + 180.0) / 360.0 * scale - f64::from(self.x) * EXTENT;
+        // The short way round the world: what lies beyond the 180th meridian is near, too.
+        if east > scale / 2.0 + EXTENT {
+            east -= scale;
+        } else if east < -scale / 2.0 {
+            east += scale;
+        }
         let south = self.y_of(f64::from(lat_e7) / 1e7) - f64::from(self.y) * EXTENT;
         (whole(east), whole(south))
     }

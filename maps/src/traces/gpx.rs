@@ -10,14 +10,13 @@ use std::io::Read;
 
 use protocol::fix::heading_255;
 use protocol::{Fix, MeasuredTime, Position};
-use time::format_description::well_known::Iso8601;
-use time::{OffsetDateTime, PrimitiveDateTime};
 use xml::EventReader;
 use xml::attribute::OwnedAttribute;
 use xml::common::Position as _;
 use xml::reader::XmlEvent;
 
-use super::{Trace, TraceError};
+use super::times::{TimeNotes, parse_ds};
+use super::{Trace, TraceError, without_odd};
 use crate::geo;
 
 /// One trace per track segment that holds a point. Where no time is said, points are as far apart in time as driving
@@ -30,7 +29,7 @@ pub fn read(reader: impl Read) -> Result<Vec<Trace>, TraceError> {
         let line = events.position().row as usize + 1;
         match event {
             XmlEvent::StartElement { name, attributes, .. } => document.begin(name.local_name, &attributes, line)?,
-            XmlEvent::EndElement { .. } => document.end(line)?,
+            XmlEvent::EndElement { .. } => document.end()?,
             XmlEvent::Characters(text) | XmlEvent::CData(text) => document.text.push_str(&text),
             XmlEvent::EndDocument => return document.into_traces(),
             XmlEvent::StartDocument { .. }
@@ -62,6 +61,8 @@ struct Point {
     fix: Fix,
     /// In tenths of a second since the Unix epoch.
     said_ds: Option<i64>,
+    /// A time is said that cannot be read.
+    is_unreadable: bool,
 }
 
 impl Document {
@@ -81,7 +82,11 @@ impl Document {
                 }
             }
             "trkpt" => {
-                self.point = Some(Point { fix: Fix::at(MeasuredTime(0), place(attributes, line)?), said_ds: None })
+                self.point = Some(Point {
+                    fix: Fix::at(MeasuredTime(0), place(attributes, line)?),
+                    said_ds: None,
+                    is_unreadable: false,
+                })
             }
             "wpt" | "rtept" => self.others += 1,
             _ => {}
@@ -90,7 +95,7 @@ impl Document {
         Ok(())
     }
 
-    fn end(&mut self, line: usize) -> Result<(), TraceError> {
+    fn end(&mut self) -> Result<(), TraceError> {
         let name = self.open.pop().unwrap_or_default();
         let text = std::mem::take(&mut self.text);
         let text = text.trim();
@@ -102,7 +107,8 @@ impl Document {
             return Ok(());
         }
         if let Some(point) = &mut self.point {
-            return point.note(&name, text, line);
+            point.note(&name, text);
+            return Ok(());
         }
         if name == "name" && self.open.last().is_some_and(|parent| parent == "trk") && !text.is_empty() {
             self.tracks.last_mut().into_iter().for_each(|track| track.name = Some(text.to_owned()));
@@ -122,7 +128,9 @@ impl Document {
                 let count = used.entry(id.clone()).or_default();
                 *count += 1;
                 let id = if *count == 1 { id } else { format!("{id} ({count})") };
-                traces.push(Trace { id, fixes: timed(segment), truth: Vec::new() });
+                let mut notes = TimeNotes::default();
+                let fixes = timed(segment, &mut notes);
+                traces.push(Trace { id, fixes, notes, truth: Vec::new() });
             }
         }
         match (traces.is_empty(), self.others) {
@@ -137,20 +145,19 @@ impl Document {
 
 impl Point {
     /// What an element within it says, wherever in it that is. What nobody understands is passed by; a time that
-    /// cannot be read is not, because the order of the points hangs on it.
-    fn note(&mut self, name: &str, text: &str, line: usize) -> Result<(), TraceError> {
+    /// cannot be read is as if none had been said, and is told of.
+    fn note(&mut self, name: &str, text: &str) {
         let number = || text.parse::<f64>().ok().filter(|number| number.is_finite() && *number >= 0.0);
         match name {
             "time" if !text.is_empty() => {
-                let wrong = || TraceError::Gpx(format!("line {line}: {text} is no time"));
-                self.said_ds = Some(time_ds(text).ok_or_else(wrong)?);
+                self.said_ds = parse_ds(text);
+                self.is_unreadable = self.said_ds.is_none();
             }
             "speed" => self.fix.speed_dm_s = number().map(|m_s| (m_s * 10.0).round().min(65_535.0) as u16),
             "course" | "bearing" => self.fix.heading_255 = number().filter(|d| *d <= 360.0).map(heading_255),
             "accuracy" => self.fix.accuracy_m = number().map(|m| m.round().min(255.0) as u8),
             _ => {}
         }
-        Ok(())
     }
 }
 
@@ -165,38 +172,37 @@ fn place(attributes: &[OwnedAttribute], line: usize) -> Result<Position, TraceEr
     Position::from_degrees(lat, lon).ok_or_else(|| TraceError::Gpx(format!("line {line}: {lat},{lon} is not on Earth")))
 }
 
-/// With the zone that it names, else UTC, as the format asks for.
-fn time_ds(text: &str) -> Option<i64> {
-    let with_zone = OffsetDateTime::parse(text, &Iso8601::DEFAULT).ok();
-    let without = || PrimitiveDateTime::parse(text, &Iso8601::DEFAULT).ok().map(PrimitiveDateTime::assume_utc);
-    let ns = with_zone.or_else(without)?.unix_timestamp_nanos();
-    i64::try_from(ns.div_euclid(100_000_000)).ok()
+/// Gives a time to every point, in the order of the file; without those whose time does not fit the others.
+fn timed(points: Vec<Point>, notes: &mut TimeNotes) -> Vec<Fix> {
+    notes.unreadable += points.iter().filter(|point| point.is_unreadable).count();
+    let points = without_odd(points, |point| point.said_ds, notes);
+    let said: Vec<_> = points.iter().map(|point| (point.fix.position, point.said_ds)).collect();
+    let times = times(&said).into_iter().zip(&points);
+    times.map(|(ds, point)| Fix { measured: MeasuredTime(ds), ..point.fix }).collect()
 }
 
-/// Gives a time to every point, in the order of the file.
-fn timed(points: Vec<Point>) -> Vec<Fix> {
-    let said: Vec<(usize, i64)> = points.iter().enumerate().filter_map(|(i, p)| Some((i, p.said_ds?))).collect();
-    let mut fixes: Vec<Fix> = points.iter().map(|point| point.fix).collect();
-    let hops = points.windows(2).map(|pair| geo::distance_cm(pair[0].fix.position, pair[1].fix.position));
+/// The time of every point: as it says, else as far from its neighbours as a drive takes, or evenly between two.
+pub(super) fn times(points: &[(Position, Option<i64>)]) -> Vec<i64> {
+    let said: Vec<(usize, i64)> = points.iter().enumerate().filter_map(|(i, p)| Some((i, p.1?))).collect();
+    let hops = points.windows(2).map(|pair| geo::distance_cm(pair[0].0, pair[1].0));
     let mut along_ds = vec![0.0];
     for hop_cm in hops {
         along_ds.push(along_ds.last().copied().unwrap_or(0.0) + (hop_cm / GUESSED_CM_S * 10.0).max(10.0));
     }
     let drive_ds = |from: usize, to: usize| (along_ds[to] - along_ds[from]).round() as i64;
     let (first, last) = (said.first().copied().unwrap_or((0, 0)), said.last().copied().unwrap_or((0, 0)));
-    for (i, fix) in fixes.iter_mut().enumerate() {
-        let ds = if i < first.0 {
-            first.1.saturating_sub(drive_ds(i, first.0))
-        } else if i >= last.0 {
-            last.1.saturating_add(drive_ds(last.0, i))
-        } else {
-            let after = said.partition_point(|(at, _)| *at <= i);
-            let ((a, a_ds), (b, b_ds)) = (said[after - 1], said[after]);
-            a_ds.saturating_add(b_ds.saturating_sub(a_ds).saturating_mul((i - a) as i64) / (b - a) as i64)
-        };
-        fix.measured = MeasuredTime(ds);
-    }
-    fixes
+    let time = |i: usize| {
+        if i < first.0 {
+            return first.1.saturating_sub(drive_ds(i, first.0));
+        }
+        if i >= last.0 {
+            return last.1.saturating_add(drive_ds(last.0, i));
+        }
+        let after = said.partition_point(|(at, _)| *at <= i);
+        let ((a, a_ds), (b, b_ds)) = (said[after - 1], said[after]);
+        a_ds.saturating_add(b_ds.saturating_sub(a_ds).saturating_mul((i - a) as i64) / (b - a) as i64)
+    };
+    (0..points.len()).map(time).collect()
 }
 
 /// 36 km/h.
@@ -281,6 +287,27 @@ mod tests {
     }
 
     #[test]
+    fn a_time_that_is_odd_costs_its_own_point_only() {
+        let track = |odd: &str| {
+            let point = |i: i32| {
+                let time = if i == 4 { odd.to_owned() } else { format!("2023-07-01T08:00:{i:02}Z") };
+                format!(r#"<trkpt lat="{}" lon="-8.6"><time>{time}</time></trkpt>"#, 41.0 + f64::from(i) * 1e-4)
+            };
+            let points: String = (0..20).map(point).collect();
+            let trace = read_text(&format!("<gpx><trk><trkseg>{points}</trkseg></trk></gpx>")).unwrap().remove(0);
+            (trace.fixes.len(), trace.notes)
+        };
+
+        assert_eq!(track("2023-07-01T08:00:04Z"), (20, TimeNotes::default()));
+        assert_eq!(track("2023-07-01T10:00:04+02:00[Europe/Brussels]"), (20, TimeNotes::default()));
+        assert_eq!(track("yesterday"), (20, TimeNotes { unreadable: 1, ..TimeNotes::default() }));
+        assert_eq!(track(""), (20, TimeNotes::default()));
+        for odd in ["2093-07-01T08:00:04Z", "0000-01-01T00:00:00Z", "1970-01-01T00:00:00Z", "2023-07-01T08:00:19Z"] {
+            assert_eq!(track(odd), (19, TimeNotes { odd: 1, ..TimeNotes::default() }), "{odd}");
+        }
+    }
+
+    #[test]
     fn empty_segments_are_none_and_tracks_of_one_name_are_told_apart() {
         let point = r#"<trkpt lat="1" lon="2"/>"#;
         let track = |segments: &str| format!("<trk><name>Day</name>{segments}</trk>");
@@ -308,7 +335,6 @@ mod tests {
             (track("<trkpt lon='2'/>"), "line 4: a point needs lat and lon"),
             (track("<trkpt lat='91' lon='2'/>"), "line 4: 91,2 is not on Earth"),
             (track("<trkpt lat='NaN' lon='2'/>"), "line 4"),
-            (track("<trkpt lat='1' lon='2'><time>yesterday</time></trkpt>"), "line 4: yesterday is no time"),
         ];
 
         for (text, expected) in cases {
@@ -351,7 +377,7 @@ mod tests {
         for (trace, segment) in ours.iter().zip(segments) {
             assert_eq!(trace.fixes.len(), segment.points.len());
             for (fix, point) in trace.fixes.iter().zip(&segment.points) {
-                let at = OffsetDateTime::from(point.time.unwrap()).unix_timestamp_nanos() / 100_000_000;
+                let at = time::OffsetDateTime::from(point.time.unwrap()).unix_timestamp_nanos() / 100_000_000;
                 assert_eq!(i128::from(fix.measured.0), at);
                 assert_eq!(fix.position, Position::from_degrees(point.point().y(), point.point().x()).unwrap());
             }

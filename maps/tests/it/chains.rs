@@ -164,15 +164,34 @@ fn members_that_do_not_join_or_join_twice_are_counted() {
 }
 
 #[test]
-fn what_holds_at_some_hours_only_is_counted() {
+fn what_holds_at_some_hours_only_is_kept_with_its_hours_but_over_ways() {
     let mut sketch = carriageways();
     sketch.restriction_over("no_u_turn", 1, &[5, 6], 4, &[("hour_on", "07:00"), ("hour_off", "19:00")]);
     sketch.restriction("no_straight_on @ (Mo-Fr)", 1, 2, 2, &[]);
-    sketch.restriction("no_straight_on", 1, 2, 2, &[("restriction:conditional", "no_straight_on @ (Sa)")]);
+    sketch.restriction("no_straight_on @ (wet)", 1, 2, 2, &[]);
     let graph = Arc::new(sketch.graph());
 
-    assert_eq!((graph.summary().restrictions, graph.summary().restrictions_left_out), (0, 3));
+    assert_eq!((graph.summary().restrictions, graph.summary().restrictions_left_out), (1, 2));
     assert_eq!(ways(&graph, Profile::Car, [SOUTH, FORK], [FORK, NORTH]), [1, 2]);
+    assert_eq!(graph.conditions().map(|(.., hours)| hours).collect::<Vec<_>>(), ["Mo-Fr"]);
+}
+
+#[test]
+fn nobody_gets_round_a_rule_by_going_to_and_fro_on_the_link() {
+    // The link as one two-way street, without a way on in the east: round by the north only.
+    let mut sketch = Sketch::default();
+    let (street, oneway): (Tags, Tags) =
+        (&[("highway", "residential")], &[("highway", "residential"), ("oneway", "yes")]);
+    for (id, (north, east)) in [(1, (-2, 0)), (2, (0, 0)), (3, (9, 0)), (6, (0, 1)), (7, (9, 1)), (8, (-2, 1))] {
+        sketch.node(id, north, east, &[]);
+    }
+    sketch.way(1, &[1, 2], oneway).way(2, &[2, 3], oneway).way(3, &[7, 6], oneway).way(4, &[6, 8], oneway);
+    sketch.way(5, &[2, 6], street).way(10, &[3, 7], street).way(12, &[8, 1], street);
+    let graph = Arc::new(sketch.restriction_over("no_u_turn", 1, &[5], 4, &[]).graph());
+
+    let driven = ways(&graph, Profile::Car, [SOUTH, FORK], [(0, 1), (-2, 1)]);
+
+    assert_eq!(driven, [1, 2, 10, 3, 4]);
 }
 
 #[test]

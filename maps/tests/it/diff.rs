@@ -79,7 +79,7 @@ fn drive(graph: &Graph, way: i64) -> Trace {
         .flat_map(|e| (0..graph.length_cm(*e)).step_by(1_000).map(|cm| graph.position_at(*e, cm)))
         .collect();
     let fixes = points.into_iter().zip(0..).map(|(p, i)| Fix::at(MeasuredTime(i * 10), p)).collect();
-    Trace { id: way.to_string(), fixes, truth: Vec::new() }
+    Trace { id: way.to_string(), fixes, ..Trace::default() }
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod extract;
 mod file;
 mod graph;
 mod index;
+mod kinds;
 mod router;
 mod tagged;
 mod tiles;

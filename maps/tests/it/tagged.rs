@@ -29,6 +29,48 @@ impl Sketch {
         tags.iter().map(|(key, value)| (self.text(key), self.text(value))).unzip()
     }
 
+    /// A node anywhere, in 10⁻⁷ degrees.
+    pub fn node_at(&mut self, id: i64, lat: i64, lon: i64, tags: Tags) -> &mut Self {
+        self.node(id, 0, 0, tags);
+        let node = self.group.nodes.last_mut().unwrap();
+        node.set_lat(lat);
+        node.set_lon(lon);
+        self
+    }
+
+    /// Says of which version the way drawn last is, and whether it still is.
+    pub fn way_edition(&mut self, version: i32, is_visible: bool) -> &mut Self {
+        self.group.ways.last_mut().unwrap().info.mut_or_insert_default().set_version(version);
+        self.group.ways.last_mut().unwrap().info.mut_or_insert_default().set_visible(is_visible);
+        self
+    }
+
+    /// The same for the node drawn last.
+    pub fn node_edition(&mut self, version: i32, is_visible: bool) -> &mut Self {
+        self.group.nodes.last_mut().unwrap().info.mut_or_insert_default().set_version(version);
+        self.group.nodes.last_mut().unwrap().info.mut_or_insert_default().set_visible(is_visible);
+        self
+    }
+
+    /// Puts the places of nodes into the ways, and leaves out all nodes.
+    pub fn locate_in_ways(&mut self) -> &mut Self {
+        let nodes = std::mem::take(&mut self.group.nodes);
+        for way in &mut self.group.ways {
+            let (mut id, mut before) = (0, (0, 0));
+            let (mut lats, mut lons) = (Vec::new(), Vec::new());
+            for delta in &way.refs {
+                id += delta;
+                let node = nodes.iter().find(|node| node.id() == id).unwrap();
+                push_zigzag(&mut lats, node.lat() - before.0);
+                push_zigzag(&mut lons, node.lon() - before.1);
+                before = (node.lat(), node.lon());
+            }
+            way.special_fields.mut_unknown_fields().add_length_delimited(9, lats);
+            way.special_fields.mut_unknown_fields().add_length_delimited(10, lons);
+        }
+        self
+    }
+
     /// A node so many hundred metres north and east of nowhere.
     pub fn node(&mut self, id: i64, north: i64, east: i64, tags: Tags) -> &mut Self {
         let mut node = Node::new();
@@ -65,11 +107,24 @@ impl Sketch {
         self.relation(kind, &members, more)
     }
 
+    /// A relation that is no restriction, over some ways.
+    pub fn line(&mut self, tags: Tags, ways: &[i64]) -> &mut Self {
+        let members: Vec<_> = ways.iter().map(|way| ("", *way, MemberType::WAY)).collect();
+        self.relation_of(tags, &members)
+    }
+
     fn relation(&mut self, kind: &str, members: &[(&str, i64, MemberType)], more: Tags) -> &mut Self {
+        let tags: Vec<_> = match kind {
+            "" => [("type", "restriction")].iter().chain(more).copied().collect(),
+            kind => [("type", "restriction"), ("restriction", kind)].iter().chain(more).copied().collect(),
+        };
+        self.relation_of(&tags, members)
+    }
+
+    fn relation_of(&mut self, tags: Tags, members: &[(&str, i64, MemberType)]) -> &mut Self {
         let mut relation = Relation::new();
-        relation.set_id(1);
-        let tags: Vec<_> = [("type", "restriction"), ("restriction", kind)].iter().chain(more).copied().collect();
-        (relation.keys, relation.vals) = self.tags(&tags);
+        relation.set_id(1 + self.group.relations.len() as i64);
+        (relation.keys, relation.vals) = self.tags(tags);
         let mut before = 0;
         for (role, id, kind) in members {
             relation.roles_sid.push(self.text(role) as i32);
@@ -82,9 +137,19 @@ impl Sketch {
     }
 
     pub fn graph(&mut self) -> Graph {
+        let bytes = self.bytes(&|raw| {
+            let mut blob = Blob::new();
+            blob.set_raw(raw.to_vec());
+            blob
+        });
+        Graph::from_bytes(&import_bytes(&bytes, &ImportOptions::default()).unwrap()).unwrap()
+    }
+
+    /// The extract, its blobs packed somehow.
+    pub fn bytes(&mut self, pack: &dyn Fn(&[u8]) -> Blob) -> Vec<u8> {
         let mut table = StringTable::new();
         table.s = self.texts.iter().map(|text| text.clone().into_bytes()).collect();
-        let mut bytes = blob("OSMHeader", &HeaderBlock::new());
+        let mut bytes = blob("OSMHeader", &HeaderBlock::new(), pack);
         let group = std::mem::take(&mut self.group);
         let (mut nodes, mut ways, mut relations) =
             (PrimitiveGroup::new(), PrimitiveGroup::new(), PrimitiveGroup::new());
@@ -92,15 +157,22 @@ impl Sketch {
         let mut block = PrimitiveBlock::new();
         block.stringtable = Some(table).into();
         block.primitivegroup = vec![nodes, ways, relations];
-        bytes.extend(blob("OSMData", &block));
-        Graph::from_bytes(&import_bytes(&bytes, &ImportOptions::default()).unwrap()).unwrap()
+        bytes.extend(blob("OSMData", &block, pack));
+        bytes
     }
 }
 
-fn blob(kind: &str, content: &impl Message) -> Vec<u8> {
-    let mut blob = Blob::new();
-    blob.set_raw(content.write_to_bytes().unwrap());
-    let blob = blob.write_to_bytes().unwrap();
+fn push_zigzag(bytes: &mut Vec<u8>, number: i64) {
+    let mut rest = (number << 1 ^ number >> 63) as u64;
+    while rest >= 0x80 {
+        bytes.push(rest as u8 | 0x80);
+        rest >>= 7;
+    }
+    bytes.push(rest as u8);
+}
+
+fn blob(kind: &str, content: &impl Message, pack: &dyn Fn(&[u8]) -> Blob) -> Vec<u8> {
+    let blob = pack(&content.write_to_bytes().unwrap()).write_to_bytes().unwrap();
     let mut header = BlobHeader::new();
     header.set_type(kind.to_owned());
     header.set_datasize(blob.len() as i32);

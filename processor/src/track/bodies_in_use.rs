@@ -1,17 +1,19 @@
 //! Which maps and tables are in use: by hash, as part of a partition's state, and opened. A record changes both in one
 //! step, and a fold that restores the hashes opens the same bodies.
 //!
-//! A map replaces those that it shares more than half of the smaller area with; maps of other regions stay. Tables go
+//! A map replaces those that have more than half of the smaller one's roads too; maps of other regions stay, also where
+//! boxes lie over each other, as a country's does over its neighbours' cities. Tables go
 //! with their map: those made for the old version mean nothing on the new one, and until there are new ones the
 //! import's speeds hold. The map that was replaced stays open until no tracker stands on it any more.
 
 use std::sync::Arc;
 
+use maps::shared::is_same_region;
 use protocol::Time;
 use protocol::record::{BlobHash, BodyKind};
 use wincode::{SchemaRead, SchemaWrite};
 
-use super::roads::{Bodies, Region, Roads, Tables, Traffic, is_same_region};
+use super::roads::{Bodies, Region, Roads, Tables, Traffic};
 
 /// What is in use, by hash.
 #[derive(Clone, PartialEq, Debug, Default, SchemaWrite, SchemaRead)]
@@ -102,10 +104,10 @@ impl BodiesInUse {
         let new = bodies.map(hash);
         let mut replaced = Vec::new();
         self.regions.retain(|region| {
-            let old = roads.region(region.number).map(|region| region.traffic.map.graph.bbox());
+            let old = roads.region(region.number).map(|region| &region.traffic.map);
             // Where a map that could not be opened lies is not known. Almost everywhere there is only one.
             let stays = match (&new, old) {
-                (Some(new), Some(old)) => !is_same_region(new.graph.bbox(), old),
+                (Some(new), Some(old)) => !is_same_region(&new.graph, &old.graph),
                 (None, _) | (_, None) => false,
             };
             if !stays {

@@ -13,7 +13,7 @@ use std::sync::{Arc, OnceLock};
 use maps::eta::{EtaTable, Speeds};
 use maps::router::{Router, Routing, Weights};
 use maps::speeds::{LiveFactors, SpeedTable};
-use maps::{Bbox, Graph, Profile};
+use maps::{Graph, Profile};
 use protocol::record::BlobHash;
 use protocol::{Position, Time};
 use wincode::{SchemaRead, SchemaWrite};
@@ -69,7 +69,7 @@ impl RoadMap {
     }
 
     pub(crate) fn covers(&self, position: Position) -> bool {
-        self.graph.bbox().contains(position)
+        self.graph.covers(position)
     }
 }
 
@@ -187,19 +187,4 @@ impl Roads {
             Profile::Bicycle | Profile::Foot => &self.untrained_eta,
         }
     }
-}
-
-/// Whether two boxes share more than half of the smaller one.
-pub(crate) fn is_same_region(a: Bbox, b: Bbox) -> bool {
-    let side = |low: i32, high: i32| (i64::from(high) - i64::from(low)).max(0);
-    let area = |south_west: Position, north_east: Position| {
-        let height = i128::from(side(south_west.lat_e7, north_east.lat_e7));
-        height * i128::from(side(south_west.lon_e7, north_east.lon_e7))
-    };
-    let (low, high) = ((a.south_west, b.south_west), (a.north_east, b.north_east));
-    let shared = area(
-        Position { lat_e7: low.0.lat_e7.max(low.1.lat_e7), lon_e7: low.0.lon_e7.max(low.1.lon_e7) },
-        Position { lat_e7: high.0.lat_e7.min(high.1.lat_e7), lon_e7: high.0.lon_e7.min(high.1.lon_e7) },
-    );
-    shared * 2 > area(a.south_west, a.north_east).min(area(b.south_west, b.north_east))
 }

@@ -7,7 +7,7 @@ use maps::class::RoadClass;
 use maps::import::{ImportError, ImportOptions, import_bytes};
 use maps::matcher::Scratch;
 use maps::matcher::trip::match_trip;
-use maps::router::{Dijkstra, Endpoint, Hierarchy, Route, Router, Weights};
+use maps::router::{Dijkstra, Endpoint, Hierarchy, Route, Router, Weights, turn_ms};
 use maps::{ClosedTurns, EdgeId, Graph, LocalTime, Profile, shared};
 use osmpbfreader::fileformat::Blob;
 use protocol::{Fix, MeasuredTime, Position};
@@ -109,20 +109,19 @@ fn turning_round_has_a_price_that_depends_on_where() {
         let ends = |e: &EdgeId| (graph.node_position(graph.from(*e)), graph.node_position(graph.to(*e)));
         graph.edges().find(|e| ends(e) == (Some(from), Some(to))).unwrap()
     };
-    let back = |edge: EdgeId, profile: Profile| {
-        let reverse = graph.reverse(edge).unwrap();
-        let along = |edge, along_cm| Endpoint::Edge { edge, along_cm };
-        let last = graph.length_cm(edge) - 1_000;
-        let ends = (along(edge, last), along(reverse, 1_000));
-        let route = route_at(&graph, profile, ends, &ClosedTurns::none()).unwrap();
-        route.cost_ms - route.duration_ms
-    };
+    let back = |edge: EdgeId, profile| turn_ms(&graph, profile, edge, graph.reverse(edge).unwrap()).unwrap();
 
     let (middle, junction, dead_end) =
         (edge(at(0.0, 0.0), at(0.0, 1.0)), edge(at(0.0, 1.0), at(0.0, 3.0)), edge(at(0.0, 3.0), at(0.0, 6.0)));
     assert!(back(middle, Profile::Car) > back(junction, Profile::Car));
     assert!(back(junction, Profile::Car) > back(dead_end, Profile::Car));
     assert!(back(dead_end, Profile::Car) > 0);
+    // Who must go back from before the middle goes on to the junction to turn round, and pays for that.
+    let along = |edge, along_cm| Endpoint::Edge { edge, along_cm };
+    let ends = (along(middle, 9_000), along(graph.reverse(middle).unwrap(), 1_000));
+    let route = route_at(&graph, Profile::Car, ends, &ClosedTurns::none()).unwrap();
+    assert!((40_000..45_000).contains(&route.length_cm), "{route:?}");
+    assert_eq!(route.cost_ms - route.duration_ms, back(junction, Profile::Car));
     assert_eq!(back(middle, Profile::Foot), 0);
 }
 

@@ -61,6 +61,7 @@ pub struct ProcessorMetrics {
 }
 
 impl ProcessorMetrics {
+    #[expect(clippy::too_many_lines, reason = "a list of metrics")]
     pub fn new(meter: &Meter) -> Self {
         let counter = |name, help| meter.counter(name, help, &[]);
         let rejected = |reason: &RejectReason| {

@@ -107,15 +107,14 @@ impl Device {
     }
 
     pub(crate) fn is_trimmed(&self) -> bool {
-        self.identities.len() <= IDENTITIES_DORMANT && self.neighbours.is_trimmed()
+        self.identities.is_empty() && self.neighbours.is_trimmed()
     }
 
     /// Keeps what little is likely to be needed of a device that has not been heard of for long. A fix of an unnumbered
     /// door that comes again after that counts as late: it is recorded once more, which history notices, and moves
     /// nothing.
     pub(crate) fn trim(&mut self) {
-        self.identities.drain(..self.identities.len().saturating_sub(IDENTITIES_DORMANT));
-        self.identities.shrink_to_fit();
+        self.identities = VecDeque::new();
         self.neighbours.trim();
     }
 
@@ -179,8 +178,6 @@ impl Numbers {
 
 /// Identities kept of every device; doors without numbers have only these.
 const IDENTITIES_MAX: usize = 256;
-/// Those of a device that has not been heard of for long.
-const IDENTITIES_DORMANT: usize = 2;
 const INTERVALS_MAX: usize = 64;
 
 #[cfg(test)]

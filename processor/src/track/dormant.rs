@@ -137,7 +137,7 @@ mod tests {
     #[test]
     fn what_is_packed_comes_out_again() {
         for length in 0..64 {
-            let bytes: Vec<u8> = (0..length).map(|i: u8| if i % 3 == 0 { i } else { 0 }).collect();
+            let bytes: Vec<u8> = (0..length).map(|i: u8| if i.is_multiple_of(3) { i } else { 0 }).collect();
             let unpacked = with_zeros(&without_zeros(&bytes));
             assert_eq!(unpacked[..bytes.len()], bytes);
             assert!(unpacked[bytes.len()..].iter().all(|byte| *byte == 0));

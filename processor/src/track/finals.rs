@@ -23,12 +23,12 @@ impl Finals {
     }
 
     pub(crate) fn is_trimmed(&self) -> bool {
-        self.before_gaps.is_empty()
+        self.before_gaps.is_empty() && self.last.is_none()
     }
 
-    /// Keeps the last alone: the driver has not been heard of for long.
+    /// Forgets them: the driver has not been heard of for long, and late fixes begin anew.
     pub(crate) fn trim(&mut self) {
-        self.before_gaps = Vec::new();
+        *self = Finals::default();
     }
 
     /// The last one before a time, unless that is so long ago that it says nothing.

@@ -86,8 +86,8 @@ impl Device {
     pub(super) fn write_dormant(&self, to: &mut Writer) -> Option<()> {
         let Device { number, clock, neighbours, heard, numbers, identities, measured_max } = self;
         to.write(number)?;
-        to.write_fields(clock)?;
-        to.write_fields(neighbours)?;
+        clock.write_dormant(to)?;
+        neighbours.write_dormant(to)?;
         to.write(heard)?;
         to.write(numbers)?;
         to.write(identities)?;
@@ -97,8 +97,8 @@ impl Device {
     pub(super) fn read_dormant(from: &mut Reader<'_>) -> Option<Device> {
         Some(Device {
             number: from.read()?,
-            clock: from.read_fields()?,
-            neighbours: from.read_fields()?,
+            clock: PhoneClock::read_dormant(from)?,
+            neighbours: Neighbours::read_dormant(from)?,
             heard: from.read()?,
             numbers: from.read()?,
             identities: from.read()?,

@@ -9,7 +9,6 @@ use wincode::config::DefaultConfig;
 use wincode::{SchemaReadOwned, deserialize_from, serialize_into};
 
 use super::clock::FoldClock;
-use super::fields::{Fields, Reading};
 use super::listening::Listening;
 use super::tracker::{LIVE_MS, Tracker};
 
@@ -76,15 +75,6 @@ impl Writer {
     pub(super) fn write<T: SchemaWrite<DefaultConfig, Src = T>>(&mut self, part: &T) -> Option<()> {
         serialize_into(&mut self.0, part).ok()
     }
-
-    /// A struct that is kept field by field, as in a snapshot.
-    pub(super) fn write_fields<T: Fields>(&mut self, part: &T) -> Option<()> {
-        let begin = self.0.len();
-        self.0.push(0);
-        part.write_fields(&mut self.0).ok()?;
-        self.0[begin] = u8::try_from(self.0.len() - begin - 1).ok()?;
-        Some(())
-    }
 }
 
 /// Reads them in the same order.
@@ -93,13 +83,6 @@ pub(super) struct Reader<'a>(&'a [u8]);
 impl Reader<'_> {
     pub(super) fn read<T: SchemaReadOwned<DefaultConfig, Dst = T>>(&mut self) -> Option<T> {
         deserialize_from(&mut self.0).ok()
-    }
-
-    pub(super) fn read_fields<T: Fields>(&mut self) -> Option<T> {
-        let (length, rest) = self.0.split_first()?;
-        let (fields, rest) = rest.split_at_checked(usize::from(*length))?;
-        self.0 = rest;
-        T::read_fields(fields, &mut Reading::default()).ok()
     }
 }
 

@@ -7,6 +7,7 @@ use maps::geo;
 use protocol::{Position, RejectReason, Time, Verdict};
 use wincode::{SchemaRead, SchemaWrite};
 
+use super::dormant::{Reader, Writer};
 use super::fields::{Plain, fields};
 
 /// The accepted fixes around the newest, of one device.
@@ -65,6 +66,16 @@ impl Neighbours {
             self.accepted.insert(at - 1, fix);
         }
         Verdict::Accepted
+    }
+
+    pub(super) fn write_dormant(&self, to: &mut Writer) -> Option<()> {
+        let Neighbours { accepted, suspect } = self;
+        to.write(accepted)?;
+        to.write(suspect)
+    }
+
+    pub(super) fn read_dormant(from: &mut Reader<'_>) -> Option<Neighbours> {
+        Some(Neighbours { accepted: from.read()?, suspect: from.read()? })
     }
 
     pub(super) fn is_trimmed(&self) -> bool {

@@ -12,6 +12,7 @@
 use protocol::{MeasuredTime, Time};
 use wincode::{SchemaRead, SchemaWrite};
 
+use super::dormant::{Reader, Writer};
 use super::fields::{Plain, fields};
 
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
@@ -55,6 +56,19 @@ pub struct Mapped {
 }
 
 impl PhoneClock {
+    pub(super) fn write_dormant(&self, to: &mut Writer) -> Option<()> {
+        let PhoneClock { offset_ms, offset_before_ms, newest, lagging } = self;
+        to.write(offset_ms)?;
+        to.write(offset_before_ms)?;
+        to.write(newest)?;
+        to.write(lagging)
+    }
+
+    pub(super) fn read_dormant(from: &mut Reader<'_>) -> Option<PhoneClock> {
+        let (offset_ms, offset_before_ms) = (from.read()?, from.read()?);
+        Some(PhoneClock { offset_ms, offset_before_ms, newest: from.read()?, lagging: from.read()? })
+    }
+
     pub fn handle_fix(&mut self, measured: MeasuredTime, received: Time) -> Mapped {
         let lag_ms = self.lag_ms(measured, received, self.offset_ms);
         if lag_ms < -AHEAD_MS_MAX {

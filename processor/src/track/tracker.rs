@@ -135,16 +135,32 @@ impl Tracker {
 
     /// Whether nothing is left that anybody could ask for.
     pub(crate) fn is_over(&self, now: Time) -> bool {
-        let is_old = self.heard.is_none_or(|heard| now.millis_since(heard.at) >= FORGET_MS);
-        self.may_be_over() && is_old
+        let is_empty = matches!(self.key, TrackerKey::Delivery(_)) && self.deliveries.is_empty();
+        is_empty || (self.may_be_over() && now.millis_since(self.last_seen()) >= self.forget_ms())
+    }
+
+    /// When there was the last sign of life. Edges may have clocks that are behind, so their word is not enough:
+    /// `keyframe_due` is within a minute of it by the fold's own time, or later.
+    fn last_seen(&self) -> Time {
+        self.heard.map_or(self.keyframe_due, |heard| heard.at.max(self.keyframe_due))
+    }
+
+    /// How long nobody needs to have heard of it until it is over.
+    fn forget_ms(&self) -> i64 {
+        if self.heard.is_some() { FORGET_MS } else { 0 }
+    }
+
+    /// Since when he may be falling asleep. Who is silent by himself has an edge whose marks say that they went on.
+    fn tired_since(&self) -> Option<Time> {
+        let heard = self.heard?.at;
+        Some(if self.silent == Some(SilentCause::Driver) { heard } else { self.last_seen() })
     }
 
     /// Whether nothing is left once nobody has heard of it for as long as the records are kept.
     fn may_be_over(&self) -> bool {
         let is_led = self.lead.is_some_and(|lead| lead.said.is_some()); // the registry does not say it again
         let is_plain = self.fences.is_empty() && self.vehicle == Vehicle::default() && !is_led;
-        let is_idle = self.deliveries.is_empty() && is_plain && self.snapping.is_idle();
-        is_idle || matches!(self.key, TrackerKey::Delivery(_)) && self.deliveries.is_empty()
+        self.deliveries.is_empty() && is_plain && self.snapping.is_idle()
     }
 
     pub(crate) fn handle_fix(&mut self, record: &FixRecord, step: &mut Step<'_>) {
@@ -251,11 +267,11 @@ impl Tracker {
 
     /// The device that leads was heard.
     fn handle_sign_of_life(&mut self, received: Time, edge: EdgeId, step: &Step<'_>) {
+        self.resume_keyframes(step.clock.now());
         if self.heard.is_none_or(|heard| received >= heard.at) {
             // Whoever had a view of him has let it go.
             self.pending.keyframe |= !self.is_live(received);
             self.heard = Some(Heard { at: received, edge });
-            self.resume_keyframes(step.clock.now());
             self.judge_silence(step);
         }
     }
@@ -338,10 +354,10 @@ impl Tracker {
         let in_positions = self.shown.is_some() && self.measured.is_some();
         let of_deliveries = self.deliveries.iter().filter(|_| in_positions).filter_map(TrackedDelivery::poll_timeout);
         let dwell = |watched: &Watched| watched.presence.due(i64::from(watched.fence.dwell_s) * 1000);
-        let heard = self.heard.map(|heard| heard.at);
-        let after_heard = |ms: i64| heard.map(|heard| Time(heard.0.saturating_add(ms)));
-        let sleeps_at = after_heard(ASLEEP_MS).filter(|_| !self.is_trimmed() && self.may_sleep());
-        let over_at = if self.may_be_over() { Some(after_heard(FORGET_MS).unwrap_or(now)) } else { None };
+        let after = |since: Time, ms: i64| Time(since.0.saturating_add(ms));
+        let tired_since = self.tired_since().filter(|_| !self.is_trimmed() && self.may_sleep());
+        let sleeps_at = tired_since.map(|since| after(since, ASLEEP_MS));
+        let over_at = self.may_be_over().then(|| after(self.last_seen(), self.forget_ms()));
         let others = [self.keyframe_timeout(now), self.snapping.poll_timeout(), sleeps_at, over_at];
         let others = others.into_iter().flatten().chain(self.silence_due(clock, listening)).chain(of_deliveries);
         others.chain(self.fences.iter().filter_map(dwell)).min()
@@ -415,7 +431,7 @@ impl Tracker {
 
     /// Nothing was heard of the driver for long, and nobody waits for him.
     fn is_asleep(&self, now: Time) -> bool {
-        self.may_sleep() && self.heard.is_some_and(|heard| now.millis_since(heard.at) >= ASLEEP_MS)
+        self.may_sleep() && self.tired_since().is_some_and(|since| now.millis_since(since) >= ASLEEP_MS)
     }
 
     fn may_sleep(&self) -> bool {

@@ -111,6 +111,32 @@ fn who_was_not_heard_of_for_as_long_as_the_records_are_kept_is_forgotten_unless_
     }
 }
 
+#[test]
+fn a_driver_whose_edge_has_a_clock_far_behind_is_neither_forgotten_nor_put_to_sleep_between_his_fixes() {
+    for behind_ms in [1_200_000, 96 * 3_600_000] {
+        let mut world = World::new();
+        let mut again = None;
+        for i in 0..30 {
+            world.now_ms += 4_000;
+            let mut fix = world.fix(f64::from(i) * 40.0);
+            fix.number = None;
+            fix.received = Time(world.now_ms - behind_ms);
+            fix.fix.measured = MeasuredTime::from_time(fix.received);
+            world.push(Record::Fix(fix));
+            world.push(Record::Tick { owner: OwnerId(1), at: world.now() });
+            again = again.or(Some(fix));
+        }
+
+        let recorded = world.breadcrumbs.len();
+        world.push(Record::Fix(again.unwrap()));
+
+        assert_eq!(world.partition.trackers_len(), 1);
+        assert_eq!(world.breadcrumbs.len(), recorded, "behind {behind_ms} ms: it was seen before");
+        let shown = world.shown();
+        assert!(shown.windows(2).all(|pair| pair[0].0 <= pair[1].0));
+    }
+}
+
 /// All that can happen in a partition, drawn from a seed, with time that stands, goes, jumps and is set back.
 #[expect(clippy::too_many_lines, reason = "a list of what can happen, one arm each")]
 fn life(seed: u64, entries: usize) -> Vec<RecordBatch> {

@@ -45,6 +45,14 @@ pub struct EdgeHandle {
     pub log_state: LogState,
 }
 
+fn open_spool(config: &EdgeConfig) -> anyhow::Result<Spool> {
+    let spool = Spool::open(&config.state_folder.join("spool"), config.spool_bytes).context("open the spool")?;
+    if !spool.is_empty() {
+        info!(bytes = spool.len_bytes(), "fixes from before are in the spool and go to the log first");
+    }
+    Ok(spool)
+}
+
 /// Sets an edge going. It stops when the drain does. Touches files, briefly.
 pub fn start(
     config: &EdgeConfig,
@@ -58,11 +66,7 @@ pub fn start(
     readiness.set(PART, Health::Starting);
     std::fs::create_dir_all(&config.state_folder).context("make the edge's folder")?;
     let id = edge_id(&config.state_folder, config.edge_id).context("find this edge's number")?;
-    let spool = Spool::open(&config.state_folder.join("spool"), config.spool_bytes).context("open the spool")?;
-    if !spool.is_empty() {
-        info!(bytes = spool.len_bytes(), "fixes from before are in the spool and go to the log first");
-    }
-
+    let spool = open_spool(config)?;
     let sockets = socket::bind(config.udp_listen, config.udp_thread_count, config.udp_receive_buffer_bytes)
         .with_context(|| format!("bind UDP {}", config.udp_listen))?;
     let udp_addr = sockets[0].socket.local_addr().context("find the UDP address")?;

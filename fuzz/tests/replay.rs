@@ -1,5 +1,7 @@
 //! Each target takes its seeds, what was ever found, and thousands of mutations of both, without a panic.
 
+#![allow(clippy::unwrap_used, reason = "a failure here fails the test")]
+
 use std::fs;
 use std::path::Path;
 

@@ -158,7 +158,7 @@ impl Scanner<'_> {
         }
     }
 
-    fn dates(&mut self) -> Result<((u8, u8), (u8, u8)), &'static str> {
+    fn dates(&mut self) -> Result<(MonthDay, MonthDay), &'static str> {
         let month = self.month().ok_or("no month")?;
         self.skip(3);
         let day = self.number();
@@ -233,6 +233,9 @@ impl Scanner<'_> {
         self.rest = self.rest[bytes..].trim_start();
     }
 }
+
+/// Month and day, from 1.
+type MonthDay = (u8, u8);
 
 const DAY: u16 = 24 * 60;
 const TEXT_MAX: usize = 500;

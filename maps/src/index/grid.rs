@@ -110,7 +110,7 @@ fn row_blocks(view: &View<'_>, row: u32) -> std::ops::Range<usize> {
 pub fn has_roads_around(view: &View<'_>, position: Position) -> bool {
     let (row, column) = cell_of(position);
     let (row, column) = (row >> BLOCK_SHIFT, column >> BLOCK_SHIFT);
-    let columns_around = (2 * HALF_LON as u32 >> COLUMN_SHIFT) >> BLOCK_SHIFT;
+    let columns_around = ((2 * HALF_LON as u32) >> COLUMN_SHIFT) >> BLOCK_SHIFT;
     (row.saturating_sub(AROUND_ROWS)..=row + AROUND_ROWS).any(|row| {
         let columns = &view.index_columns[row_blocks(view, row)];
         let holds = |west: u32, east: u32| {

@@ -174,10 +174,18 @@ impl Shipper {
             }
             let shipment = self.pack_waiting();
             if shipment.entries.is_empty() {
-                self.settle(&shipment.origins, ParcelOutcome::Durable);
+                self.settle_in_turn(shipment.origins);
             } else {
                 self.begin(shipment, None).await;
             }
+        }
+    }
+
+    /// Parcels without records need no log, but settling them settles all before them: they go with what is under way.
+    fn settle_in_turn(&mut self, origins: Vec<Origin>) {
+        match self.under_way.tags_mut().last() {
+            Some(newest) => newest.shipment.origins.extend(origins),
+            None => self.settle(&origins, ParcelOutcome::Durable),
         }
     }
 
@@ -379,3 +387,6 @@ const PIPELINE: PipelineConfig = PipelineConfig {
 /// How long a stop waits for a log that is away.
 const STOP_GRACE: Duration = Duration::from_secs(3);
 const STOP_LOOK: Duration = Duration::from_millis(200);
+
+#[cfg(test)]
+mod tests;

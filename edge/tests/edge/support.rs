@@ -71,11 +71,17 @@ impl TestEdge {
         let state_folder = state_folder.to_path_buf();
         let control = reader.snapshot();
         let edge = TestEdge { handle, log, writer, state_folder, control, drain, exposition, _folder: None };
-        // The threads have their keys once a good datagram is accepted.
-        let mut phone = edge.phone(1_000_000);
+        // Each thread has its keys once it accepts good datagrams: so many phones reach every thread.
+        let mut phones: Vec<Phone> = (0..PHONES_FIRST).map(|n| edge.phone(1_000_000 + n)).collect();
+        let accepted = || edge.metric("wayfix_edge_datagrams_accepted_total");
         eventually("the edge has its keys", || {
-            phone.send(DatagramKind::Ping, &[]);
-            edge.metric("wayfix_edge_datagrams_accepted_total") > 0
+            let before = accepted();
+            phones.iter_mut().for_each(|phone| phone.send(DatagramKind::Ping, &[]));
+            let until = Instant::now() + Duration::from_secs(1);
+            while accepted() < before + u64::from(PHONES_FIRST) && Instant::now() < until {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            accepted() >= before + u64::from(PHONES_FIRST)
         });
         edge
     }
@@ -307,6 +313,8 @@ pub async fn read(response: Response<Body>) -> (StatusCode, String) {
     let bytes = axum::body::to_bytes(response.into_body(), 1 << 20).await.unwrap();
     (status, String::from_utf8_lossy(&bytes).into_owned())
 }
+
+const PHONES_FIRST: u32 = 24;
 
 /// Waits for a condition, blocking this test only.
 pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {

@@ -10,6 +10,7 @@ mod fleet;
 mod floods;
 mod gpx;
 mod harness;
+mod map_faults;
 mod map_swap;
 mod maps;
 mod pages;

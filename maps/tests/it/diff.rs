@@ -13,7 +13,7 @@ use maps::matcher::trip::match_trip;
 use maps::traces::{Trace, read_file};
 use maps::{Graph, Profile};
 use osmpbfreader::fileformat::{Blob, BlobHeader};
-use osmpbfreader::osmformat::PrimitiveBlock;
+use osmpbfreader::osmformat::{PrimitiveBlock, PrimitiveGroup};
 use protobuf::Message;
 use protocol::{Fix, MeasuredTime, Position};
 
@@ -21,6 +21,11 @@ use crate::cities;
 
 /// The extract as it would be if these ways had never been drawn.
 fn without(extract: &[u8], dropped: &BTreeSet<i64>) -> Vec<u8> {
+    altered(extract, |group| group.ways.retain(|way| !dropped.contains(&way.id())))
+}
+
+/// The extract with each group of its objects altered.
+fn altered(extract: &[u8], alter: impl Fn(&mut PrimitiveGroup)) -> Vec<u8> {
     let mut rest = extract;
     let mut altered = Vec::new();
     while !rest.is_empty() {
@@ -33,9 +38,7 @@ fn without(extract: &[u8], dropped: &BTreeSet<i64>) -> Vec<u8> {
             let mut raw = blob.raw().to_vec();
             flate2::read::ZlibDecoder::new(blob.zlib_data()).read_to_end(&mut raw).unwrap();
             let mut block = PrimitiveBlock::parse_from_bytes(&raw).unwrap();
-            for group in &mut block.primitivegroup {
-                group.ways.retain(|way| !dropped.contains(&way.id()));
-            }
+            block.primitivegroup.iter_mut().for_each(&alter);
             let raw = block.write_to_bytes().unwrap();
             let mut packer = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::fast());
             packer.write_all(&raw).unwrap();
@@ -129,6 +132,24 @@ fn a_street_with_another_limit_is_changed_not_replaced() {
 
     assert!(diff.km_changed > 0.0, "{diff:?}");
     assert_eq!((diff.km_added, diff.km_removed), (0.0, 0.0));
+}
+
+#[test]
+fn signs_taken_down_are_reported_where_they_stood_and_no_road_has_changed() {
+    let (extract, old) = (cities::town_extract(), &cities::all()[0].graph);
+    let new = map_of(&altered(extract, |group| group.relations.clear()));
+
+    let (out, back) = (RoadsDiff::of(old, &new), RoadsDiff::of(&new, old));
+
+    assert!(out.turns.removed > 0, "{:?}", out.turns);
+    assert_eq!((out.turns.added, out.turns.changed), (0, 0), "{:?}", out.turns);
+    assert_eq!(out.turns.old - out.turns.new, out.turns.removed);
+    assert!(out.turns.places.iter().all(|(lat, lon)| {
+        old.covers(Position::from_degrees(*lat, *lon).expect("a place on earth"))
+    }));
+    assert!(!out.turns.places.is_empty());
+    assert_eq!((back.turns.added, back.turns.removed), (out.turns.removed, 0));
+    assert_eq!((out.total.km_added, out.total.km_removed), (0.0, 0.0));
 }
 
 #[test]

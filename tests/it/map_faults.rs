@@ -68,8 +68,7 @@ fn an_extract_without_many_of_its_points_is_said_and_refused_by_who_asks_for_tha
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
 
     let lenient = wayfix(&["maps", "import", &extract, "-o", &path("lenient.wfm"), "--order-time-max", "0"]);
-    let strict =
-        wayfix(&["maps", "import", &extract, "-o", &path("strict.wfm"), "--order-time-max", "0", "--strict"]);
+    let strict = wayfix(&["maps", "import", &extract, "-o", &path("strict.wfm"), "--order-time-max", "0", "--strict"]);
 
     assert_eq!(lenient.status.code(), Some(0), "{}", said(&lenient));
     assert!(said(&lenient).contains("points of roads are not in the extract"), "{}", said(&lenient));

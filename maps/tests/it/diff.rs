@@ -144,9 +144,12 @@ fn signs_taken_down_are_reported_where_they_stood_and_no_road_has_changed() {
     assert!(out.turns.removed > 0, "{:?}", out.turns);
     assert_eq!((out.turns.added, out.turns.changed), (0, 0), "{:?}", out.turns);
     assert_eq!(out.turns.old - out.turns.new, out.turns.removed);
-    assert!(out.turns.places.iter().all(|(lat, lon)| {
-        old.covers(Position::from_degrees(*lat, *lon).expect("a place on earth"))
-    }));
+    assert!(
+        out.turns
+            .places
+            .iter()
+            .all(|(lat, lon)| { old.covers(Position::from_degrees(*lat, *lon).expect("a place on earth")) })
+    );
     assert!(!out.turns.places.is_empty());
     assert_eq!((back.turns.added, back.turns.removed), (out.turns.removed, 0));
     assert_eq!((out.total.km_added, out.total.km_removed), (0.0, 0.0));

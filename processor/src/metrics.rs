@@ -33,6 +33,8 @@ pub struct ProcessorMetrics {
     pub updates_too_large: Counter,
     /// Time to fold what one read brought.
     pub fold_seconds: Histogram,
+    /// How long a fold stood still for a snapshot at a time.
+    pub snapshot_pause_seconds: Histogram,
     pub snapshots: Counter,
     pub snapshots_failed: Counter,
     pub restores: Counter,
@@ -102,6 +104,11 @@ impl ProcessorMetrics {
             breadcrumbs: counter("wayfix_processor_breadcrumbs_total", "Breadcrumbs emitted."),
             updates_too_large: counter("wayfix_processor_updates_too_large_total", "Updates that fit no log entry."),
             fold_seconds: meter.histogram("wayfix_processor_fold_seconds", "Time to fold what one read brought.", &[]),
+            snapshot_pause_seconds: meter.histogram(
+                "wayfix_processor_snapshot_pause_seconds",
+                "How long a fold stood still for a snapshot at a time.",
+                &[],
+            ),
             snapshots: counter("wayfix_processor_snapshots_total", "Snapshots announced."),
             snapshots_failed: counter("wayfix_processor_snapshots_failed_total", "Snapshots that could not be kept."),
             restores: counter("wayfix_processor_restores_total", "Partitions taken up from a snapshot."),

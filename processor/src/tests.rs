@@ -31,6 +31,7 @@ use protocol::{
 };
 
 use super::*;
+use crate::shard::KeptSnapshots;
 use crate::sweep::{Ages, sweep};
 
 const DRIVER: DriverKey = DriverKey { tenant: TenantId(7), driver: DriverId(1) };
@@ -94,6 +95,51 @@ async fn stopped_and_started_again_it_goes_on_with_the_next_number() {
     .await;
     world.assert_gapless(1).await;
     assert!(drain.stop(Duration::from_secs(20)).await);
+}
+
+/// A restart may find that what changed since a base is lost, or all that lies in the blob store is. What lies before it
+/// is taken up, or the log is folded again, silently: the same numbers go on, or another epoch, and no fix is lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_is_lost_of_a_snapshot_the_next_owner_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = World::open(folder.path()).await;
+    let drain = world.start().await;
+    let delivery = world.ready_delivery().await;
+    let of_driver = partition_of(&TrackerKey::from(DRIVER).key_bytes(), world.log.partition_count(Topic::Records));
+    let newest = async || KeptSnapshots::read(&*world.log, of_driver).await.unwrap().notices();
+    for i in 0..4_u64 {
+        let (last, end) = (newest().await.last().copied(), world.records_end(of_driver).await);
+        world.fix(i, 60.0 * i as f64).await;
+        eventually("a snapshot holds the fix", async || {
+            newest().await.last().is_some_and(|notice| notice.next > end && Some(*notice) != last)
+        })
+        .await;
+    }
+    assert!(drain.stop(Duration::from_secs(20)).await);
+    let notices = newest().await;
+    let last = notices.last().unwrap();
+    let base = last.base.expect("the last snapshot says what has changed");
+    assert!(world.blobs.contains(base).await.unwrap());
+
+    world.blobs.remove(last.hash).await.unwrap();
+    let drain = world.start().await;
+    world.fix(4, 240.0).await;
+    world.shows(delivery.key, 240.0).await;
+    assert!(drain.stop(Duration::from_secs(20)).await);
+    world.assert_gapless(1).await;
+
+    for notice in newest().await {
+        for body in notice.base.into_iter().chain([notice.hash]) {
+            world.blobs.remove(body).await.unwrap();
+        }
+    }
+    let drain = world.start().await;
+    world.fix(5, 300.0).await;
+    world.shows(delivery.key, 300.0).await;
+    eventually("all fixes are in history", async || world.trail().await.len() == 6).await;
+    world.assert_gapless(2).await;
+    assert!(drain.stop(Duration::from_secs(20)).await);
+    assert_eq!(drain.failure(), None);
 }
 
 /// Swept as if everything were old, while nobody runs: what the next owner needs is still there, and all else is gone.
@@ -374,6 +420,18 @@ impl World {
 
     async fn live(&self, key: DeliveryKey) -> Option<LiveView> {
         self.live_store.delivery(key, Time(Clock::system().now_ms())).await.unwrap()
+    }
+
+    async fn shows(&self, key: DeliveryKey, east_m: f64) {
+        eventually("the dot moved", async || {
+            let view = self.live(key).await;
+            view.is_some_and(|view| view.view.position.is_some_and(|p| p.position == east(east_m)))
+        })
+        .await;
+    }
+
+    async fn records_end(&self, partition: PartitionId) -> protocol::Offset {
+        self.log.range(Topic::Records, partition).await.unwrap().next
     }
 
     async fn trail(&self) -> Vec<protocol::Breadcrumb> {

@@ -31,9 +31,9 @@ use protocol::{
 use tokio_util::sync::CancellationToken;
 
 use super::shard::facts::{FactSources, append_facts};
-use super::shard::fold::updates_partition;
 use super::shard::restore::{Restored, restore};
 use super::shard::tell::keep;
+use super::shard::updates_partition;
 use super::shard::{KeptSnapshots, LocalBodies, OutsidePlanner, Shards};
 use super::sinks::{Decoded, Events, Reader, Sink, Work};
 use super::track::{Effects, NoBodies, Partition};
@@ -428,7 +428,7 @@ impl Life {
         let owner = self.owners.get_mut(&partition).unwrap();
         let body = self.build.snapshot(&owner.partition);
         let place = (partition, owner.own, owner.partition.next(), at);
-        keep(&self.shards, &mut owner.kept, place, body).await.unwrap();
+        keep(&self.shards, &mut owner.kept, place, (body, None)).await.unwrap();
     }
 
     /// The log lets go what is older than 72 h.

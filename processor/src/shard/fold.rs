@@ -1,30 +1,30 @@
 //! The thread that folds one partition: entries in, encoded updates and breadcrumbs out, in order.
 
-use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use backends::log::{Append, StoredEntry, Topic};
-use bytes::Bytes;
-use protocol::envelope::{self, Decoded, ENTRY_BYTES_MAX, Enveloped};
+use backends::log::{Append, StoredEntry};
+use protocol::envelope::{self, Decoded};
 use protocol::record::{BlobHash, BodyKind, OwnerId};
-use protocol::update::{BreadcrumbBatch, Generation};
-use protocol::{
-    Breadcrumb, EdgeId, Offset, PartitionId, Record, RecordBatch, Time, TrackerKey, Update, UpdateBatch, partition_of,
-};
+use protocol::update::Generation;
+use protocol::{Offset, PartitionId, Record, RecordBatch, Time};
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TryRecvError;
 use tracing::{error, info};
 
 use super::facts::HeldDelivery;
 use super::fold_bodies::FoldBodies;
 use super::local_bodies::LocalBodies;
+use super::skew::Skew;
+use super::snapshotting::{Snapshotter, Stepped, TakenSnapshot};
 use crate::metrics::ProcessorMetrics;
 use crate::track::{Effects, Partition, RegionInUse, RouteWanted};
 
 pub(crate) enum Input {
     /// What one read brought, and when.
     Entries { entries: Vec<StoredEntry>, read: Time },
-    /// Take a snapshot here.
+    /// Take a snapshot of the state as it is here.
     Snapshot,
     /// What registry and ledger know is in the records.
     FactsIn,
@@ -32,12 +32,7 @@ pub(crate) enum Input {
 
 pub(crate) enum Output {
     Folded(Folded),
-    Snapshot {
-        next: Offset,
-        body: Vec<u8>,
-        /// The bodies that it names.
-        bodies: Vec<BlobHash>,
-    },
+    Snapshot(TakenSnapshot),
     /// All records up to our own claim are folded: from here on we lead the partition.
     Live {
         /// Offered or in use.
@@ -67,6 +62,15 @@ pub(crate) struct Folded {
     pub ahead_ms: Option<i64>,
 }
 
+/// What the fold is to do next.
+enum Next {
+    Input(Input),
+    /// No input comes any more.
+    Ended,
+    /// No output is taken any more.
+    Over,
+}
+
 pub(crate) struct Folder {
     pub id: PartitionId,
     pub partition: Partition,
@@ -84,25 +88,78 @@ pub(crate) struct Folder {
     pub skew: Skew,
     /// The trackers of this partition that are in the metrics: at work, asleep.
     pub counted: (usize, usize),
+    pub snapshots: Snapshotter,
 }
 
 impl Folder {
     /// Runs until no input comes or no output is taken any more.
     pub(crate) fn run(mut self, mut inputs: mpsc::Receiver<Input>, outputs: &mpsc::Sender<Output>) {
-        while let Some(input) = inputs.blocking_recv() {
-            let is_on = match input {
-                Input::Entries { entries, read } => self.handle_entries(&entries, read, outputs),
-                Input::Snapshot => self.take_snapshot(outputs),
-                Input::FactsIn => {
+        loop {
+            let is_on = match self.next_input(&mut inputs, outputs) {
+                Next::Input(Input::Entries { entries, read }) => self.handle_entries(&entries, read, outputs),
+                Next::Input(Input::Snapshot) => {
+                    if !self.snapshots.is_under_way() {
+                        self.begin_snapshot();
+                    }
+                    true
+                }
+                Next::Input(Input::FactsIn) => {
                     self.partition.set_facts_due(false);
                     true
                 }
+                Next::Ended => break,
+                Next::Over => return,
             };
-            if !is_on {
+            if !is_on || self.step_snapshot(outputs).is_break() {
                 return;
             }
         }
-        self.take_snapshot(outputs);
+        self.begin_snapshot();
+        while self.snapshots.is_under_way() {
+            if self.step_snapshot(outputs).is_break() {
+                return;
+            }
+        }
+    }
+
+    /// While a snapshot is gathered, the time until the next input is used for it.
+    fn next_input(&mut self, inputs: &mut mpsc::Receiver<Input>, outputs: &mpsc::Sender<Output>) -> Next {
+        while self.snapshots.is_under_way() {
+            match inputs.try_recv() {
+                Ok(input) => return Next::Input(input),
+                Err(TryRecvError::Disconnected) => return Next::Ended,
+                Err(TryRecvError::Empty) => {}
+            }
+            if self.step_snapshot(outputs).is_break() {
+                return Next::Over;
+            }
+        }
+        inputs.blocking_recv().map_or(Next::Ended, Next::Input)
+    }
+
+    fn begin_snapshot(&mut self) {
+        if let Err(error) = self.snapshots.begin(&mut self.partition) {
+            error!(%error, partition = self.id.0, "no snapshot can be taken");
+            self.metrics.snapshots_failed.increment(1);
+        }
+    }
+
+    /// Break when nobody takes an output any more.
+    fn step_snapshot(&mut self, outputs: &mpsc::Sender<Output>) -> ControlFlow<()> {
+        match self.snapshots.step(&mut self.partition) {
+            Stepped::Nothing | Stepped::Gathered => {}
+            Stepped::EncoderBusy => std::thread::sleep(ENCODER_WAIT),
+            Stepped::Taken(taken) => {
+                if outputs.blocking_send(Output::Snapshot(taken)).is_err() {
+                    return ControlFlow::Break(());
+                }
+            }
+            Stepped::Failed(error) => {
+                error!(error = format!("{error:#}"), partition = self.id.0, "no snapshot can be taken");
+                self.metrics.snapshots_failed.increment(1);
+            }
+        }
+        ControlFlow::Continue(())
     }
 
     /// False when it is over.
@@ -185,69 +242,6 @@ impl Folder {
         reports.into_iter().all(|report| outputs.blocking_send(report).is_ok())
     }
 
-    fn take_snapshot(&mut self, outputs: &mpsc::Sender<Output>) -> bool {
-        match self.partition.snapshot() {
-            Ok(body) => {
-                let (next, bodies) = (self.partition.next(), self.partition.bodies());
-                outputs.blocking_send(Output::Snapshot { next, body, bodies }).is_ok()
-            }
-            Err(error) => {
-                error!(%error, partition = self.id.0, "no snapshot can be taken");
-                self.metrics.snapshots_failed.increment(1);
-                true
-            }
-        }
-    }
-
-    fn encode_effects(&self, effects: Effects) -> Folded {
-        self.metrics.count(&effects.counts);
-        if effects.counts.folds_failed > 0 {
-            error!(
-                partition = self.id.0,
-                records = effects.counts.folds_failed,
-                "a fold failed: records were set aside"
-            );
-        }
-        self.metrics.updates.increment(effects.updates.len() as u64);
-        self.metrics.breadcrumbs.increment(effects.breadcrumbs.len() as u64);
-        let mut by_partition: BTreeMap<PartitionId, Vec<Update>> = BTreeMap::new();
-        for update in effects.updates {
-            by_partition.entry(updates_partition(&update, self.updates_partitions)).or_default().push(update);
-        }
-        let mut appends = Vec::new();
-        for (partition, updates) in by_partition {
-            self.encode::<UpdateBatch>(Topic::Updates, partition, updates, &mut appends);
-        }
-        self.encode::<BreadcrumbBatch>(Topic::Trail, self.id, effects.breadcrumbs, &mut appends);
-        let clock = self.partition.clock();
-        Folded { next: self.partition.next(), appends, at: clock.now(), ahead_ms: self.skew.ahead_ms() }
-    }
-
-    /// As few entries as hold them all.
-    fn encode<B: Batch>(&self, topic: Topic, partition: PartitionId, items: Vec<B::Item>, appends: &mut Vec<Append>) {
-        if items.is_empty() {
-            return;
-        }
-        let count = items.len();
-        let batch = B::of(items);
-        if count <= ITEMS_MAX {
-            let value = envelope::encode(&batch);
-            if value.len() <= ENTRY_BYTES_MAX {
-                appends.push(Append { topic, partition, key: Bytes::new(), value: value.into() });
-                return;
-            }
-        }
-        if count == 1 {
-            error!(topic = topic.name(), partition = partition.0, "an update is too large for the log");
-            self.metrics.updates_too_large.increment(1);
-            return;
-        }
-        let mut first = batch.into_items();
-        let second = first.split_off(count / 2);
-        self.encode::<B>(topic, partition, first, appends);
-        self.encode::<B>(topic, partition, second, appends);
-    }
-
     /// How many trackers are at work here and how many sleep, among those of all partitions.
     fn count_trackers(&mut self) {
         let dormant = self.partition.dormant_len();
@@ -263,107 +257,26 @@ impl Drop for Folder {
     }
 }
 
-/// What an entry of the updates or the trail topic holds.
-trait Batch: Enveloped {
-    type Item;
-
-    fn of(items: Vec<Self::Item>) -> Self;
-
-    fn into_items(self) -> Vec<Self::Item>;
-}
-
-impl Batch for UpdateBatch {
-    type Item = Update;
-
-    fn of(updates: Vec<Update>) -> UpdateBatch {
-        UpdateBatch { updates }
-    }
-
-    fn into_items(self) -> Vec<Update> {
-        self.updates
-    }
-}
-
-impl Batch for BreadcrumbBatch {
-    type Item = Breadcrumb;
-
-    fn of(breadcrumbs: Vec<Breadcrumb>) -> BreadcrumbBatch {
-        BreadcrumbBatch { breadcrumbs }
-    }
-
-    fn into_items(self) -> Vec<Breadcrumb> {
-        self.breadcrumbs
-    }
-}
-
-/// Updates of a delivery go by its own key, whoever drives it.
-pub(crate) fn updates_partition(update: &Update, count: u32) -> PartitionId {
-    match update {
-        Update::Delivery(update) => partition_of(&TrackerKey::Delivery(update.key).key_bytes(), count),
-        Update::Driver(update) => partition_of(&TrackerKey::Driver(update.key).key_bytes(), count),
-        Update::Heartbeat { source, .. } => PartitionId(source.0 % count),
-    }
-}
-
-/// How far our clock is from the edges', both compared with when the log took what they wrote: so a fold that lags does
-/// not look like a clock that is wrong.
-#[derive(Default)]
-pub(crate) struct Skew {
-    /// Of each edge's newest mark, with when the log took it.
-    edges: BTreeMap<EdgeId, (i64, Time)>,
-    own_ms: Option<(i64, Time)>,
-}
-
-impl Skew {
-    fn handle_entry(&mut self, batch: &RecordBatch, appended: Time, own: OwnerId) {
-        for record in &batch.records {
-            match record {
-                Record::Mark { edge, received_before } => {
-                    self.edges.insert(*edge, (received_before.millis_since(appended), appended));
-                }
-                Record::Tick { owner, at } if *owner == own => {
-                    self.own_ms = Some((at.millis_since(appended), appended));
-                }
-                _ => {}
-            }
-        }
-        self.edges.retain(|_, (_, seen)| appended.millis_since(*seen) < EDGE_SEEN_MS);
-    }
-
-    /// While we append no ticks, reading says at least by how much our clock is not behind.
-    fn handle_read(&mut self, read: Time, appended: Time) {
-        let is_old = self.own_ms.is_none_or(|(_, seen)| appended.millis_since(seen) > TICKS_OLD_MS);
-        if is_old {
-            self.own_ms = Some((read.millis_since(appended), appended));
-        }
-    }
-
-    fn ahead_ms(&self) -> Option<i64> {
-        let mut edges: Vec<i64> = self.edges.values().map(|(ms, _)| *ms).collect();
-        edges.sort_unstable();
-        let median = edges.get(edges.len() / 2)?;
-        self.own_ms.map(|(own, _)| own - median)
-    }
-}
-
 pub(crate) const KINDS: [BodyKind; 4] = [BodyKind::Map, BodyKind::Speeds, BodyKind::LiveSpeeds, BodyKind::EtaModel];
-/// Above this many, entries are cut anyway: readers take them one by one.
-const ITEMS_MAX: usize = 4_096;
-const EDGE_SEEN_MS: i64 = 60_000;
-const TICKS_OLD_MS: i64 = 5_000;
+/// For an encoder that is busy: an input that comes meanwhile waits so long at most.
+const ENCODER_WAIT: Duration = Duration::from_millis(1);
 
 #[cfg(test)]
 mod tests {
     use async_trait::async_trait;
     use backends::blob_store::{BlobStore, BlobStoreError};
+    use bytes::Bytes;
     use daemon::Meter;
+    use metrics::Histogram;
     use protocol::record::Door;
     use protocol::{
         AssignmentNumber, Delivery, DeliveryId, DeliveryKey, DeliveryPolicy, DeliveryState, DeviceKey, DeviceNumber,
-        DriverId, DriverKey, Fix, FixNumber, FixRecord, MeasuredTime, Position, Stop, StopKind, TenantId, Verdict,
+        DriverId, DriverKey, EdgeId, Fix, FixNumber, FixRecord, MeasuredTime, Position, Stop, StopKind, TenantId,
+        Verdict,
     };
     use tokio_util::sync::CancellationToken;
 
+    use super::super::snapshotting::DurableBase;
     use super::*;
 
     #[tokio::test(flavor = "multi_thread")]
@@ -399,7 +312,7 @@ mod tests {
             match output {
                 Output::Live { .. } => is_live = true,
                 Output::RoutesWanted(wanted) => wishes += wanted.len(),
-                Output::Folded(_) | Output::Snapshot { .. } | Output::Offered { .. } | Output::Superseded => {}
+                Output::Folded(_) | Output::Snapshot(_) | Output::Offered { .. } | Output::Superseded => {}
             }
         }
         assert!(is_live && wishes == 1, "{is_live} {wishes}");
@@ -489,23 +402,7 @@ mod tests {
             is_live: false,
             skew: Skew::default(),
             counted: (0, 0),
+            snapshots: Snapshotter::new(PartitionId(0), DurableBase::default(), Histogram::noop()),
         }
-    }
-
-    #[test]
-    fn a_clock_is_compared_with_the_median_of_the_edges_and_lag_is_not_skew() {
-        let mut skew = Skew::default();
-        let mark = |edge, at| Record::Mark { edge: EdgeId(edge), received_before: Time(at) };
-        let records = vec![
-            mark(1, 1_000_000),
-            mark(2, 1_000_010),
-            mark(3, 900_000),
-            Record::Tick { owner: OwnerId(1), at: Time(1_007_000) },
-        ];
-
-        skew.handle_entry(&RecordBatch { records }, Time(1_000_020), OwnerId(1));
-        skew.handle_read(Time(5_000_000), Time(1_000_020));
-
-        assert_eq!(skew.ahead_ms(), Some(7_000));
     }
 }

@@ -6,6 +6,7 @@
 //! Where the log is slow, the publisher waits, then the fold, then the reader: nothing grows.
 
 mod cache;
+mod encode;
 pub(crate) mod facts;
 pub(crate) mod fold;
 mod fold_bodies;
@@ -13,6 +14,8 @@ mod local_bodies;
 pub(crate) mod notice;
 mod outside;
 pub(crate) mod restore;
+mod skew;
+mod snapshotting;
 pub(crate) mod tell;
 mod tick;
 mod told;
@@ -36,8 +39,10 @@ use tracing::warn;
 use crate::config::ProcessorConfig;
 use crate::metrics::ProcessorMetrics;
 use crate::track::Partition;
+#[cfg(test)]
+pub(crate) use encode::updates_partition;
 pub(crate) use facts::FactSources;
-use fold::{Folder, Input, Skew};
+use fold::{Folder, Input};
 use fold_bodies::FoldBodies;
 pub use local_bodies::BodyError;
 pub(crate) use local_bodies::LocalBodies;
@@ -46,6 +51,8 @@ pub use notice::named_snapshots;
 pub(crate) use outside::OutsidePlanner;
 pub use outside::RouteServiceConfig;
 use restore::Restored;
+use skew::Skew;
+use snapshotting::{DurableBase, Snapshotter};
 use tell::{Teller, record_entry};
 use tick::Ticker;
 
@@ -248,7 +255,7 @@ impl Shard {
         shards.ticker.begin(partition, owner);
         let (inputs_tx, inputs) = mpsc::channel(shards.config.reads_waiting_max);
         let (outputs_tx, outputs) = mpsc::channel(shards.config.reads_waiting_max);
-        let from = restored.next();
+        let (from, durable) = (restored.next(), DurableBase::default());
         let folder = Folder {
             id: partition,
             partition: restored,
@@ -263,6 +270,7 @@ impl Shard {
             is_live: false,
             skew: Skew::default(),
             counted: (0, 0),
+            snapshots: Snapshotter::new(partition, durable.clone(), shards.metrics.snapshot_pause_seconds.clone()),
         };
         let fold = std::thread::Builder::new().name(format!("fold {partition}"));
         let fold = fold.spawn(move || folder.run(inputs, &outputs_tx)).context("begin a fold")?;
@@ -277,6 +285,7 @@ impl Shard {
             give_up: give_up.clone(),
             superseded: superseded.clone(),
             keeping: Arc::new(tokio::sync::Mutex::new(kept)),
+            durable,
             inputs: inputs_tx.downgrade(),
             using: Arc::default(),
             offered: Arc::default(),
@@ -325,7 +334,7 @@ impl Shard {
         let outcome = match beginning.snapshot() {
             Ok(body) => {
                 let at = Time(self.shards.clock.now_ms());
-                tell::keep(&self.shards, kept, (partition, own, next, at), body).await
+                tell::keep(&self.shards, kept, (partition, own, next, at), (body, None)).await
             }
             Err(error) => Err(error.into()),
         };

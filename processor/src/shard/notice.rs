@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use backends::log::{Append, Log, LogError, Topic};
 use bytes::Bytes;
-use protocol::envelope::{self, Enveloped};
+use protocol::envelope::{self, Decoded, EnvelopeError, Enveloped};
 use protocol::record::BlobHash;
 use protocol::update::Generation;
 use protocol::{Offset, PartitionId, Time};
@@ -26,11 +26,26 @@ pub(crate) struct SnapshotNotice {
     pub hash: BlobHash,
     pub size: u64,
     pub at: Time,
+    /// What lies under `hash` is what has changed since this one. None: it is the whole state.
+    pub base: Option<BlobHash>,
 }
 
 impl Enveloped for SnapshotNotice {
     const KIND: u8 = b'S';
-    const VERSION: u8 = 1;
+    const VERSION: u8 = 2;
+
+    fn read_version(version: u8, body: &[u8]) -> Option<Result<Decoded<Self>, EnvelopeError>> {
+        // Version 1 is the same without a base.
+        let with_no_base = || wincode::deserialize_exact(&[body, &[0]].concat()).map_err(|_| EnvelopeError::Decode);
+        (version == 1).then(|| with_no_base().map(|value| Decoded { value, skipped: 0 }))
+    }
+}
+
+impl SnapshotNotice {
+    /// The bodies that it takes to restore the state.
+    fn bodies(&self) -> impl Iterator<Item = BlobHash> + use<> {
+        self.base.into_iter().chain([self.hash])
+    }
 }
 
 /// The snapshots of one partition that the topic names.
@@ -90,7 +105,7 @@ impl KeptSnapshots {
     }
 
     fn named(&self) -> BTreeSet<BlobHash> {
-        self.by_key.values().map(|notice| notice.hash).collect()
+        self.by_key.values().flat_map(SnapshotNotice::bodies).collect()
     }
 }
 
@@ -98,7 +113,7 @@ impl KeptSnapshots {
 pub async fn named_snapshots(log: &dyn Log) -> Result<BTreeSet<BlobHash>, LogError> {
     let entries = log.newest(Topic::Snapshots).await?;
     let notices = entries.iter().filter_map(|entry| envelope::decode::<SnapshotNotice>(&entry.value).ok());
-    Ok(notices.map(|notice| notice.hash).collect())
+    Ok(notices.flat_map(|notice| notice.bodies()).collect())
 }
 
 /// The newest entry of one kind, whatever its key.
@@ -164,6 +179,36 @@ mod tests {
         assert_eq!((hours[0], hours.len()), (7 * DAY_S / 60, 72));
     }
 
+    #[test]
+    fn a_base_is_named_as_long_as_something_that_changed_since_is() {
+        let mut kept = KeptSnapshots::default();
+        let base = notice(0);
+        kept.announce(base, Duration::from_secs(3_600));
+        let mut removed = BTreeSet::new();
+
+        for minute in 1..300 {
+            let changes = SnapshotNotice { base: Some(base.hash), ..notice(minute) };
+            removed.extend(kept.announce(changes, Duration::from_secs(3_600)).1);
+        }
+
+        assert!(!removed.contains(&base.hash) && removed.len() > 250);
+        for minute in 300..500 {
+            removed.extend(kept.announce(notice(minute), Duration::from_secs(3_600)).1);
+        }
+        assert!(removed.contains(&base.hash), "nothing names it any more");
+    }
+
+    #[test]
+    fn a_notice_of_the_release_before_has_no_base() {
+        let whole = notice(7);
+        let mut body = wincode::serialize(&whole).unwrap();
+        assert_eq!(body.pop(), Some(0), "the place of the base");
+
+        let read = SnapshotNotice::read_version(1, &body).unwrap().unwrap();
+
+        assert_eq!(read.value, whole);
+    }
+
     fn notice(minute: i64) -> SnapshotNotice {
         let mut hash = [0; 32];
         hash[..8].copy_from_slice(&minute.to_le_bytes());
@@ -176,6 +221,7 @@ mod tests {
             hash: BlobHash(hash),
             size: 1,
             at: Time::from_secs(60 * minute),
+            base: None,
         }
     }
 }

@@ -10,8 +10,10 @@ use std::sync::Arc;
 use anyhow::Context;
 use backends::blob_store::BlobStoreError;
 use backends::log::Topic;
+use bytes::Bytes;
 use daemon::{Backoff, retry};
 use protocol::PartitionId;
+use protocol::record::BlobHash;
 use protocol::update::Generation;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -71,28 +73,28 @@ pub(crate) async fn restore(
     Ok(Restored { partition: anew, kept, is_beginning: told.is_nothing() })
 }
 
-/// None if the body is gone or cannot be read.
+/// None if a body is gone or cannot be read.
 async fn open(
     shards: &Arc<Shards>,
     notice: SnapshotNotice,
     own: Generation,
     stop: &CancellationToken,
 ) -> anyhow::Result<Option<Partition>> {
-    let fetch = || shards.blobs.get(notice.hash);
-    let fetched = retry("fetch a snapshot", Backoff::default(), stop, BlobStoreError::is_transient, fetch).await;
-    let body = match fetched {
-        Ok(body) => body,
-        Err(BlobStoreError::NotFound { .. }) => return Ok(None),
-        Err(error @ BlobStoreError::Damaged { .. }) => {
-            warn!(%error, partition = notice.partition.0, "snapshot passed by");
-            return Ok(None);
-        }
-        Err(error) => return Err(error).context("fetch a snapshot"),
+    let Some(body) = fetch(shards, notice.partition, notice.hash, stop).await? else { return Ok(None) };
+    let base = match notice.base {
+        None => None,
+        Some(hash) => match fetch(shards, notice.partition, hash, stop).await? {
+            Some(base) => Some((hash, base)),
+            None => return Ok(None),
+        },
     };
     let local = shards.bodies.clone();
     let bodies = FoldBodies::new(local.clone(), stop.clone());
     let opening = tokio::task::spawn_blocking(move || {
-        let restored = Partition::restore(&body, own, &bodies);
+        let restored = match base {
+            None => Partition::restore(&body, own, &bodies),
+            Some((hash, base)) => Partition::restore_changed((hash, &base), &body, own, &bodies),
+        };
         let is_whole = !bodies.has_given_up();
         if let (Ok(restored), true) = (&restored, is_whole) {
             local.prepare_now(&restored.vehicles(), &restored.traffic());
@@ -110,11 +112,29 @@ async fn open(
     }
 }
 
+/// None if the body is gone or damaged.
+async fn fetch(
+    shards: &Arc<Shards>,
+    partition: PartitionId,
+    hash: BlobHash,
+    stop: &CancellationToken,
+) -> anyhow::Result<Option<Bytes>> {
+    let get = || shards.blobs.get(hash);
+    match retry("fetch a snapshot", Backoff::default(), stop, BlobStoreError::is_transient, get).await {
+        Ok(body) => Ok(Some(body)),
+        Err(BlobStoreError::NotFound { .. }) => Ok(None),
+        Err(error @ BlobStoreError::Damaged { .. }) => {
+            warn!(%error, partition = partition.0, "snapshot passed by");
+            Ok(None)
+        }
+        Err(error) => Err(error).context("fetch a snapshot"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use backends::log::Log;
     use backends::log::embedded::{EmbeddedLog, EmbeddedLogConfig};
-    use protocol::record::BlobHash;
     use protocol::{Offset, Time};
 
     use super::super::notice::{entry, newest};
@@ -136,6 +156,7 @@ mod tests {
             hash: BlobHash([n as u8; 32]),
             size: 1,
             at: Time::from_secs(60 * n as i64),
+            base: None,
         };
         let mut kept = [KeptSnapshots::default(), KeptSnapshots::default()];
         for n in 0..5 {

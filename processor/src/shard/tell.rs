@@ -12,7 +12,7 @@ use daemon::{Backoff, Drain};
 use protocol::record::{BlobHash, BodyKind};
 use protocol::update::Generation;
 use protocol::{Offset, PartitionId, Record, RecordBatch, Time, Update, UpdateBatch, envelope};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -20,7 +20,8 @@ use super::Shards;
 use super::facts::{HeldDelivery, append_facts};
 use super::fold::{Folded, Input, KINDS, Output};
 use super::notice::{KeptSnapshots, SnapshotNotice};
-use crate::track::{FOLD_VERSION, RegionInUse, SNAPSHOT_FORMAT};
+use super::snapshotting::{DurableBase, SnapshotKind, TakenSnapshot};
+use crate::track::{CHANGES_FORMAT, FOLD_VERSION, RegionInUse, SNAPSHOT_FORMAT, SnapshotError};
 
 pub struct Teller {
     pub shards: Arc<Shards>,
@@ -36,6 +37,8 @@ pub struct Teller {
     pub superseded: CancellationToken,
     /// One snapshot at a time is being kept, beside those that are.
     pub keeping: Arc<tokio::sync::Mutex<KeptSnapshots>>,
+    /// For the fold: what later snapshots may build on.
+    pub durable: DurableBase,
     /// To the fold.
     pub inputs: mpsc::WeakSender<Input>,
     /// One body at a time is taken into use, in the order in which they were offered.
@@ -86,10 +89,10 @@ impl Teller {
                     *folded = Some((next, at));
                     self.shards.ticker.set_ahead(self.partition, ahead_ms);
                 }
-                Output::Snapshot { next, body, bodies } => {
+                Output::Snapshot(taken) => {
                     pipeline.push_in_turn(std::mem::take(&mut appends)).await.context("append updates")?;
                     pipeline.flush().await.context("append updates")?;
-                    self.keep_snapshot(next, body, bodies);
+                    self.keep_snapshot(taken);
                 }
                 Output::Live { maps, facts_wanted } => {
                     appends.extend(self.handle_live(&maps));
@@ -201,15 +204,19 @@ impl Teller {
         });
     }
 
-    /// Makes the body durable, then announces it. If one is still under way, this one is left out.
-    fn keep_snapshot(&self, next: Offset, body: Vec<u8>, bodies: Vec<BlobHash>) {
+    /// Makes the body durable once it is encoded, then announces it. If one is still under way, this one is left out.
+    fn keep_snapshot(&self, taken: TakenSnapshot) {
         let Ok(turn) = self.keeping.clone().try_lock_owned() else { return };
-        let (shards, partition, own) = (self.shards.clone(), self.partition, self.own);
+        let (shards, partition, own, durable) = (self.shards.clone(), self.partition, self.own, self.durable.clone());
         self.drain.spawn_job("keep a snapshot", async move {
             let mut kept = turn;
+            let TakenSnapshot { next, bodies, kind, encoded } = taken;
             let at = Time(shards.clock.now_ms());
-            match keep(&shards, &mut kept, (partition, own, next, at), body).await {
-                Ok(()) => {
+            match keep_encoded(&shards, &mut kept, (partition, own, next, at), kind, encoded).await {
+                Ok(hash) => {
+                    if let SnapshotKind::Base { number } = kind {
+                        durable.set(number, hash);
+                    }
                     shards.metrics.snapshots.increment(1);
                     shards.bodies.handle_snapshot_kept(partition, bodies).await;
                 }
@@ -228,18 +235,38 @@ pub fn record_entry(partition: PartitionId, record: Record) -> Append {
     Append { topic: Topic::Records, partition, key: Bytes::new(), value }
 }
 
-/// Puts a state where the next owner finds it, and removes the bodies that nothing names any more.
+/// Of whom a snapshot is, up to where, and when it was taken.
+type SnapshotPlace = (PartitionId, Generation, Offset, Time);
+
+async fn keep_encoded(
+    shards: &Shards,
+    kept: &mut KeptSnapshots,
+    place: SnapshotPlace,
+    kind: SnapshotKind,
+    encoded: oneshot::Receiver<Result<Vec<u8>, SnapshotError>>,
+) -> anyhow::Result<BlobHash> {
+    let body = encoded.await.context("its encoder died")?.context("encode a snapshot")?;
+    let base = match kind {
+        SnapshotKind::Base { .. } => None,
+        SnapshotKind::Changes { base } => Some(base),
+    };
+    keep(shards, kept, place, (body, base)).await
+}
+
+/// Puts a state, or what has changed since a base, where the next owner finds it, and removes the bodies that nothing
+/// names any more. Its hash.
 pub(crate) async fn keep(
     shards: &Shards,
     kept: &mut KeptSnapshots,
-    place: (PartitionId, Generation, Offset, Time),
-    body: Vec<u8>,
-) -> anyhow::Result<()> {
+    place: SnapshotPlace,
+    (body, base): (Vec<u8>, Option<BlobHash>),
+) -> anyhow::Result<BlobHash> {
     let size = body.len() as u64;
     let hash = shards.blobs.put(body.into()).await.context("put a snapshot into the blob store")?;
     let (partition, generation, next, at) = place;
-    let format = SNAPSHOT_FORMAT;
-    let notice = SnapshotNotice { partition, next, generation, fold_version: FOLD_VERSION, format, hash, size, at };
+    let format = if base.is_some() { CHANGES_FORMAT } else { SNAPSHOT_FORMAT };
+    let fold_version = FOLD_VERSION;
+    let notice = SnapshotNotice { partition, next, generation, fold_version, format, hash, size, at, base };
     let before = kept.clone();
     let (appends, unnamed) = kept.announce(notice, HOURLY_KEPT);
     if let Err(error) = shards.log.append(&appends).await.into_offsets() {
@@ -249,7 +276,7 @@ pub(crate) async fn keep(
     for hash in unnamed {
         shards.blobs.remove(hash).await.context("remove an old snapshot")?;
     }
-    Ok(())
+    Ok(hash)
 }
 
 /// A full disk is not freed within seconds.

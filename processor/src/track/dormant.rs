@@ -12,6 +12,7 @@ use super::clock::FoldClock;
 use super::listening::Listening;
 use super::tracker::{LIVE_MS, Tracker};
 
+#[derive(Clone)]
 pub(super) struct Dormant {
     heard: Time,
     edge: EdgeId,

@@ -1,5 +1,5 @@
 //! How the state of a tracker stands in a snapshot: each struct as a list of numbered fields, each field with a version
-//! of its own, so that another build can read what it knows. `snapshot.rs` says how to add a field.
+//! of its own, so that another build can read what it knows. `snapshot/mod.rs` says how to add a field.
 //!
 //! A field is `tag u8 ‖ version u8 ‖ length LEB128 ‖ bytes`. The highest bit of the version says that a build that does
 //! not know the field, or not this version of it, must refuse the snapshot; without it such a build takes the field's

@@ -23,6 +23,7 @@ mod effects;
 mod fence;
 mod fields;
 mod finals;
+mod gathering;
 mod judge;
 mod listening;
 mod motion;
@@ -44,10 +45,11 @@ mod wheel;
 pub(crate) use bodies_in_use::RegionInUse;
 pub use clock::FoldClock;
 pub use effects::{Counts, Effects, RouteWanted};
+pub use gathering::TrackerCopy;
 pub use partition::Partition;
 pub use refold::Told;
 pub use roads::{Bodies, NoBodies, RoadMap, Tables, Traffic};
-pub use snapshot::{SNAPSHOT_FORMAT, SnapshotError, is_readable_format};
+pub use snapshot::{CHANGES_FORMAT, SNAPSHOT_FORMAT, SnapshotEncoder, SnapshotError, SnapshotHead, is_readable_format};
 
 /// The version of everything that decides what an update says: code, rules and formats, those of the matcher and the
 /// router included. A takeover by the same version goes on with the same numbers. Raise it with every change after which

@@ -18,9 +18,11 @@ pub(super) struct ReleasedDeliveries {
     by_time: BTreeSet<(Time, Key)>,
     /// What the step under way has replaced.
     replaced: Vec<(Key, Option<Released>)>,
+    /// Those that came, changed or were forgotten since the newest base of a snapshot.
+    changed: BTreeSet<Key>,
 }
 
-type Key = (TrackerKey, DeliveryKey);
+pub(super) type Key = (TrackerKey, DeliveryKey);
 
 #[derive(Clone, Copy, PartialEq, Debug, SchemaWrite, SchemaRead)]
 pub(super) struct Released {
@@ -40,11 +42,38 @@ impl ReleasedDeliveries {
         }
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.by_key.len()
+    }
+
+    pub(super) fn changed_len(&self) -> usize {
+        self.changed.len()
+    }
+
+    /// What changed since the newest base: as it is, and what is gone.
+    pub(super) fn changed(&self) -> (Vec<(Key, Released)>, Vec<Key>) {
+        let of = |key: &Key| self.by_key.get(key).map(|released| (*key, *released));
+        let gone = self.changed.iter().filter(|key| !self.by_key.contains_key(key));
+        (self.changed.iter().filter_map(of).collect(), gone.copied().collect())
+    }
+
+    /// A base is begun.
+    pub(super) fn forget_changes(&mut self) {
+        self.changed.clear();
+    }
+
+    pub(super) fn remove_restored(&mut self, gone: Vec<Key>) {
+        for key in gone {
+            self.set(key, None);
+        }
+    }
+
     pub(super) fn forget_old(&mut self, now: Time) {
         while let Some((at, key)) = self.by_time.first().copied().filter(|(at, _)| now.millis_since(*at) >= RELEASED_MS)
         {
             self.by_time.remove(&(at, key));
             self.by_key.remove(&key);
+            self.changed.insert(key);
         }
     }
 
@@ -112,6 +141,7 @@ impl ReleasedDeliveries {
     fn replace(&mut self, key: Key, released: Released) {
         let before = self.set(key, Some(released));
         self.replaced.push((key, before));
+        self.changed.insert(key);
     }
 
     fn set(&mut self, key: Key, released: Option<Released>) -> Option<Released> {

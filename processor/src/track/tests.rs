@@ -21,6 +21,7 @@ use protocol::{
 
 use super::*;
 
+mod gathering;
 mod idle;
 mod journal;
 mod motion;

@@ -4,12 +4,14 @@
 //! **Invariant:** whether a tracker is packed changes nothing of what is folded: neither an update nor a snapshot shows it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 use protocol::record::Vehicle;
 use protocol::{Time, TrackerKey};
 
 use super::clock::FoldClock;
 use super::dormant::Dormant;
+use super::gathering::{Copied, Gathering, Interval, TrackerCopy};
 use super::listening::Listening;
 use super::roads::Roads;
 use super::tracker::Tracker;
@@ -23,10 +25,12 @@ pub(super) struct Trackers {
     listening: Listening,
     /// Those whose matcher is on a map that is not in use any more.
     stranded: BTreeSet<TrackerKey>,
+    gathering: Gathering,
 }
 
 struct Slot {
     entry: Entry,
+    changed_in: Interval,
     state: State,
 }
 
@@ -93,30 +97,80 @@ impl Trackers {
 
     /// Lets all of them change; those that sleep wake for it.
     pub(super) fn for_each_mut(&mut self, now: Time, mut what: impl FnMut(&mut Tracker)) {
-        let Trackers { slots, dormant, .. } = self;
+        let Trackers { slots, dormant, gathering, .. } = self;
         for (key, slot) in slots {
+            slot.before_change(*key, gathering);
             what(slot.wake(*key, dormant));
             slot.sleep(now, dormant);
         }
     }
 
-    /// One that was restored.
+    /// One that was restored, in the place of an older state of it.
     pub(super) fn insert(&mut self, tracker: Tracker, now: Time) {
         let key = tracker.key();
-        let mut slot = Slot { entry: Entry::NONE, state: State::Live(Box::new(tracker)) };
+        let mut slot = Slot::of(tracker, Interval::default());
         slot.sleep(now, &mut self.dormant);
-        self.slots.insert(key, slot);
+        let before = self.slots.insert(key, slot);
+        self.dormant -= usize::from(before.is_some_and(|slot| matches!(slot.state, State::Dormant(_))));
     }
 
-    /// The tracker, awake, if there is one.
+    /// One that a restored state does not have any more.
+    pub(super) fn remove_restored(&mut self, key: TrackerKey) {
+        let before = self.slots.remove(&key);
+        self.dormant -= usize::from(before.is_some_and(|slot| matches!(slot.state, State::Dormant(_))));
+    }
+
+    /// The tracker, awake and about to change, if there is one.
     pub(super) fn find(&mut self, key: TrackerKey) -> Option<&mut Tracker> {
-        self.slots.get_mut(&key).map(|slot| slot.wake(key, &mut self.dormant))
+        let slot = self.slots.get_mut(&key)?;
+        slot.before_change(key, &mut self.gathering);
+        Some(slot.wake(key, &mut self.dormant))
     }
 
-    /// The tracker, awake, made if there is none.
+    /// The tracker, awake and about to change, made if there is none.
     pub(super) fn find_or_make(&mut self, key: TrackerKey, now: Time) -> &mut Tracker {
-        let make = || Slot { entry: Entry::NONE, state: State::Live(Box::new(Tracker::new(key, now))) };
-        self.slots.entry(key).or_insert_with(make).wake(key, &mut self.dormant)
+        let Trackers { slots, dormant, gathering, .. } = self;
+        let slot = slots.entry(key).or_insert_with(|| Slot::of(Tracker::new(key, now), gathering.handle_made()));
+        slot.before_change(key, gathering);
+        slot.wake(key, dormant)
+    }
+
+    /// Begins to gather a snapshot: a base, of all trackers, or what has changed since the newest base.
+    pub(super) fn begin_gathering(&mut self, is_base: bool) {
+        self.gathering.begin(is_base);
+    }
+
+    pub(super) fn gathering(&mut self) -> &mut Gathering {
+        &mut self.gathering
+    }
+
+    /// How many have changed or come since the newest base began.
+    pub(super) fn changed_len(&self) -> usize {
+        self.gathering.changed()
+    }
+
+    pub(super) fn base_number(&self) -> u32 {
+        self.gathering.base()
+    }
+
+    /// Copies of so many trackers as `work` allows, and whether these are the last of the snapshot.
+    pub(super) fn gather(&mut self, work: usize) -> (Vec<TrackerCopy>, bool) {
+        let Trackers { slots, gathering, .. } = self;
+        let Some((passed, mut copies)) = gathering.resume() else { return (Vec::new(), true) };
+        let mut left = work;
+        for (key, slot) in slots.range((passed.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded)) {
+            if left == 0 {
+                return (copies, false);
+            }
+            let mut cost = 1;
+            if gathering.pass(*key, slot.changed_in) {
+                copies.push(TrackerCopy(slot.copy(*key)));
+                cost += slot.cost_of_copy();
+            }
+            left = left.saturating_sub(cost);
+        }
+        gathering.abandon(); // all of it is handed out
+        (copies, true)
     }
 
     /// After a tracker changed, and what it had to say was said: plans its next visit, packs it if it sleeps, and removes
@@ -127,6 +181,7 @@ impl Trackers {
         if tracker.is_over(clock.now()) {
             self.slots.remove(&key);
             self.stranded.remove(&key);
+            self.gathering.handle_removed(key);
             return;
         }
         let due = tracker.poll_timeout(clock, &self.listening);
@@ -181,11 +236,12 @@ impl Trackers {
     /// Another owner speaks from here on, and readers take his word of a driver from a keyframe on: with the next tick
     /// each driver that somebody may look at gets one.
     pub(super) fn handle_claim(&mut self, now: Time) {
-        let Trackers { slots, dormant, wheel, .. } = self;
+        let Trackers { slots, dormant, wheel, gathering, .. } = self;
         for (key, slot) in slots {
             if matches!(&slot.state, State::Dormant(packed) if !packed.is_live(now)) {
                 continue;
             }
+            slot.before_change(*key, gathering);
             if slot.wake(*key, dormant).handle_claim(now) {
                 wheel.schedule(*key, &mut slot.entry, Time(i64::MIN));
             }
@@ -233,6 +289,28 @@ impl Trackers {
 }
 
 impl Slot {
+    fn of(tracker: Tracker, changed_in: Interval) -> Slot {
+        Slot { entry: Entry::NONE, changed_in, state: State::Live(Box::new(tracker)) }
+    }
+
+    /// To be called before the tracker changes, by whatever hand: a snapshot that is being gathered may lack it.
+    fn before_change(&mut self, key: TrackerKey, gathering: &mut Gathering) {
+        let Slot { changed_in, state, .. } = self;
+        gathering.before_change(key, changed_in, || state.copy(key));
+    }
+
+    fn copy(&self, key: TrackerKey) -> Copied {
+        self.state.copy(key)
+    }
+
+    /// Beside passing it by.
+    fn cost_of_copy(&self) -> usize {
+        match &self.state {
+            State::Live(_) => LIVE_COPY_COST,
+            State::Dormant(_) => 1,
+        }
+    }
+
     fn wake(&mut self, key: TrackerKey, dormant: &mut usize) -> &mut Tracker {
         if let State::Dormant(packed) = &self.state {
             *dormant -= 1;
@@ -253,3 +331,15 @@ impl Slot {
         }
     }
 }
+
+impl State {
+    fn copy(&self, key: TrackerKey) -> Copied {
+        match self {
+            State::Live(tracker) => Copied::Live(tracker.clone()),
+            State::Dormant(dormant) => Copied::Dormant(key, dormant.clone()),
+        }
+    }
+}
+
+/// A copy of a tracker at work takes about so many times as long as passing one by.
+const LIVE_COPY_COST: usize = 16;

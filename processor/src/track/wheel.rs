@@ -10,22 +10,27 @@ use protocol::{Time, TrackerKey};
 
 #[derive(Default)]
 pub(super) struct Wheel {
-    by_second: BTreeMap<i64, Vec<TrackerKey>>,
+    by_second: BTreeMap<u32, Vec<TrackerKey>>,
 }
 
-/// The second of a tracker's entry in the wheel.
+/// The second of a tracker's entry in the wheel. Times before 1970 and after 2106 are taken for these: who is due then is
+/// visited early.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) struct Entry(i64);
+pub(super) struct Entry(u32);
 
 impl Entry {
     /// A tracker that has no entry.
-    pub(super) const NONE: Entry = Entry(i64::MAX);
+    pub(super) const NONE: Entry = Entry(u32::MAX);
+
+    fn of(time: Time) -> Entry {
+        Entry(time.0.div_euclid(1_000).clamp(0, i64::from(u32::MAX - 1)) as u32)
+    }
 }
 
 impl Wheel {
     /// Makes sure that the tracker is visited at the first tick from `due` on, given the entry that it has.
     pub(super) fn schedule(&mut self, key: TrackerKey, entry: &mut Entry, due: Time) {
-        let second = Entry(due.0.div_euclid(1_000).min(i64::MAX - 1));
+        let second = Entry::of(due);
         if second < *entry {
             *entry = second;
             self.by_second.entry(second.0).or_default().push(key);
@@ -34,7 +39,7 @@ impl Wheel {
 
     /// Takes the entries that are due by now.
     pub(super) fn take_due(&mut self, now: Time) -> Vec<(Entry, TrackerKey)> {
-        let now = now.0.div_euclid(1_000);
+        let Entry(now) = Entry::of(now);
         let mut due = Vec::new();
         while let Some(first) = self.by_second.first_entry().filter(|first| *first.key() <= now) {
             let second = Entry(*first.key());

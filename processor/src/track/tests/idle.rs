@@ -139,7 +139,7 @@ fn a_driver_whose_edge_has_a_clock_far_behind_is_neither_forgotten_nor_put_to_sl
 
 /// All that can happen in a partition, drawn from a seed, with time that stands, goes, jumps and is set back.
 #[expect(clippy::too_many_lines, reason = "a list of what can happen, one arm each")]
-fn life(seed: u64, entries: usize) -> Vec<RecordBatch> {
+pub(super) fn life(seed: u64, entries: usize) -> Vec<RecordBatch> {
     let mut world = World::new();
     let mut state = seed;
     let mut draw = move |below: u64| {

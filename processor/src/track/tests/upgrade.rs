@@ -1,7 +1,7 @@
 //! What the build before snapshots had fields (ddcf6dd) wrote, taken up by this one. The files hold the first three
 //! minutes of five drivers on the generated town: a state in the middle of it, the records, and what was told of them. A
 //! test that fails here says that a type of the state or of the log changed without a reader for what lies on disks
-//! (`snapshot.rs` says how to write one).
+//! (`snapshot/mod.rs` says how to write one).
 
 use super::roads::town;
 use super::*;

@@ -1,6 +1,9 @@
 //! A partition's state as bytes, and back. Whoever restores a snapshot and folds on comes to the same bytes as who never
 //! stopped. A snapshot of an older build is read as far as this build knows how, and so is one of a newer build.
 //!
+//! A snapshot is a base, the whole state, or what has changed since a base: the trackers that changed, whole, and what is
+//! gone. Both are complete with the base alone, so a lost one costs only the records since the one before.
+//!
 //! `WS` ‖ format u16 ‖ fold version u32 ‖ parts, each as kind u8, version u8, length u32 and bytes; integers are
 //! little-endian. Each tracker is a part of its own, so that no length within can ask for more memory than one tracker
 //! has. The highest bit of a part's version says that a build which does not know this kind or version must refuse the
@@ -28,11 +31,19 @@
 //! `tests/upgrade.rs` reads what older builds wrote (`tests/fixtures`) and fails where one of these
 //! was forgotten.
 
-use protocol::update::Generation;
-use protocol::{DeliveryKey, TrackerKey};
-use wincode::config::DefaultConfig;
-use wincode::{SchemaReadOwned, SchemaWrite};
+mod parts;
+mod writing;
 
+use protocol::TrackerKey;
+use protocol::record::BlobHash;
+use protocol::update::Generation;
+
+pub use writing::{SnapshotEncoder, SnapshotHead};
+
+use self::parts::{
+    BASE, END, FORGOTTEN, Header, RELEASED, REMOVED, REQUIRED, ReleasedKey, STATE, TRACKER, VERSION, next_part,
+    next_part_of_format_3, read_plain,
+};
 use super::FOLD_VERSION;
 use super::fields::{Fields, Reading};
 use super::partition::{Partition, State};
@@ -44,8 +55,10 @@ use super::tracker::Tracker;
 pub enum SnapshotError {
     #[error("the bytes do not begin as a snapshot does")]
     Magic,
-    #[error("snapshot format {found} is not known here, only {SNAPSHOT_FORMAT} and {FORMAT_WITHOUT_FIELDS}")]
+    #[error("a snapshot of format {found} cannot be read here")]
     Format { found: u16 },
+    #[error("what changed does not belong to this base")]
+    Base,
     #[error("the snapshot is cut short")]
     CutShort,
     #[error("the snapshot does not decode")]
@@ -59,57 +72,45 @@ pub enum SnapshotError {
 }
 
 impl Partition {
-    pub fn snapshot(&self) -> Result<Vec<u8>, SnapshotError> {
-        let mut bytes = Vec::with_capacity(1024 + self.trackers.len() * 4096);
-        bytes.extend_from_slice(MAGIC);
-        bytes.extend_from_slice(&SNAPSHOT_FORMAT.to_le_bytes());
-        bytes.extend_from_slice(&FOLD_VERSION.to_le_bytes());
-        write_part(&mut bytes, STATE, STATE_VERSION, |to| self.state.write_fields(to))?;
-        let released: Vec<_> = self.released.iter().collect();
-        for some in released.chunks(RELEASED_PER_PART) {
-            write_part(&mut bytes, RELEASED, RELEASED_VERSION, |to| write_plain(&some.to_vec(), to))?;
-        }
-        self.trackers
-            .try_for_each(|tracker| write_part(&mut bytes, TRACKER, TRACKER_VERSION, |to| tracker.write_fields(to)))?;
-        write_part(&mut bytes, END, END_VERSION, |to| write_plain(&(self.trackers.len() as u64), to))?;
-        Ok(bytes)
-    }
-
-    /// As the next release may write it: with a part and with fields that this build does not know and may leave out.
-    #[cfg(test)]
-    pub(crate) fn snapshot_of_next_release(&self) -> Result<Vec<u8>, SnapshotError> {
-        let with_more = |to: &mut Vec<u8>, write: &dyn Fn(&mut Vec<u8>) -> Result<(), SnapshotError>| {
-            write(to)?;
-            to.extend_from_slice(&[201, 1, 3, 9, 9, 9]); // tag, version, length, bytes
-            Ok(())
-        };
-        let mut bytes = self.snapshot()?[..HEADER_BYTES].to_vec();
-        write_part(&mut bytes, STATE, STATE_VERSION, |to| with_more(to, &|to| self.state.write_fields(to)))?;
-        bytes.extend_from_slice(&[77, 1, 4, 0, 0, 0, 1, 2, 3, 4]); // kind, version, length, bytes
-        let released: Vec<_> = self.released.iter().collect();
-        write_part(&mut bytes, RELEASED, RELEASED_VERSION, |to| write_plain(&released, to))?;
-        self.trackers.try_for_each(|tracker| {
-            write_part(&mut bytes, TRACKER, TRACKER_VERSION, |to| with_more(to, &|to| tracker.write_fields(to)))
-        })?;
-        write_part(&mut bytes, END, END_VERSION, |to| write_plain(&(self.trackers.len() as u64), to))?;
-        Ok(bytes)
-    }
-
     /// Takes up what a fold before left. If that was another version, or if something in it is not known here, its
     /// numbers mean nothing: all epochs begin anew under `generation`, the claim of who restores.
     pub fn restore(bytes: &[u8], generation: Generation, bodies: &dyn Bodies) -> Result<Partition, SnapshotError> {
-        let (header, rest) = bytes.split_at_checked(HEADER_BYTES).ok_or(SnapshotError::CutShort)?;
-        if header[..2] != *MAGIC {
-            return Err(SnapshotError::Magic);
-        }
-        let fold_version = u32::from_le_bytes([header[4], header[5], header[6], header[7]]);
+        Partition::restore_from(bytes, None, generation, bodies)
+    }
+
+    /// The same from a base, which has this hash, and what changed since.
+    pub fn restore_changed(
+        (hash, base): (BlobHash, &[u8]),
+        changes: &[u8],
+        generation: Generation,
+        bodies: &dyn Bodies,
+    ) -> Result<Partition, SnapshotError> {
+        Partition::restore_from(base, Some((hash, changes)), generation, bodies)
+    }
+
+    fn restore_from(
+        base: &[u8],
+        changes: Option<(BlobHash, &[u8])>,
+        generation: Generation,
+        bodies: &dyn Bodies,
+    ) -> Result<Partition, SnapshotError> {
         let mut reading = Reading::default();
-        let mut partition = match u16::from_le_bytes([header[2], header[3]]) {
-            SNAPSHOT_FORMAT => read_parts(rest, &mut reading)?,
+        let (header, rest) = Header::read(base)?;
+        let mut partition = match header.format {
+            SNAPSHOT_FORMAT => read_parts(rest, None, &mut reading)?,
             FORMAT_WITHOUT_FIELDS => read_format_3(rest, &mut reading)?,
             found => return Err(SnapshotError::Format { found }),
         };
-        if fold_version != FOLD_VERSION || reading.skipped > 0 {
+        let mut is_same_version = header.fold_version == FOLD_VERSION;
+        if let Some((base, changes)) = changes {
+            let (header, rest) = Header::read(changes)?;
+            if header.format != CHANGES_FORMAT {
+                return Err(SnapshotError::Format { found: header.format });
+            }
+            partition = read_parts(rest, Some((base, partition)), &mut reading)?;
+            is_same_version &= header.fold_version == FOLD_VERSION;
+        }
+        if !is_same_version || reading.skipped > 0 {
             partition.begin_epochs(generation);
             partition.is_anew = true;
         }
@@ -133,21 +134,46 @@ impl Partition {
 
 /// Whether this build reads snapshots of a format.
 pub fn is_readable_format(format: u16) -> bool {
-    matches!(format, SNAPSHOT_FORMAT | FORMAT_WITHOUT_FIELDS)
+    matches!(format, SNAPSHOT_FORMAT | CHANGES_FORMAT | FORMAT_WITHOUT_FIELDS)
 }
 
-fn read_parts(mut rest: &[u8], reading: &mut Reading) -> Result<Partition, SnapshotError> {
-    let mut partition = None;
+/// Of a base, or of what changed since one.
+fn read_parts(
+    mut rest: &[u8],
+    base: Option<(BlobHash, Partition)>,
+    reading: &mut Reading,
+) -> Result<Partition, SnapshotError> {
+    let (mut is_of_base, mut partition) = (base.is_none(), None);
+    let (hash, mut base) = base.unzip();
     loop {
         let part = next_part(&mut rest)?;
         match (part.kind, part.version & !REQUIRED) {
-            (STATE, STATE_VERSION) => partition = Some(Partition::of(State::read_fields(part.bytes, reading)?)),
-            (RELEASED, RELEASED_VERSION) => read_released(known(&mut partition)?, part.bytes)?,
-            (TRACKER, TRACKER_VERSION) => {
+            (BASE, VERSION) => is_of_base = Some(read_plain::<BlobHash>(part.bytes)?) == hash,
+            (STATE, VERSION) if is_of_base => {
+                let state = State::read_fields(part.bytes, reading)?;
+                partition = Some(match base.take() {
+                    None => Partition::of(state),
+                    Some(mut base) => {
+                        base.state = state;
+                        base
+                    }
+                });
+            }
+            (STATE, VERSION) => return Err(SnapshotError::Base),
+            (FORGOTTEN, VERSION) => {
+                known(&mut partition)?.released.remove_restored(read_plain::<Vec<ReleasedKey>>(part.bytes)?);
+            }
+            (RELEASED, VERSION) => read_released(known(&mut partition)?, part.bytes)?,
+            (REMOVED, VERSION) => {
+                let partition = known(&mut partition)?;
+                let removed: Vec<TrackerKey> = read_plain(part.bytes)?;
+                removed.into_iter().for_each(|key| partition.trackers.remove_restored(key));
+            }
+            (TRACKER, VERSION) => {
                 let tracker = Tracker::read_fields(part.bytes, reading)?;
                 known(&mut partition)?.take_restored(tracker);
             }
-            (END, END_VERSION) => {
+            (END, VERSION) => {
                 return end(partition.ok_or(SnapshotError::Decode)?, part.bytes, rest);
             }
             (tag, _) if part.version & REQUIRED != 0 => return Err(SnapshotError::Required { tag }),
@@ -183,8 +209,7 @@ fn known(partition: &mut Option<Partition>) -> Result<&mut Partition, SnapshotEr
 }
 
 fn read_released(partition: &mut Partition, bytes: &[u8]) -> Result<(), SnapshotError> {
-    let some: Vec<((TrackerKey, DeliveryKey), Released)> = read_plain(bytes)?;
-    partition.released.extend(some);
+    partition.released.extend(read_plain::<Vec<(ReleasedKey, Released)>>(bytes)?);
     Ok(())
 }
 
@@ -194,72 +219,8 @@ fn end(partition: Partition, bytes: &[u8], rest: &[u8]) -> Result<Partition, Sna
     if is_whole { Ok(partition) } else { Err(SnapshotError::Decode) }
 }
 
-fn write_part(
-    bytes: &mut Vec<u8>,
-    kind: u8,
-    version: u8,
-    write: impl FnOnce(&mut Vec<u8>) -> Result<(), SnapshotError>,
-) -> Result<(), SnapshotError> {
-    bytes.extend_from_slice(&[kind, version | REQUIRED]);
-    let begin = bytes.len();
-    bytes.extend_from_slice(&[0; 4]);
-    write(bytes)?;
-    let length = u32::try_from(bytes.len() - begin - 4).map_err(|_| SnapshotError::TooLarge)?;
-    bytes[begin..begin + 4].copy_from_slice(&length.to_le_bytes());
-    Ok(())
-}
-
-struct Part<'a> {
-    kind: u8,
-    version: u8,
-    bytes: &'a [u8],
-}
-
-fn next_part<'a>(rest: &mut &'a [u8]) -> Result<Part<'a>, SnapshotError> {
-    let (head, after) = rest.split_first_chunk::<2>().ok_or(SnapshotError::CutShort)?;
-    *rest = after;
-    let bytes = take_sized(rest)?;
-    Ok(Part { kind: head[0], version: head[1], bytes })
-}
-
-fn next_part_of_format_3<'a>(rest: &mut &'a [u8]) -> Result<Part<'a>, SnapshotError> {
-    let (kind, after) = rest.split_first().ok_or(SnapshotError::CutShort)?;
-    *rest = after;
-    let bytes = take_sized(rest)?;
-    Ok(Part { kind: *kind, version: 0, bytes })
-}
-
-fn take_sized<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8], SnapshotError> {
-    let (length, after) = rest.split_first_chunk::<4>().ok_or(SnapshotError::CutShort)?;
-    let (bytes, after) = after.split_at_checked(u32::from_le_bytes(*length) as usize).ok_or(SnapshotError::CutShort)?;
-    *rest = after;
-    Ok(bytes)
-}
-
-fn write_plain<T>(value: &T, to: &mut Vec<u8>) -> Result<(), SnapshotError>
-where
-    T: SchemaWrite<DefaultConfig, Src = T>,
-{
-    wincode::serialize_into(to, value).map_err(|_| SnapshotError::Decode)
-}
-
-fn read_plain<T: SchemaReadOwned<DefaultConfig, Dst = T>>(bytes: &[u8]) -> Result<T, SnapshotError> {
-    wincode::deserialize_exact(bytes).map_err(|_| SnapshotError::Decode)
-}
-
-const STATE: u8 = 0;
-const RELEASED: u8 = 1;
-const TRACKER: u8 = 2;
-const END: u8 = 3;
-const STATE_VERSION: u8 = 1;
-const RELEASED_VERSION: u8 = 1;
-const TRACKER_VERSION: u8 = 1;
-const END_VERSION: u8 = 1;
-const REQUIRED: u8 = 0x80;
-/// Well below what a decoder allocates at a time.
-const RELEASED_PER_PART: usize = 10_000;
-const MAGIC: &[u8; 2] = b"WS";
-const HEADER_BYTES: usize = 8;
-/// Of the frame around the parts. What is in them has versions of its own: a change there does not change this.
+/// Of the frame around the parts of a base. What is in them has versions of its own: a change there does not change this.
 pub const SNAPSHOT_FORMAT: u16 = 4;
+/// Of what changed since a base.
+pub const CHANGES_FORMAT: u16 = 5;
 const FORMAT_WITHOUT_FIELDS: u16 = 3;

@@ -172,6 +172,7 @@ async fn start_roles(
     let tiles = processor.map_file().as_deref().map(tiles::open).transpose()?;
     let parts = GatewayParts {
         log: stores.log.clone(),
+        decoded: stores.decoded.clone(),
         live_store: stores.live_store.clone(),
         trail_store: stores.trail_store.clone(),
         ledger: stores.ledger.clone(),
@@ -221,6 +222,7 @@ async fn start_processor(settings: &Settings, stores: &Stores, ground: &Ground, 
     let config = settings.processor.check(&folder).map_err(|error| SettingsError::Role(error.to_string()))?;
     let parts = ProcessorParts {
         log: stores.log.clone(),
+        decoded: stores.decoded.clone(),
         blobs: stores.blobs.clone(),
         live_store: stores.live_store.clone(),
         trail_store: stores.trail_store.clone(),

@@ -40,6 +40,7 @@ pub fn run(options: &Options) -> Result<()> {
     if let Some(trace) = &options.trace {
         is_on_map(trace, &map)?;
     }
+    daemon::huge_pages::do_without();
     let settings = settings(options, &map)?;
     daemon::logging::start(settings.logging.format, "warn");
     let signals = Signals::listen()?;

@@ -51,6 +51,7 @@ impl Options {
 }
 
 pub fn run(options: &Options) -> Result<()> {
+    daemon::huge_pages::do_without();
     let settings = options.settings()?;
     daemon::logging::start(settings.logging.format, "info");
     let signals = Signals::listen()?;

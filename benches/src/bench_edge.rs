@@ -10,7 +10,7 @@ use backends::control::TokenKeys;
 use backends::control::{Control, ControlReader, ControlWriter, RegionKey, Secret};
 use backends::ledger::embedded::EmbeddedLedger;
 use backends::live_store::embedded::MemoryLiveStore;
-use backends::log::Log;
+use backends::log::{DecodedUpdates, Log};
 use backends::registry::embedded::EmbeddedRegistry;
 use backends::trail_store::embedded::EmbeddedTrailStore;
 use daemon::admin::Readiness;
@@ -38,6 +38,7 @@ impl BenchEdge {
     pub async fn start_processor(&self, folder: &Path) -> anyhow::Result<()> {
         let parts = ProcessorParts {
             log: self.log.clone(),
+            decoded: DecodedUpdates::of(&*self.log),
             blobs: Arc::new(FolderBlobStore::open(folder.join("blobs")).context("open the blob store")?),
             live_store: Arc::new(MemoryLiveStore::new(1 << 20, &self.meter)),
             trail_store: Arc::new(EmbeddedTrailStore::open(&folder.join("trail.db")).context("open history")?),

@@ -5,12 +5,15 @@ pub mod bare;
 pub mod bench_edge;
 pub mod city;
 pub mod cpu;
+pub mod echo;
 pub mod http;
 pub mod load;
 pub mod matching;
 pub mod null_log;
 pub mod peers;
 pub mod report;
+pub mod sealed_phone;
+pub mod server;
 pub mod tagged;
 pub mod truth;
 

@@ -4,6 +4,7 @@ pub mod admin;
 pub mod clock;
 pub mod descriptors;
 pub mod drain;
+pub mod huge_pages;
 pub mod logging;
 pub mod meter;
 pub mod problem;

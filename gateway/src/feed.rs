@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backends::log::{
-    Holding, Log, LogError, LogReader, OffsetRange, ReadLimit, StoredEntry, Topic, read_range, share_noting,
+    DecodedUpdates, Holding, Log, LogError, LogReader, OffsetRange, ReadLimit, StoredEntry, Topic, read_range,
+    share_noting,
 };
 use daemon::admin::{Health, Readiness};
 use daemon::{Backoff, Clock, Drain};
@@ -24,6 +25,7 @@ use crate::shards::{Reign, Shards};
 #[derive(Clone)]
 pub(crate) struct Feed {
     pub log: Arc<dyn Log>,
+    pub decoded: DecodedUpdates,
     pub shards: Arc<Shards>,
     pub metrics: Arc<GatewayMetrics>,
     pub readiness: Readiness,
@@ -143,7 +145,7 @@ impl PartitionFeed {
     fn handle_entries(&self, entries: &[StoredEntry]) {
         let metrics = &self.feed.metrics;
         for entry in entries {
-            let batch = match envelope::decode::<UpdateBatch>(&entry.value) {
+            let batch = match self.feed.decoded.updates(self.partition, entry) {
                 Ok(batch) => batch,
                 Err(error) => {
                     metrics.entries_bad.increment(1);

@@ -22,7 +22,7 @@ use axum::Router;
 use backends::control::{ControlReader, ControlWriter};
 use backends::ledger::DeliveryLedger;
 use backends::live_store::LiveStore;
-use backends::log::{Log, Topic};
+use backends::log::{DecodedUpdates, Log, Topic};
 use backends::registry::Registry;
 use backends::trail_store::TrailStore;
 use daemon::admin::{Health, Readiness};
@@ -44,6 +44,8 @@ use tiles::Tiles;
 /// What a gateway stands on.
 pub struct GatewayParts {
     pub log: Arc<dyn Log>,
+    /// Shared with whoever else reads updates in this process.
+    pub decoded: DecodedUpdates,
     pub live_store: Arc<dyn LiveStore>,
     pub trail_store: Arc<dyn TrailStore>,
     pub ledger: Arc<dyn DeliveryLedger>,
@@ -109,6 +111,7 @@ pub fn start(
     let places = Arc::new(Places::new(config.streams_max));
     let feed = Feed {
         log: parts.log,
+        decoded: parts.decoded,
         shards: shards.clone(),
         metrics: metrics.clone(),
         readiness: readiness.clone(),

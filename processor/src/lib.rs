@@ -22,7 +22,7 @@ use anyhow::Context;
 use backends::blob_store::BlobStore;
 use backends::ledger::DeliveryLedger;
 use backends::live_store::LiveStore;
-use backends::log::{Log, LogError, Topic};
+use backends::log::{DecodedUpdates, Log, LogError};
 use backends::registry::Registry;
 use backends::trail_store::TrailStore;
 use daemon::admin::Readiness;
@@ -39,6 +39,8 @@ use shard::{FactSources, LocalBodies, OutsidePlanner, Shards};
 /// What the processor works with.
 pub struct ProcessorParts {
     pub log: Arc<dyn Log>,
+    /// Shared with whoever else reads updates in this process.
+    pub decoded: DecodedUpdates,
     pub blobs: Arc<dyn BlobStore>,
     pub live_store: Arc<dyn LiveStore>,
     pub trail_store: Arc<dyn TrailStore>,
@@ -129,9 +131,8 @@ pub async fn start(
     let live = sinks::Live { store: parts.live_store.clone(), views_max: config.live_views_max };
     let events = sinks::Events { views_max: config.live_views_max, of_movement: config.events_of_movement };
     let log = &parts.log;
-    let decoded = sinks::Decoded::new(log.partition_count(Topic::Updates));
-    start_learner(&config, &parts, &bodies, decoded.clone(), clock, meter, drain);
-    let shared = sinks::SinkParts { log: log.clone(), clock, metrics: metrics.clone(), decoded };
+    start_learner(&config, &parts, &bodies, clock, meter, drain);
+    let shared = sinks::SinkParts { log: log.clone(), clock, metrics: metrics.clone(), decoded: parts.decoded.clone() };
     sinks::start(live, shared.clone(), drain, "live sink");
     sinks::start(events, shared.clone(), drain, "events sink");
     let trail = sinks::Trail { store: parts.trail_store.clone() };
@@ -150,7 +151,6 @@ fn start_learner(
     config: &ProcessorConfig,
     parts: &ProcessorParts,
     bodies: &Arc<LocalBodies>,
-    decoded: sinks::Decoded,
     clock: Clock,
     meter: &Meter,
     drain: &Drain,
@@ -163,7 +163,7 @@ fn start_learner(
         live_store: parts.live_store.clone(),
         bodies: bodies.clone(),
         map_in_use: bodies.map_in_use(),
-        decoded,
+        decoded: parts.decoded.clone(),
         clock,
         metrics: learner::LearnerMetrics::new(meter),
     };

@@ -13,7 +13,7 @@ use backends::ledger::NewDelivery;
 use backends::ledger::embedded::EmbeddedLedger;
 use backends::live_store::embedded::MemoryLiveStore;
 use backends::log::embedded::{EmbeddedLog, EmbeddedLogConfig};
-use backends::log::{Append, Log, Topic, read_range};
+use backends::log::{Append, DecodedUpdates, Log, Topic, read_range};
 use backends::registry::embedded::EmbeddedRegistry;
 use backends::route_service::{RouteService, RouteServiceError};
 use backends::trail_store::TrailQuery;
@@ -355,6 +355,7 @@ impl World {
         let config = settings.check(&self.folder).unwrap();
         let parts = ProcessorParts {
             log: self.log.clone(),
+            decoded: DecodedUpdates::of(&*self.log),
             blobs: self.blobs.clone(),
             live_store: self.live_store.clone(),
             trail_store: self.trail_store.clone(),

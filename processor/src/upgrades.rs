@@ -14,7 +14,7 @@ use backends::control::{Secret, TokenKeyId, TokenKeys};
 use backends::ledger::embedded::EmbeddedLedger;
 use backends::ledger::{DeliveryLedger, NewDelivery};
 use backends::log::embedded::{EmbeddedLog, EmbeddedLogConfig};
-use backends::log::{Append, Log, ReadLimit, StoredEntry, Topic};
+use backends::log::{Append, DecodedUpdates, Log, ReadLimit, StoredEntry, Topic};
 use backends::registry::Registry;
 use backends::registry::embedded::EmbeddedRegistry;
 use bytes::Bytes;
@@ -35,7 +35,7 @@ use super::shard::restore::{Restored, restore};
 use super::shard::tell::keep;
 use super::shard::updates_partition;
 use super::shard::{KeptSnapshots, LocalBodies, OutsidePlanner, Shards};
-use super::sinks::{Decoded, Events, Reader, Sink, Work};
+use super::sinks::{Events, Reader, Sink, Work};
 use super::track::{Effects, NoBodies, Partition};
 use super::{ProcessorMetrics, ProcessorSettings};
 
@@ -460,7 +460,7 @@ impl Life {
                 partition,
                 clock: Clock::system(),
                 metrics: ProcessorMetrics::new(&Meter::discard()),
-                decoded: Decoded::new(PARTITIONS),
+                decoded: DecodedUpdates::new(PARTITIONS),
                 stop: self.stop.clone(),
             };
             let mut work = Events { views_max: 1_000, of_movement: true }.begin(partition);

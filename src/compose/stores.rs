@@ -16,7 +16,7 @@ use backends::ledger::embedded::EmbeddedLedger;
 use backends::live_store::LiveStore;
 use backends::live_store::embedded::MemoryLiveStore;
 use backends::log::embedded::{EmbeddedLog, EmbeddedLogConfig, InstalledLog};
-use backends::log::{Log, LogError};
+use backends::log::{DecodedUpdates, Log, LogError};
 use backends::registry::Registry;
 use backends::registry::embedded::EmbeddedRegistry;
 use backends::sqlite::Guard;
@@ -32,6 +32,8 @@ use crate::settings::{RecordLogKind, Settings};
 
 pub struct Stores {
     pub log: Arc<dyn Log>,
+    /// What of updates is decoded, for all who read them.
+    pub decoded: DecodedUpdates,
     pub blobs: Arc<dyn BlobStore>,
     /// The same, for who looks through all of it.
     pub swept_blobs: Arc<dyn SweptBlobStore>,
@@ -84,6 +86,7 @@ impl Stores {
         let trail_store = open_history(settings, log.incarnation(), meter)?;
         let ledger = embedded.ledger.clone();
         Ok(Stores {
+            decoded: DecodedUpdates::of(&*log),
             log,
             blobs: blobs.clone(),
             swept_blobs: blobs,

@@ -18,6 +18,7 @@
 
 pub mod append;
 pub mod conformance;
+mod decoded;
 pub mod embedded;
 pub mod front;
 mod pipeline;
@@ -35,6 +36,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 pub use append::{Append, Appended, Appender, Appending, append_durably};
+pub use decoded::DecodedUpdates;
 pub use pipeline::{Driven, Pipeline, PipelineConfig};
 pub use share::{Holding, share, share_noting};
 

@@ -2,7 +2,7 @@
 //! driver is forgetting his key; dropping a day is removing its file.
 //!
 //! What comes in is journalled with one sync for all partitions that bring something (`journal`), waits packed in memory
-//! (`pending`), and is sealed into long blocks when some 32 MB of it wait (`writer`). So each fix is written about twice,
+//! (`pending`), and is sealed into long blocks when some 32 MB of it wait, or after ten minutes (`writer`). So each fix is written about twice,
 //! 25 bytes each, and a page of a trail opens one block for each thousand of its fixes.
 //!
 //! The folder: `index.db`, `journal-N.wfj`, `segment-N.wfs`. A start seals what a crash left in the journal. Where the
@@ -41,6 +41,8 @@ pub struct EmbeddedTrailConfig {
     pub linger: Duration,
     /// How many bytes of memory may wait to be sealed.
     pub pending_bytes_max: usize,
+    /// How long it may wait there: memory follows the traffic, and blocks are long all the same.
+    pub seal_after: Duration,
     /// For the index's pages.
     pub cache_bytes: u64,
     /// History as Wayfix kept it before it had segments: one SQLite file, which is taken over and removed.
@@ -55,6 +57,7 @@ impl Default for EmbeddedTrailConfig {
             meter: Meter::discard(),
             linger: Duration::ZERO,
             pending_bytes_max: 32 << 20,
+            seal_after: Duration::from_secs(600),
             cache_bytes: CACHE_BYTES,
             before: None,
             incarnation: 1,
@@ -277,7 +280,7 @@ fn recover(shared: &Arc<Shared>, config: &EmbeddedTrailConfig) -> Result<Writer,
     }
     let next = newer.last().map_or(number, |last| last + 1);
     let journal = Journal::create(&shared.folder, next).map_err(unavailable)?;
-    let mut writer = Writer::new(shared.clone(), journal, config.linger, config.pending_bytes_max);
+    let mut writer = Writer::new(shared.clone(), journal, config);
     writer.forgotten = shared.db.read_blocking(index::forgotten)?;
     let mut frames = 0;
     for number in &newer {

@@ -6,12 +6,13 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use protocol::{Breadcrumb, DeliveryKey, DriverKey, PartitionId, Time};
 use tokio::sync::{mpsc, oneshot};
 use tracing::error;
 
+use super::embedded::EmbeddedTrailConfig;
 use super::home::{Home, day_of};
 use super::index::{self, BlockRow, Span};
 use super::journal::{self, Journal};
@@ -34,6 +35,9 @@ pub(super) struct Writer {
     pub journal: Journal,
     pub linger: Duration,
     pub pending_bytes_max: usize,
+    pub seal_after: Duration,
+    /// Since when something waits.
+    waiting_since: Option<Instant>,
     /// What was received before then of these is not taken any more.
     pub forgotten: BTreeMap<DriverKey, Time>,
     /// The journal could not be written, or what waits not sealed: nothing is taken before it is.
@@ -55,12 +59,14 @@ pub(super) struct Batch {
 }
 
 impl Writer {
-    pub fn new(shared: Arc<Shared>, journal: Journal, linger: Duration, pending_bytes_max: usize) -> Writer {
+    pub fn new(shared: Arc<Shared>, journal: Journal, config: &EmbeddedTrailConfig) -> Writer {
         Writer {
             shared,
             journal,
-            linger,
-            pending_bytes_max,
+            linger: config.linger,
+            pending_bytes_max: config.pending_bytes_max,
+            seal_after: config.seal_after,
+            waiting_since: None,
             forgotten: BTreeMap::new(),
             is_stuck: false,
             newest_received_day: None,
@@ -134,7 +140,9 @@ impl Writer {
             }
             let _caller_may_be_gone = answer.send(written.clone());
         }
-        if self.shared.pending.lock().bytes() > self.pending_bytes_max {
+        let waiting_since = *self.waiting_since.get_or_insert_with(Instant::now);
+        let is_full = self.shared.pending.lock().bytes() > self.pending_bytes_max;
+        if is_full || waiting_since.elapsed() >= self.seal_after {
             self.seal_aloud();
         }
         left
@@ -285,6 +293,7 @@ impl Writer {
     /// Everything that waits into segments; the journal begins anew.
     pub fn seal(&mut self) -> Result<(), TrailStoreError> {
         if self.shared.pending.lock().is_empty() && !self.is_stuck {
+            self.waiting_since = None;
             return Ok(());
         }
         let drivers = self.shared.pending.lock().drivers();
@@ -324,6 +333,7 @@ impl Writer {
         self.journal = next;
         self.is_stuck = false;
         self.shared.pending.lock().clear();
+        self.waiting_since = None;
         self.shared.remove_journals_below(number);
         self.is_merging = true;
         Ok(())

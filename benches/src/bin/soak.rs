@@ -5,14 +5,14 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
 use benches::http::Http;
-use benches::report::{Goal, Report, workspace};
+use benches::server::{Server, ServerOptions, enrol, field, made, number_of};
+use benches::{Goal, Report};
 use clap::Parser;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -63,16 +63,17 @@ async fn soak(arguments: Arguments) -> Result<()> {
         Some(map) => center_of(map)?,
         None => CENTER,
     };
-    let server = Server::start(&arguments, folder.path()).await?;
+    let options = ServerOptions { binary: arguments.binary.clone(), map: arguments.map.clone() };
+    let server = Server::start(&options, folder.path()).await?;
     let world = Arc::new(World::new(&server, center, &arguments));
-    let key = std::fs::read_to_string(folder.path().join("data/tenant.key")).context("read the tenant's key")?;
-    let phones = hire(&server, key.trim(), arguments.phones).await?;
+    let key = server.key()?;
+    let phones = enrol(&server, arguments.phones).await?;
     let mut tasks = JoinSet::new();
     for (number, phone) in phones.iter().enumerate() {
         tasks.spawn(post(world.clone(), phone.credential.clone(), number));
     }
     for (number, phone) in phones.iter().take(arguments.deliveries as usize).enumerate() {
-        tasks.spawn(deliver(world.clone(), key.trim().to_string(), phone.driver, number));
+        tasks.spawn(deliver(world.clone(), key.clone(), phone.driver, number));
     }
     for number in 0..arguments.watchers {
         tasks.spawn(watch(world.clone(), u64::from(number)));
@@ -80,60 +81,13 @@ async fn soak(arguments: Arguments) -> Result<()> {
     let samples = sample(&server, &world, &arguments, &mut tasks).await?;
     tasks.abort_all();
     judge(&mut report, &samples, &arguments);
-    report.finish()
-}
-
-/// The server under test, ended when it is dropped.
-struct Server {
-    child: Child,
-    http: SocketAddr,
-}
-
-impl Server {
-    async fn start(arguments: &Arguments, folder: &std::path::Path) -> Result<Server> {
-        let binary = arguments.binary.clone().unwrap_or_else(|| workspace().join("target/release/wayfix"));
-        let (http, admin) = (free_port()?, free_port()?);
-        let mut command = Command::new(&binary);
-        command.args(["up", "--data"]).arg(folder.join("data")).args(["--http", &http.to_string()]);
-        if let Some(map) = &arguments.map {
-            command.arg("--map").arg(map);
-        }
-        let child = command
-            .env("WAYFIX__ADMIN__LISTEN", admin.to_string())
-            .env("WAYFIX__EDGE__UDP_LISTEN", "127.0.0.1:0")
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .with_context(|| format!("start {}", binary.display()))?;
-        let mut server = Server { child, http };
-        let begun = Instant::now();
-        loop {
-            if let Some(status) = server.child.try_wait()? {
-                bail!("the server ended by itself: {status}");
-            }
-            if let Ok((200, _)) = Http::new(admin).call("GET", "/readyz", None, None).await {
-                return Ok(server);
-            }
-            anyhow::ensure!(begun.elapsed() < Duration::from_secs(60), "the server is not ready after a minute");
-            sleep(Duration::from_millis(100)).await;
-        }
-    }
-
-    fn proc(&self, name: &str) -> Result<String> {
-        let path = format!("/proc/{}/{name}", self.child.id());
-        std::fs::read_to_string(&path).with_context(|| format!("read {path}"))
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _it_may_have_ended = self.child.kill();
-        let _no_zombie = self.child.wait();
-    }
-}
-
-fn free_port() -> Result<SocketAddr> {
-    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+    let failures = world.failures.load(Ordering::Relaxed) as f64;
+    report.row("requests that failed", failures, "", "of all, the warm-up's too", Goal::AtMost(10.0));
+    let holds = report.rows.iter().all(|row| row.holds != Some(false));
+    println!("{}", if holds { "the soak is passed" } else { "the soak is NOT passed: see the rows that do not hold" });
+    report.finish()?;
+    anyhow::ensure!(holds, "the soak is not passed");
+    Ok(())
 }
 
 /// What phones, deliveries and watchers share.
@@ -200,31 +154,6 @@ impl World {
     }
 }
 
-struct Phone {
-    driver: u64,
-    credential: String,
-}
-
-async fn hire(server: &Server, key: &str, count: u32) -> Result<Vec<Phone>> {
-    let mut http = Http::new(server.http);
-    let mut phones = Vec::new();
-    for number in 0..count {
-        let name = json!({ "name": format!("Driver {number}") });
-        let driver = made(http.call("POST", "/api/v1/drivers", Some(key), Some(&name)).await?)?;
-        let driver = driver["driver"].as_u64().or_else(|| driver["driver"].as_str()?.parse().ok());
-        let driver = driver.context("a driver has a number")?;
-        let device = made(http.call("POST", "/api/v1/devices", Some(key), Some(&json!({ "driver": driver }))).await?)?;
-        let credential = device["credential"].as_str().context("a device has a credential")?.to_string();
-        phones.push(Phone { driver, credential });
-    }
-    Ok(phones)
-}
-
-fn made((status, body): (u16, Value)) -> Result<Value> {
-    anyhow::ensure!((200..300).contains(&status), "{status}: {body}");
-    Ok(body)
-}
-
 /// A phone: a fix every so often, a few metres on.
 async fn post(world: Arc<World>, credential: String, number: usize) {
     let mut rng = StdRng::seed_from_u64(number as u64);
@@ -272,8 +201,7 @@ async fn deliver_one(
         "stops": [stop("pickup", pickup), stop("drop_off", drop_off)],
     });
     let delivery = made(http.call("POST", "/api/v1/deliveries", Some(key), Some(&order)).await?)?;
-    let number = delivery["delivery"].as_u64().or_else(|| delivery["delivery"].as_str()?.parse().ok());
-    let number = number.context("a delivery has a number")?;
+    let number = number_of(&delivery["delivery"])?;
     let token = delivery["token"].as_str().context("a delivery has a token")?.to_string();
     world.open.lock().unwrap_or_else(PoisonError::into_inner)[slot] = Some((number, token));
     world.send_to(slot, pickup);
@@ -339,8 +267,8 @@ async fn sample(server: &Server, world: &World, arguments: &Arguments, tasks: &m
         }
         let sample = Sample {
             at_s: begun.elapsed().as_secs_f64(),
-            anonymous_kib: field(&server.proc("smaps_rollup")?, "Anonymous:")?,
-            descriptors: std::fs::read_dir(format!("/proc/{}/fd", server.child.id()))?.count() as f64,
+            anonymous_kib: server.anonymous_kib()?,
+            descriptors: std::fs::read_dir(format!("/proc/{}/fd", server.id()))?.count() as f64,
             threads: field(&server.proc("status")?, "Threads:")?,
             written: field(&server.proc("io")?, "write_bytes:")?,
             fixes: world.fixes.load(Ordering::Relaxed) as f64,
@@ -363,11 +291,6 @@ async fn sample(server: &Server, world: &World, arguments: &Arguments, tasks: &m
         }
     }
     Ok(samples)
-}
-
-fn field(text: &str, name: &str) -> Result<f64> {
-    let line = text.lines().find_map(|line| line.strip_prefix(name)).with_context(|| format!("no {name} there"))?;
-    Ok(line.split_whitespace().next().context("a figure")?.parse()?)
 }
 
 fn judge(report: &mut Report, samples: &[Sample], arguments: &Arguments) {

@@ -13,7 +13,7 @@ use backends::control::TokenKeys;
 use backends::ledger::embedded::EmbeddedLedger;
 use backends::live_store::embedded::MemoryLiveStore;
 use backends::log::embedded::{EmbeddedLog, EmbeddedLogConfig};
-use backends::log::{Append, Log, ReadLimit, Topic};
+use backends::log::{Append, DecodedUpdates, Log, ReadLimit, Topic};
 use backends::registry::embedded::EmbeddedRegistry;
 use backends::trail_store::embedded::EmbeddedTrailStore;
 use benches::{Goal, Report};
@@ -152,6 +152,7 @@ async fn start(
     drain: &Drain,
 ) -> anyhow::Result<Processor> {
     let parts = ProcessorParts {
+        decoded: DecodedUpdates::of(&*log),
         log,
         blobs: Arc::new(FolderBlobStore::open(folder.join("blobs")).context("open the blob store")?),
         live_store: Arc::new(MemoryLiveStore::new(1 << 20, meter)),

@@ -21,7 +21,7 @@ use backends::control::{Control, ControlReader, ControlWriter, secret::Secret};
 use backends::ledger::embedded::EmbeddedLedger;
 use backends::live_store::embedded::MemoryLiveStore;
 use backends::log::embedded::{EmbeddedLog, EmbeddedLogConfig};
-use backends::log::{Append, Log, Topic};
+use backends::log::{Append, DecodedUpdates, Log, Topic};
 use backends::registry::embedded::EmbeddedRegistry;
 use backends::trail_store::embedded::EmbeddedTrailStore;
 use daemon::admin::Readiness;
@@ -125,6 +125,7 @@ impl World {
         let drain = Drain::default();
         let parts = GatewayParts {
             log: self.log.clone(),
+            decoded: DecodedUpdates::of(&*self.log),
             live_store: self.live_store.clone(),
             trail_store: self.trail_store.clone(),
             ledger: self.ledger.clone(),

@@ -39,7 +39,7 @@ use std::time::Duration;
 use anyhow::Context;
 use backends::blob_store::BlobStore;
 use backends::live_store::LiveStore;
-use backends::log::{Holding, Log, Topic, share};
+use backends::log::{DecodedUpdates, Holding, Log, Topic, share};
 use daemon::{Clock, Drain};
 use protocol::record::BlobHash;
 use protocol::{PartitionId, Time};
@@ -54,7 +54,6 @@ pub use state::{State, StateNote};
 
 use crate::config::LearnerConfig;
 use crate::shard::LocalBodies;
-use crate::sinks::Decoded;
 use reading::Readers;
 use telling::{Teller, restore};
 
@@ -69,7 +68,7 @@ pub struct Role {
     /// The map that this process's folds have in use.
     pub map_in_use: watch::Receiver<Option<BlobHash>>,
     /// The sinks read the same updates.
-    pub decoded: Decoded,
+    pub decoded: DecodedUpdates,
     pub clock: Clock,
     pub metrics: LearnerMetrics,
 }

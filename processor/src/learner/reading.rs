@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use backends::log::{LogError, ReadLimit, StoredEntry, Topic, read_again};
+use backends::log::{DecodedUpdates, LogError, ReadLimit, StoredEntry, Topic, read_again};
 use daemon::Clock;
 use maps::Graph;
 use protocol::envelope;
@@ -20,7 +20,6 @@ use tracing::{error, warn};
 
 use super::core::{Learner, Output};
 use super::{LearnerMetrics, Role};
-use crate::sinks::Decoded;
 
 /// All that can wake the learner.
 pub enum Input {
@@ -35,7 +34,7 @@ pub fn run(
     mut learner: Learner,
     mut inputs: mpsc::Receiver<Input>,
     outputs: &mpsc::Sender<Output>,
-    decoded: &Decoded,
+    decoded: &DecodedUpdates,
     metrics: &LearnerMetrics,
     clock: Clock,
 ) {
@@ -96,7 +95,7 @@ fn handle_updates(
     learner: &mut Learner,
     partition: PartitionId,
     entries: &[StoredEntry],
-    decoded: &Decoded,
+    decoded: &DecodedUpdates,
     metrics: &LearnerMetrics,
 ) {
     for entry in entries {

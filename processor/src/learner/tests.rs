@@ -459,7 +459,7 @@ impl Fleet {
             live_store: self.live_store.clone(),
             bodies: self.bodies.clone(),
             map_in_use: self.in_use.subscribe(),
-            decoded: crate::sinks::Decoded::new(3),
+            decoded: backends::log::DecodedUpdates::new(3),
             clock: self.clock,
             metrics: LearnerMetrics::new(meter),
         }

@@ -6,7 +6,6 @@
 
 mod clerk;
 mod cloud_event;
-mod decoded;
 mod events;
 mod live;
 mod trail;
@@ -17,7 +16,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use async_trait::async_trait;
 use backends::log::{
-    Holding, Log, LogError, OffsetRange, ReadLimit, StoredEntry, Topic, read_again, read_range, share,
+    DecodedUpdates, Holding, Log, LogError, OffsetRange, ReadLimit, StoredEntry, Topic, read_again, read_range, share,
 };
 use daemon::admin::Health;
 use daemon::{Backoff, Clock, Drain, retry};
@@ -27,7 +26,6 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 pub use clerk::Clerk;
-pub use decoded::Decoded;
 pub use events::Events;
 pub use live::Live;
 pub use trail::Trail;
@@ -62,7 +60,7 @@ pub struct Reader {
     pub partition: PartitionId,
     pub clock: Clock,
     pub metrics: ProcessorMetrics,
-    pub decoded: Decoded,
+    pub decoded: DecodedUpdates,
     pub stop: CancellationToken,
 }
 
@@ -125,7 +123,7 @@ pub struct SinkParts {
     pub log: Arc<dyn Log>,
     pub clock: Clock,
     pub metrics: ProcessorMetrics,
-    pub decoded: Decoded,
+    pub decoded: DecodedUpdates,
 }
 
 /// Runs a sink until the drain stops.
@@ -201,5 +199,6 @@ async fn commit(reader: &Reader, holding: &Holding, next: Offset) -> anyhow::Res
 /// Keyframes come at least every 60 s.
 const READ_BACK: Duration = Duration::from_secs(75);
 const READ_WAIT: Duration = Duration::from_millis(500);
-/// By the machine's own time: it costs the disk a sync, however fast the clock is set.
-const COMMIT_EVERY: Duration = Duration::from_secs(1);
+/// By the machine's own time: it costs the disk a sync for each sink and partition, however fast the clock is set. What
+/// came since is taken again after a crash.
+const COMMIT_EVERY: Duration = Duration::from_secs(5);

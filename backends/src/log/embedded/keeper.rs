@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, warn};
 
 use super::layout::{self, Slot};
+use super::partition::Partition;
 use super::shared::Shared;
 use super::writer::{Queued, Request};
 use crate::log::{LogError, Topic};
@@ -28,13 +30,19 @@ pub struct Keeper {
 
 impl Keeper {
     pub fn run(self) {
-        let mut expired = Instant::now();
+        let (mut expired, mut stepped) = (Instant::now(), Instant::now());
+        let mut memtables = MemtableBudget::default();
         loop {
             match self.stop.recv_timeout(self.every.min(MEMORY_EVERY)) {
                 Err(RecvTimeoutError::Timeout) => {}
                 Ok(()) | Err(RecvTimeoutError::Disconnected) => return,
             }
-            let bounded = self.shared.store().map_or(Ok(()), |store| store.bound_memory());
+            if stepped.elapsed() >= MEMORY_EVERY {
+                stepped = Instant::now();
+                self.shared.partitions.iter().for_each(Partition::handle_step);
+                memtables.handle_second(self.shared.appended_bytes.load(Ordering::Relaxed));
+            }
+            let bounded = self.shared.store().map_or(Ok(()), |store| store.bound_memory(memtables.bytes_max()));
             if let Err(error) = bounded {
                 warn!(%error, "memory of the log could not be flushed");
             }
@@ -83,4 +91,52 @@ impl Keeper {
     }
 }
 
+/// How much may wait in memtables: what came within the last half minute, so that a quiet log holds little and a busy one
+/// writes few and large tables.
+#[derive(Default)]
+struct MemtableBudget {
+    appended_bytes: u64,
+    /// Smoothed over the last seconds.
+    bytes_per_s: u64,
+}
+
+impl MemtableBudget {
+    fn handle_second(&mut self, appended_bytes: u64) {
+        let bytes = appended_bytes.saturating_sub(self.appended_bytes);
+        self.appended_bytes = appended_bytes;
+        self.bytes_per_s = (self.bytes_per_s * 7 + bytes) / 8;
+    }
+
+    fn bytes_max(&self) -> u64 {
+        (self.bytes_per_s * 30).clamp(MEMTABLES_BYTES_MIN, MEMTABLES_BYTES_MAX)
+    }
+}
+
+const MEMTABLES_BYTES_MIN: u64 = 8 << 20;
+/// Over all partitions; more would make the next start long, which replays it.
+const MEMTABLES_BYTES_MAX: u64 = 128 << 20;
 const MEMORY_EVERY: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memtables_hold_as_much_as_the_traffic_asks_for_and_give_it_back_after_it() {
+        let mut budget = MemtableBudget::default();
+        let mut appended_bytes = 0;
+        let mut run = |budget: &mut MemtableBudget, bytes_per_s: u64| {
+            for _ in 0..120 {
+                appended_bytes += bytes_per_s;
+                budget.handle_second(appended_bytes);
+            }
+            budget.bytes_max()
+        };
+
+        assert_eq!(run(&mut budget, 0), MEMTABLES_BYTES_MIN);
+        assert_eq!(run(&mut budget, 50 << 20), MEMTABLES_BYTES_MAX);
+        let busy = run(&mut budget, 1 << 20);
+        assert!((29 << 20..=31 << 20).contains(&busy), "{busy}");
+        assert_eq!(run(&mut budget, 100 << 10), MEMTABLES_BYTES_MIN);
+    }
+}

@@ -56,6 +56,11 @@ impl Partition {
         self.span.send_modify(|span| span.next = next);
     }
 
+    /// Called in even steps: lets go of what memory has held for so many of them. Readers that keep up have long had it.
+    pub fn handle_step(&self) {
+        self.tail.lock().handle_step();
+    }
+
     /// The store was opened again and holds this much.
     pub fn reset(&self, first: Offset, next: Offset) {
         self.tail.lock().restart(next);
@@ -85,18 +90,41 @@ impl Partition {
     }
 }
 
-/// The newest entries, oldest first, up to so many bytes.
+/// The newest entries, oldest first, up to so many bytes and steps old: partitions that are quiet take next to no memory.
 struct Tail {
     entries: VecDeque<StoredEntry>,
     /// From here on nothing is missing.
     whole_from: Offset,
     bytes: usize,
     bytes_max: usize,
+    /// Where the partition ended at the newest steps, the oldest first.
+    steps: VecDeque<Offset>,
 }
 
 impl Tail {
     fn new(next: Offset, bytes_max: usize) -> Self {
-        Tail { entries: VecDeque::new(), whole_from: next, bytes: 0, bytes_max }
+        Tail { entries: VecDeque::new(), whole_from: next, bytes: 0, bytes_max, steps: VecDeque::new() }
+    }
+
+    fn handle_step(&mut self) {
+        let next = self.entries.back().map_or(self.whole_from, |entry| Offset(entry.offset.0 + 1));
+        self.steps.push_back(next);
+        if self.steps.len() <= STEPS_MAX {
+            return;
+        }
+        let Some(before) = self.steps.pop_front() else { return };
+        while self.entries.front().is_some_and(|entry| entry.offset < before) {
+            self.let_go();
+        }
+        if self.entries.capacity() > ENTRIES_SPARE_MAX && self.entries.len() < self.entries.capacity() / 4 {
+            self.entries.shrink_to(self.entries.len() * 2);
+        }
+    }
+
+    fn let_go(&mut self) {
+        let Some(oldest) = self.entries.pop_front() else { return };
+        self.bytes -= weight(&oldest);
+        self.whole_from = Offset(oldest.offset.0 + 1);
     }
 
     fn restart(&mut self, next: Offset) {
@@ -108,12 +136,8 @@ impl Tail {
             self.bytes += weight(&entry);
             self.entries.push_back(entry);
         }
-        while self.bytes > self.bytes_max {
-            let Some(oldest) = self.entries.pop_front() else {
-                return;
-            };
-            self.bytes -= weight(&oldest);
-            self.whole_from = Offset(oldest.offset.0 + 1);
+        while self.bytes > self.bytes_max && !self.entries.is_empty() {
+            self.let_go();
         }
     }
 
@@ -149,6 +173,10 @@ fn weight(entry: &StoredEntry) -> usize {
     entry.key.len() + entry.value.len() + std::mem::size_of::<StoredEntry>()
 }
 
+/// So many steps of a second each, far more than a reader that keeps up is behind.
+const STEPS_MAX: usize = 5;
+const ENTRIES_SPARE_MAX: usize = 64;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -166,6 +194,26 @@ mod tests {
             partition.read_tail(Offset(12), ReadLimit::default()).unwrap().iter().map(|entry| entry.offset.0).collect();
         assert_eq!(offsets, [12, 13, 14]);
         assert_eq!(partition.read_tail(Offset(15), ReadLimit::default()).unwrap(), []);
+    }
+
+    #[test]
+    fn memory_lets_go_of_what_is_old_and_says_that_it_does_not_hold_it() {
+        let partition = Partition::new(Offset(0), Offset(0), 1 << 20);
+        partition.publish((0..1_000).map(entry).collect());
+        partition.handle_step();
+        partition.publish((1_000..1_003).map(entry).collect());
+
+        (0..STEPS_MAX).for_each(|_| partition.handle_step());
+
+        assert_eq!(partition.read_tail(Offset(999), ReadLimit::default()), None);
+        assert_eq!(partition.read_tail(Offset(1_000), ReadLimit::default()).map(|entries| entries.len()), Some(3));
+        assert!(partition.tail.lock().entries.capacity() <= ENTRIES_SPARE_MAX, "the room of a burst is given back");
+
+        (0..STEPS_MAX).for_each(|_| partition.handle_step());
+
+        assert_eq!(partition.tail.lock().bytes, 0);
+        assert_eq!(partition.read_tail(Offset(1_003), ReadLimit::default()), Some(Vec::new()));
+        assert_eq!(partition.offset_at(Time(0)), None);
     }
 
     #[test]

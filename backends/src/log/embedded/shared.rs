@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -26,6 +27,8 @@ pub struct Shared {
     pub commits: Mutex<HashMap<Vec<u8>, Offset>>,
     /// Of newest-per-key topics: the newest entry of every key, those that say "gone" too.
     newest: Mutex<HashMap<Slot, BTreeMap<Bytes, StoredEntry>>>,
+    /// Bytes of keys and values appended since it was opened.
+    pub appended_bytes: AtomicU64,
     /// None while it is being opened again.
     store: RwLock<Option<Arc<Store>>>,
     options: StoreOptions,
@@ -64,6 +67,7 @@ impl Shared {
             partitions,
             commits: Mutex::new(commits),
             newest: Mutex::new(std::mem::take(&mut opened.newest)),
+            appended_bytes: AtomicU64::new(0),
             store: RwLock::new(Some(Arc::new(store))),
             options,
         };

@@ -293,9 +293,9 @@ impl Store {
         tree.drop_range(..layout::offset_key(before)).map_err(|error| read_error(&fjall::Error::from(error)))
     }
 
-    /// Flushes the largest memtables until what waits in memory, and would be replayed at the next start, is bounded.
-    pub fn bound_memory(&self) -> Result<(), LogError> {
-        let mut excess = self.database.write_buffer_size().saturating_sub(MEMTABLES_BYTES_MAX);
+    /// Flushes the largest memtables until no more than this waits in memory, and would be replayed at the next start.
+    pub fn bound_memory(&self, memtables_bytes_max: u64) -> Result<(), LogError> {
+        let mut excess = self.database.write_buffer_size().saturating_sub(memtables_bytes_max);
         let mut sizes: Vec<(u64, &Keyspace)> =
             self.partitions.iter().map(|keyspace| (keyspace.tree.active_memtable().size(), keyspace)).collect();
         sizes.sort_by_key(|(size, _)| std::cmp::Reverse(*size));
@@ -494,8 +494,6 @@ const CACHE_BYTES: u64 = 32 << 20;
 const JOURNALS_BYTES_MAX: u64 = 512 << 20;
 /// Large, so that busy partitions make few and large tables.
 const MEMTABLE_BYTES_MAX: u64 = 16 << 20;
-/// Over all partitions.
-const MEMTABLES_BYTES_MAX: u64 = 128 << 20;
 /// One for flushing and one for compaction.
 const WORKER_THREADS: usize = 2;
 /// fjall itself stops writers at four.

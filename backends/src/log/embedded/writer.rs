@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -203,6 +204,7 @@ impl Writer {
         self.meters.syncs.increment(1);
         self.meters.entries.increment(count);
         self.meters.bytes.increment(staged.bytes as u64);
+        self.shared.appended_bytes.fetch_add(staged.bytes as u64, Ordering::Relaxed);
         // Whoever has gone meanwhile does not need the answer.
         for answer in staged.answers {
             match answer {

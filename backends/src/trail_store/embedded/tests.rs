@@ -60,6 +60,22 @@ async fn offsets_and_breadcrumbs_agree_after_kill_9() {
 }
 
 #[tokio::test]
+async fn what_has_waited_for_long_enough_is_sealed_however_little_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = EmbeddedTrailConfig { seal_after: Duration::ZERO, ..EmbeddedTrailConfig::default() };
+    let store = EmbeddedTrailStore::open_with(folder.path(), config).unwrap();
+    let place = |offset| TrailPlace { incarnation: 1, offset: Offset(offset) };
+
+    store.append(PartitionId(0), vec![crumb(0), crumb(4)], place(1)).await.unwrap();
+    // Its turn comes after the sealing.
+    store.append(PartitionId(0), Vec::new(), place(2)).await.unwrap();
+
+    assert_eq!(store.shared.pending.lock().count(), 0);
+    let query = TrailQuery { from: Time(0), until: Time(i64::MAX), limit: 10 };
+    assert_eq!(store.driver_trail(DRIVER, query).await.unwrap().len(), 2);
+}
+
+#[tokio::test]
 async fn a_wrong_clock_makes_no_file_of_its_own() {
     let fixture = Fixture::new();
     conformance::wrong_clocks_are_kept_and_expire_by_their_receipt(async || fixture.open().await).await;

@@ -1,4 +1,4 @@
-//! Entries of updates, decoded once for all of this process's readers: sinks and learner follow the same partitions at
+//! Entries of updates, decoded once for all of this process's readers: hubs, sinks and learner follow the same partitions at
 //! about the same time.
 //!
 //! Bounded: the newest entries of each partition, by number and bytes. Who lags further behind decodes for itself.
@@ -6,13 +6,13 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use backends::log::StoredEntry;
+use super::{Log, StoredEntry, Topic};
 use protocol::envelope::{self, EnvelopeError};
 use protocol::{Offset, PartitionId, UpdateBatch};
 
 /// Cheap to clone.
 #[derive(Clone)]
-pub struct Decoded {
+pub struct DecodedUpdates {
     partitions: Arc<Vec<Mutex<Newest>>>,
 }
 
@@ -30,9 +30,13 @@ struct Entry {
     batch: Arc<UpdateBatch>,
 }
 
-impl Decoded {
+impl DecodedUpdates {
+    pub fn of(log: &dyn Log) -> Self {
+        DecodedUpdates::new(log.partition_count(Topic::Updates))
+    }
+
     pub fn new(partition_count: u32) -> Self {
-        Decoded { partitions: Arc::new((0..partition_count).map(|_| Mutex::default()).collect()) }
+        DecodedUpdates { partitions: Arc::new((0..partition_count).map(|_| Mutex::default()).collect()) }
     }
 
     /// Of two readers who ask for the same entry at once one decodes, the other waits for it.
@@ -71,7 +75,7 @@ impl Newest {
 }
 
 const ENTRIES_MAX: usize = 64;
-/// Decoded they are a few times as large.
+/// DecodedUpdates they are a few times as large.
 const BYTES_MAX: usize = 256 << 10;
 
 #[cfg(test)]
@@ -83,7 +87,7 @@ mod tests {
 
     #[test]
     fn an_entry_is_decoded_once_for_all_who_follow() {
-        let decoded = Decoded::new(1);
+        let decoded = DecodedUpdates::new(1);
 
         let first = decoded.updates(PartitionId(0), &entry(7)).unwrap();
         let second = decoded.clone().updates(PartitionId(0), &entry(7)).unwrap();
@@ -93,7 +97,7 @@ mod tests {
 
     #[test]
     fn what_is_kept_is_bounded_and_a_laggard_drives_nothing_out() {
-        let decoded = Decoded::new(1);
+        let decoded = DecodedUpdates::new(1);
         for offset in 100..100 + 3 * ENTRIES_MAX as u64 {
             decoded.updates(PartitionId(0), &entry(offset)).unwrap();
         }
@@ -111,7 +115,7 @@ mod tests {
 
     #[test]
     fn a_damaged_entry_is_an_error_for_each_who_asks() {
-        let decoded = Decoded::new(1);
+        let decoded = DecodedUpdates::new(1);
         let damaged = StoredEntry { value: Bytes::from_static(b"W no envelope"), ..entry(1) };
 
         assert!(decoded.updates(PartitionId(0), &damaged).is_err());

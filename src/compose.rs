@@ -15,23 +15,24 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use axum::{Extension, Router};
-use backends::route_service::{self, RouterConfig, RouterConfigError, RouterSettings};
-use backends::upkeep::Upkeep;
+use backends::relay::{self, RelayParts};
+use backends::upkeep::{self, UpkeepParts};
 use daemon::admin::{self, Readiness};
-use daemon::descriptors::raise_limit;
 use daemon::meter::Exposition;
-use daemon::serve::{Listener, ServeLimits, serve};
-use daemon::{Clock, Drain, Meter, Signals};
+use daemon::serve::{Listener, serve};
+use daemon::{Clock, Drain, Meter, ProcessContext, Signals};
+use edge::EdgeParts;
+use edge::tls::{ServerTls, server_tls};
 use gateway::{GatewayParts, SecureDoor, TileSource};
-use processor::sweep::Sweeper;
-use processor::{Processor, ProcessorParts, RouteServiceConfig};
+use processor::sweep::{self, SweepParts};
+use processor::{Processor, ProcessorParts};
 use protocol::session::EdgeAddress;
 use protocol::{DeliveryPolicy, Time};
 use tokio::sync::Notify;
 use tracing::{info, warn};
 
+use crate::config::{Config, DoorsConfig};
 use crate::map_watch::{MapWatch, Print};
-use crate::settings::{Settings, SettingsError};
 use crate::{pages, tiles};
 use stores::Stores;
 
@@ -80,30 +81,42 @@ impl Stages {
     }
 }
 
-/// What every part is handed.
-struct Ground {
-    clock: Clock,
-    meter: Meter,
-    readiness: Readiness,
-    look_at_map: Arc<Notify>,
+/// What only the composition hands around.
+struct Composition<'a> {
+    config: &'a Config,
+    stores: &'a Stores,
+    context: &'a ProcessContext,
+    stages: &'a Stages,
+    exposition: &'a Exposition,
+    /// Notified when the map's file is to be looked at now.
+    look_at_map: &'a Arc<Notify>,
 }
 
 impl Whole {
     /// None: it was told to stop before it was up.
-    pub async fn start(settings: Settings, signals: &Signals) -> Result<Option<Whole>> {
+    pub async fn start(config: Config, signals: &Signals) -> Result<Option<Whole>> {
         let whole = Drain::default();
         let (meter, exposition) = Meter::prometheus();
-        let clock = settings.clock()?;
-        let ground = Ground { clock, meter, readiness: Readiness::default(), look_at_map: signals.look_again.clone() };
+        let readiness = Readiness::default();
+        let context = ProcessContext { clock: config.clock, meter, readiness, drain: whole.clone() };
         let stages = Stages::of(&whole);
         exposition.start_upkeep(&stages.upkeep);
-        let opening = Stores::open(&settings, &ground.clock, &ground.meter, &stages.upkeep);
+        let opening = Stores::open(&config.stores, &context.clock, &context.meter, &stages.upkeep);
         let stores = tokio::select! {
             opened = opening => opened?,
             () = signals.stop.cancelled() => return Ok(None),
         };
+        let look_at_map = &signals.look_again;
+        let composition = Composition {
+            config: &config,
+            stores: &stores,
+            context: &context,
+            stages: &stages,
+            exposition: &exposition,
+            look_at_map,
+        };
         let started = tokio::select! {
-            started = start_roles(&settings, &stores, &ground, &stages, &exposition) => started.map(Some),
+            started = composition.start_roles() => started.map(Some),
             () = signals.stop.cancelled() => Ok(None),
         };
         match started {
@@ -146,108 +159,124 @@ impl Whole {
     }
 }
 
-async fn start_roles(
-    settings: &Settings,
-    stores: &Stores,
-    ground: &Ground,
-    stages: &Stages,
-    exposition: &Exposition,
-) -> Result<Running> {
-    let Ground { clock, meter, readiness, look_at_map } = ground;
-    let key_file = first_tenant(settings, stores, clock).await?;
-    start_upkeep(settings, stores, ground, &stages.upkeep);
-    backends::relay::start(stores.log.clone(), stores.ledger.clone(), stores.registry.clone(), &stages.relay);
+impl Composition<'_> {
+    async fn start_roles(&self) -> Result<Running> {
+        let Composition { config, stores, context, stages, .. } = self;
+        let key_file = first_tenant(&config.stores.data, stores, &context.clock).await?;
+        self.start_stores_roles();
+        let tls = self.open_tls().await?;
+        let parts = EdgeParts { log: stores.log.clone(), control: stores.control.clone() };
+        let edge = edge::start(config.edge.clone(), parts, &context.within(&stages.edge)).await;
+        let edge = edge.context("start the edge")?;
 
-    let edge_folder = settings.data.join("edge");
-    let edge_config = settings.edge.check(&edge_folder).map_err(|error| SettingsError::Role(error.to_string()))?;
-    let tls = edge::tls::server_tls(&edge_config.tls, &edge_folder, *clock).context("prepare the certificate")?;
-    let log = stores.log.clone();
-    let edge = edge::start(&edge_config, log, &stores.control, *clock, meter, readiness.clone(), &stages.edge)
-        .context("start the edge")?;
+        let seen = config.map.as_deref().and_then(Print::of);
+        let processor = self.start_processor().await?;
 
-    let seen = settings.map.as_deref().and_then(Print::of);
-    let processor = start_processor(settings, stores, ground, stages).await?;
-
-    let doors = Doors::bind(settings, &tls).await?;
-    let tiles = processor.map_file().as_deref().map(tiles::open).transpose()?;
-    let parts = GatewayParts {
-        log: stores.log.clone(),
-        decoded: stores.decoded.clone(),
-        live_store: stores.live_store.clone(),
-        trail_store: stores.trail_store.clone(),
-        ledger: stores.ledger.clone(),
-        registry: stores.registry.clone(),
-        control: stores.control.clone(),
-        control_writer: stores.control_writer.clone(),
-        edges: vec![doors.edge_address(edge.udp_addr, tls.pin)?],
-        tiles: tiles.map(|tiles| Arc::new(tiles) as Arc<dyn TileSource>),
-        pages: pages::router(doors.https_addr()?),
-    };
-    let gateway_config =
-        settings.gateway.clone().check().map_err(|error| SettingsError::Role(format!("gateway.{error}")))?;
-    let gateway = gateway::start(gateway_config, parts, *clock, meter, readiness, &stages.gateway);
-    let beside = gateway.open_to_origins(edge.http_router);
-    if let Some(file) = settings.map.clone() {
-        let watch = MapWatch { file, seen, processor, tiles: gateway.tiles, now: look_at_map.clone() };
-        stages.processor.spawn("map watch", watch.run(stages.processor.clone()));
+        let doors = Doors::bind(&config.doors, &tls).await?;
+        let parts = self.gateway_parts(&doors, edge.udp_addr, tls.pin, &processor)?;
+        let gateway = gateway::start(config.gateway.clone(), parts, &context.within(&stages.gateway));
+        let beside = gateway.open_to_origins(edge.http_router);
+        if let Some(file) = config.map.clone() {
+            let watch = MapWatch { file, seen, processor, tiles: gateway.tiles, now: self.look_at_map.clone() };
+            stages.processor.spawn("map watch", watch.run(stages.processor.clone()));
+        }
+        let router = gateway.router.merge(beside);
+        if doors.https.is_some() {
+            let (readiness, stop) = (context.readiness.clone(), stages.doors.token().clone());
+            stages.doors.spawn("certificate watch", tls.watch.run(readiness, stop));
+        }
+        let (http, https, admin) = self.open_doors(doors, router)?;
+        Ok(Running { http, https, admin, udp: edge.udp_addr, key_file })
     }
-    let router = gateway.router.merge(beside);
-    let admin = admin::router(readiness.clone(), exposition.clone(), stages.doors.token().clone());
-    let limits = settings.connections.check(raise_limit()).map_err(|error| SettingsError::Role(error.to_string()))?;
-    if doors.https.is_some() {
-        let (readiness, stop) = (readiness.clone(), stages.doors.token().clone());
-        stages.doors.spawn("certificate watch", tls.watch.run(readiness, stop));
+
+    /// Those that carry from store to store and end what nobody else does.
+    fn start_stores_roles(&self) {
+        let Composition { config, stores, context, stages, .. } = self;
+        let Stores { log, ledger, registry, .. } = stores;
+        let parts = UpkeepParts { log: log.clone(), ledger: ledger.clone(), trail_store: stores.trail_store.clone() };
+        upkeep::start(config.upkeep.clone(), parts, &context.within(&stages.upkeep));
+        let parts = SweepParts { log: log.clone(), blobs: stores.swept_blobs.clone() };
+        sweep::start(parts, &context.within(&stages.upkeep));
+        let parts = RelayParts { log: log.clone(), ledger: ledger.clone(), registry: registry.clone() };
+        relay::start(parts, &context.within(&stages.relay));
     }
-    let (http, https, admin) = doors.open(router, admin, &limits, meter, stages)?;
-    Ok(Running { http, https, admin, udp: edge.udp_addr, key_file })
+
+    async fn open_tls(&self) -> Result<ServerTls> {
+        let (edge, clock) = (self.config.edge.clone(), self.context.clock);
+        let opening = tokio::task::spawn_blocking(move || server_tls(&edge.tls, &edge.state_folder, clock));
+        opening.await?.context("prepare the certificate")
+    }
+
+    async fn start_processor(&self) -> Result<Processor> {
+        let Composition { config, stores, context, stages, .. } = self;
+        let parts = ProcessorParts {
+            log: stores.log.clone(),
+            decoded: stores.decoded.clone(),
+            blobs: stores.blobs.clone(),
+            live_store: stores.live_store.clone(),
+            trail_store: stores.trail_store.clone(),
+            ledger: stores.ledger.clone(),
+            registry: stores.registry.clone(),
+            route_service: config.route_service.clone(),
+            map: config.map.clone(),
+        };
+        let started = processor::start(config.processor.clone(), parts, &context.within(&stages.processor)).await;
+        started.context("start the processor")
+    }
+
+    fn gateway_parts(
+        &self,
+        doors: &Doors,
+        udp: SocketAddr,
+        pin: Option<[u8; 32]>,
+        processor: &Processor,
+    ) -> Result<GatewayParts> {
+        let stores = self.stores;
+        let tiles = processor.map_file().as_deref().map(tiles::open).transpose()?;
+        Ok(GatewayParts {
+            log: stores.log.clone(),
+            decoded: stores.decoded.clone(),
+            live_store: stores.live_store.clone(),
+            trail_store: stores.trail_store.clone(),
+            ledger: stores.ledger.clone(),
+            registry: stores.registry.clone(),
+            control: stores.control.clone(),
+            control_writer: stores.control_writer.clone(),
+            edges: vec![doors.edge_address(udp, pin)?],
+            tiles: tiles.map(|tiles| Arc::new(tiles) as Arc<dyn TileSource>),
+            pages: pages::router(doors.https_addr()?),
+        })
+    }
+
+    fn open_doors(&self, doors: Doors, router: Router) -> Result<Addresses> {
+        let Composition { config, context, stages, .. } = self;
+        let admin = admin::router(context.readiness.clone(), self.exposition.clone(), stages.doors.token().clone());
+        let secure = router.clone().layer(Extension(SecureDoor));
+        let limits = &config.doors.limits;
+        let doors = [
+            ("http door", doors.http, router, limits.clone(), &stages.doors),
+            ("https door", doors.https, secure, limits.clone(), &stages.doors),
+            // Health can be asked for until the last, whoever holds all other connections.
+            ("admin door", doors.admin, admin, limits.reserved(), &stages.upkeep),
+        ];
+        let mut addresses = [None, None, None];
+        for (place, (name, listener, router, limits, drain)) in addresses.iter_mut().zip(doors) {
+            let Some(listener) = listener else { continue };
+            *place = Some(listener.local_addr()?);
+            serve(name, listener, router, limits, &context.meter, drain);
+        }
+        let [http, https, admin] = addresses;
+        Ok((http, https, admin))
+    }
 }
 
-/// Ends what nobody else does.
-fn start_upkeep(settings: &Settings, stores: &Stores, ground: &Ground, drain: &Drain) {
-    let upkeep = Upkeep {
-        log: stores.log.clone(),
-        ledger: stores.ledger.clone(),
-        trail_store: stores.trail_store.clone(),
-        clock: ground.clock,
-        meter: ground.meter.clone(),
-        history_kept: Duration::from_secs(86_400 * u64::from(settings.history.keep_days)),
-    };
-    upkeep.start(drain);
-    let (log, blobs) = (stores.log.clone(), stores.swept_blobs.clone());
-    Sweeper { log, blobs, clock: ground.clock, meter: ground.meter.clone() }.start(drain);
-}
-
-async fn start_processor(settings: &Settings, stores: &Stores, ground: &Ground, stages: &Stages) -> Result<Processor> {
-    let folder = settings.data.join("processor");
-    let config = settings.processor.check(&folder).map_err(|error| SettingsError::Role(error.to_string()))?;
-    let parts = ProcessorParts {
-        log: stores.log.clone(),
-        decoded: stores.decoded.clone(),
-        blobs: stores.blobs.clone(),
-        live_store: stores.live_store.clone(),
-        trail_store: stores.trail_store.clone(),
-        ledger: stores.ledger.clone(),
-        registry: stores.registry.clone(),
-        route_service: open_router(&settings.processor.router)?,
-        map: settings.map.clone(),
-    };
-    processor::start(config, parts, ground.clock, &ground.meter, &ground.readiness, &stages.processor)
-        .await
-        .context("start the processor")
-}
-
-/// Who plans ways beside our own map.
-fn open_router(settings: &RouterSettings) -> Result<Option<RouteServiceConfig>> {
-    let wrong = |error: RouterConfigError| SettingsError::Role(format!("processor.router.{error}"));
-    let config = RouterConfig::try_from(settings.clone()).map_err(wrong)?;
-    let service = route_service::open(&config).context("make a client of the outside router")?;
-    Ok(service.map(|service| RouteServiceConfig { service, asked_max: settings.asked_max as usize }))
-}
+/// Where http, https and admin are reached.
+type Addresses = (Option<SocketAddr>, Option<SocketAddr>, Option<SocketAddr>);
 
 /// The first start makes a tenant and leaves its key where only the operator can read it. A key that is not there later
 /// was taken away: the registry keeps only its hash, so it is said and nobody gets a second tenant for it.
-async fn first_tenant(settings: &Settings, stores: &Stores, clock: &Clock) -> Result<PathBuf> {
-    let file = settings.data.join("tenant.key");
+async fn first_tenant(data: &Path, stores: &Stores, clock: &Clock) -> Result<PathBuf> {
+    let file = data.join("tenant.key");
     let now = Time(clock.now_ms());
     if file.exists() {
         let key = std::fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
@@ -293,16 +322,16 @@ struct Doors {
 }
 
 impl Doors {
-    async fn bind(settings: &Settings, tls: &edge::tls::ServerTls) -> Result<Doors> {
+    async fn bind(config: &DoorsConfig, tls: &ServerTls) -> Result<Doors> {
         let bind = async |door: &'static str, address: Option<SocketAddr>, tls| -> Result<Option<Listener>> {
             let Some(address) = address else { return Ok(None) };
             let bound = Listener::bind(address, tls).await;
             bound.map(Some).with_context(|| format!("listen on {address} for {door}"))
         };
         Ok(Doors {
-            http: bind("http", settings.http.listen, None).await?,
-            https: bind("https", settings.https.listen, Some(tls.config.clone())).await?,
-            admin: bind("admin", settings.admin.listen, None).await?,
+            http: bind("http", config.http, None).await?,
+            https: bind("https", config.https, Some(tls.config.clone())).await?,
+            admin: bind("admin", config.admin, None).await?,
         })
     }
 
@@ -317,31 +346,6 @@ impl Doors {
         }
         let http = self.http.as_ref().context("there is a door")?.local_addr()?;
         Ok(EdgeAddress { udp: udp.to_string(), https: format!("http://{http}"), pin: None })
-    }
-
-    fn open(
-        self,
-        router: Router,
-        admin: Router,
-        limits: &ServeLimits,
-        meter: &Meter,
-        stages: &Stages,
-    ) -> Result<(Option<SocketAddr>, Option<SocketAddr>, Option<SocketAddr>)> {
-        let mut addresses = [None, None, None];
-        let secure = router.clone().layer(Extension(SecureDoor));
-        let doors = [
-            ("http door", self.http, router, limits.clone(), &stages.doors),
-            ("https door", self.https, secure, limits.clone(), &stages.doors),
-            // Health can be asked for until the last, whoever holds all other connections.
-            ("admin door", self.admin, admin, limits.reserved(), &stages.upkeep),
-        ];
-        for (place, (name, listener, router, limits, drain)) in addresses.iter_mut().zip(doors) {
-            let Some(listener) = listener else { continue };
-            *place = Some(listener.local_addr()?);
-            serve(name, listener, router, limits, meter, drain);
-        }
-        let [http, https, admin] = addresses;
-        Ok((http, https, admin))
     }
 }
 

@@ -11,6 +11,7 @@ use maps::import::ImportOptions;
 use tokio::process::{Child, Command};
 
 use crate::compose::{Running, Whole};
+use crate::config::Config;
 use crate::maps::import::import;
 use crate::settings::Settings;
 use crate::{pages, up};
@@ -41,11 +42,11 @@ pub fn run(options: &Options) -> Result<()> {
         is_on_map(trace, &map)?;
     }
     daemon::huge_pages::do_without();
-    let settings = settings(options, &map)?;
-    daemon::logging::start(settings.logging.format, "warn");
+    let config = config(options, &map)?;
+    daemon::logging::start(config.logging, "warn");
     let signals = Signals::listen()?;
     up::run_to_end(async {
-        let Some(whole) = Whole::start(settings, &signals).await? else { return Ok(()) };
+        let Some(whole) = Whole::start(config, &signals).await? else { return Ok(()) };
         let key = std::fs::read_to_string(&whole.running.key_file).context("read the tenant's key")?;
         let mut fleet = fleet(options, &map, &whole.running)?;
         eprintln!("{}", invitation(options, &whole.running, key.trim()));
@@ -65,15 +66,14 @@ async fn told_to_stop_or_fleet_over(signals: &Signals, fleet: &mut Child) -> Res
     Ok(())
 }
 
-fn settings(options: &Options, map: &Path) -> Result<Settings> {
+fn config(options: &Options, map: &Path) -> Result<Config> {
     let mut settings = Settings::load(None)?;
     settings.data.clone_from(&options.data);
     settings.map = Some(map.to_path_buf());
     settings.http.listen = Some(options.http);
     settings.https.listen = Some(options.https);
     settings.edge.udp_listen = SocketAddr::new(options.http.ip(), settings.edge.udp_listen.port());
-    settings.check()?;
-    Ok(settings)
+    Ok(settings.check()?)
 }
 
 /// Imports an extract unless that was done before; a map file is taken as it is.

@@ -1,6 +1,7 @@
 //! The `wayfix` binary: command line and composition only.
 
 mod compose;
+mod config;
 mod demo;
 mod installation;
 mod map_watch;

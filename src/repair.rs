@@ -17,6 +17,7 @@ use daemon::{Clock, Meter};
 use protocol::{PartitionId, TenantId, Time};
 
 use crate::compose::stores::Embedded;
+use crate::config::StoresConfig;
 use crate::installation::{DataFolder, Refused, acknowledged};
 use crate::settings::Settings;
 use crate::up;
@@ -62,12 +63,11 @@ impl StoreName {
 }
 
 pub fn run(options: &Options) -> Result<()> {
-    let settings = settings(options.config.as_deref(), options.data.as_deref())?;
-    daemon::logging::start(settings.logging.format, "warn");
+    let stores = begin(options.config.as_deref(), options.data.as_deref())?;
     up::runtime()?.block_on(async {
-        let folder = open_folder(&settings)?;
+        let folder = open_folder(&stores)?;
         let accepted: Vec<Store> = options.accept_loss.iter().map(|name| name.store()).collect();
-        let repaired = repair(folder, &settings, &accepted).await?;
+        let repaired = repair(folder, &stores, &accepted).await?;
         match options.new_tenant_key {
             Some(tenant) => new_tenant_key(&repaired, TenantId(tenant)).await,
             None => Ok(()),
@@ -75,54 +75,56 @@ pub fn run(options: &Options) -> Result<()> {
     })
 }
 
-/// With the data folder of the command line, as `wayfix up` takes it.
-pub fn settings(config: Option<&Path>, data: Option<&Path>) -> Result<Settings> {
+/// Starts logging and says where the stores are: with the data folder of the command line, as `wayfix up` takes it.
+pub fn begin(config: Option<&Path>, data: Option<&Path>) -> Result<StoresConfig> {
     let mut settings = Settings::load(config)?;
     if let Some(data) = data {
         settings.data = data.to_path_buf();
     }
-    Ok(settings)
+    let stores = settings.stores()?;
+    daemon::logging::start(settings.logging.format, "warn");
+    Ok(stores)
 }
 
-pub fn open_folder(settings: &Settings) -> Result<DataFolder> {
-    if !settings.data.is_dir() {
-        bail!("{} is no folder", settings.data.display());
+pub fn open_folder(stores: &StoresConfig) -> Result<DataFolder> {
+    if !stores.data.is_dir() {
+        bail!("{} is no folder", stores.data.display());
     }
-    DataFolder::lock(&settings.data)
+    DataFolder::lock(&stores.data)
 }
 
-async fn repair(folder: DataFolder, settings: &Settings, accepted: &[Store]) -> Result<Embedded> {
+async fn repair(folder: DataFolder, stores: &StoresConfig, accepted: &[Store]) -> Result<Embedded> {
     let mut survey = folder.survey()?;
     for finding in findings(&survey) {
         mend(&folder, &survey, &finding)?;
         survey = folder.survey()?;
     }
     match survey.compare() {
-        Verdict::Fresh => bail!("{} holds no installation", settings.data.display()),
-        Verdict::Adopt => bail!("{} is from an earlier release: `wayfix up` takes it over", settings.data.display()),
+        Verdict::Fresh => bail!("{} holds no installation", stores.data.display()),
+        Verdict::Adopt => bail!("{} is from an earlier release: `wayfix up` takes it over", stores.data.display()),
         Verdict::Together { installation, warnings } => {
             warnings.iter().for_each(|warning| eprintln!("made anew: {warning}"));
-            together(folder, settings, survey, installation, accepted).await
+            together(folder, stores, survey, installation, accepted).await
         }
         Verdict::Refused(findings) if findings.iter().all(|finding| accepted.contains(&finding.store)) => {
-            accept(folder, settings, &survey, &findings).await
+            accept(folder, stores, &survey, &findings).await
         }
-        Verdict::Refused(findings) => Err(Refused { data: settings.data.clone(), findings }.into()),
+        Verdict::Refused(findings) => Err(Refused { data: stores.data.clone(), findings }.into()),
     }
 }
 
 /// The databases and keys fit; whether the log does is known when it is opened.
 async fn together(
     folder: DataFolder,
-    settings: &Settings,
+    stores: &StoresConfig,
     survey: Survey,
     installation: Installation,
     accepted: &[Store],
 ) -> Result<Embedded> {
     let witnesses = folder.witnesses(installation, survey.numbers(), &survey)?;
     let known = acknowledged(&survey, installation);
-    let data = settings.data.clone();
-    match Embedded::open(folder, settings, &Clock::system(), &Meter::discard(), witnesses, known, false).await {
+    let data = stores.data.clone();
+    match Embedded::open(folder, stores, &Clock::system(), &Meter::discard(), witnesses, known, false).await {
         Ok(embedded) => {
             let region_key =
                 RegionKey::load(&embedded.folder.path(Store::RegionKey))?.context("the region key is there")?;
@@ -133,7 +135,7 @@ async fn together(
         Err(error) if accepted.contains(&Store::Log) && is_damage(&error) => {
             let problem = Problem::Damaged(format!("{error:#}"));
             let folder = DataFolder::lock(&data)?;
-            accept(folder, settings, &survey, &[Finding { store: Store::Log, problem }]).await
+            accept(folder, stores, &survey, &[Finding { store: Store::Log, problem }]).await
         }
         Err(error) => Err(error),
     }
@@ -183,7 +185,7 @@ fn mend(folder: &DataFolder, survey: &Survey, finding: &Finding) -> Result<()> {
 }
 
 /// Goes on without what is lost.
-async fn accept(folder: DataFolder, settings: &Settings, survey: &Survey, findings: &[Finding]) -> Result<Embedded> {
+async fn accept(folder: DataFolder, stores: &StoresConfig, survey: &Survey, findings: &[Finding]) -> Result<Embedded> {
     let suffix = format!(".lost-{}", Clock::system().now_ms() / 1000);
     let mut begun_anew = Vec::new();
     for finding in findings {
@@ -205,7 +207,7 @@ async fn accept(folder: DataFolder, settings: &Settings, survey: &Survey, findin
     let keys = if is_key_lost { Keys::All } else { Keys::None };
     let is_log_lost = findings.iter().any(|finding| finding.store == Store::Log);
     let known = if is_log_lost { KnownLog::Lost } else { KnownLog::Through(acknowledged(survey, before)) };
-    let embedded = go_on(folder, settings, survey, before.raised(), known, Numbers::after_loss, keys).await?;
+    let embedded = go_on(folder, stores, survey, before.raised(), known, Numbers::after_loss, keys).await?;
     println!("the stores go on as incarnation {}", before.raised().incarnation);
     Ok(embedded)
 }
@@ -260,7 +262,7 @@ pub enum KnownLog {
 /// Opens the stores in another incarnation and lets every number go on above those that may have been given.
 pub async fn go_on(
     folder: DataFolder,
-    settings: &Settings,
+    stores: &StoresConfig,
     survey: &Survey,
     installation: Installation,
     log: KnownLog,
@@ -269,13 +271,13 @@ pub async fn go_on(
 ) -> Result<Embedded> {
     let clock = Clock::system();
     let witnesses = folder.witnesses(installation, survey.numbers(), survey)?;
-    let data = settings.data.clone();
+    let data = stores.data.clone();
     let known = match log {
         KnownLog::Lost => 0,
         KnownLog::Through(commit) => commit,
     };
     let open = async |folder, witnesses| {
-        Embedded::open(folder, settings, &clock, &Meter::discard(), witnesses, known, true).await
+        Embedded::open(folder, stores, &clock, &Meter::discard(), witnesses, known, true).await
     };
     let embedded = match open(folder, witnesses.clone()).await {
         Ok(embedded) => embedded,

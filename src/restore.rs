@@ -23,22 +23,21 @@ pub struct Options {
 }
 
 pub fn run(options: &Options) -> Result<()> {
-    let settings = repair::settings(options.config.as_deref(), options.data.as_deref())?;
-    daemon::logging::start(settings.logging.format, "warn");
+    let stores = repair::begin(options.config.as_deref(), options.data.as_deref())?;
     up::runtime()?.block_on(async {
-        let folder = repair::open_folder(&settings)?;
+        let folder = repair::open_folder(&stores)?;
         let survey = folder.survey()?;
         let before = match survey.compare() {
-            Verdict::Fresh => bail!("{} holds no installation", settings.data.display()),
+            Verdict::Fresh => bail!("{} holds no installation", stores.data.display()),
             Verdict::Adopt => Installation::new(),
             Verdict::Together { installation, .. } => installation,
-            Verdict::Refused(findings) => return Err(Refused { data: settings.data.clone(), findings }.into()),
+            Verdict::Refused(findings) => return Err(Refused { data: stores.data.clone(), findings }.into()),
         };
         let after = before.raised();
         let log = KnownLog::Through(acknowledged(&survey, before));
-        let opened = repair::go_on(folder, &settings, &survey, after, log, Numbers::after_restore, Keys::Fleet).await?;
+        let opened = repair::go_on(folder, &stores, &survey, after, log, Numbers::after_restore, Keys::Fleet).await?;
         drop(opened);
-        println!("{} is a restored copy, and goes on as incarnation {}.", settings.data.display(), after.incarnation);
+        println!("{} is a restored copy, and goes on as incarnation {}.", stores.data.display(), after.incarnation);
         println!("  Numbers of tenants, drivers, devices and deliveries go on far above those in the copy.");
         println!("  Phones start new sessions by themselves. A device that was revoked since the copy was made is");
         println!("  not revoked in it, and what was delivered since is not delivered in it: say so again.");

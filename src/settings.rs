@@ -13,6 +13,7 @@ use daemon::logging::LogFormat;
 use daemon::serve::ConnectionSettings;
 use serde::{Deserialize, Serialize};
 
+use crate::config::CACHE_BYTES_MIN;
 use crate::output::Standard;
 
 /// As written.
@@ -184,8 +185,16 @@ pub enum SettingsError {
     Clock(#[from] daemon::clock::FactorError),
     #[error("a clock that runs faster than life is for tests: {door} must listen on a loopback address, not {address}")]
     ScaledInPublic { door: &'static str, address: SocketAddr },
+    #[error("data: {path} cannot hold the state: {reason}")]
+    Data { path: PathBuf, reason: String },
     #[error("map: {path} is no file")]
     NoMap { path: PathBuf },
+    #[error("map: {path} cannot be used: {reason}")]
+    Map { path: PathBuf, reason: String },
+    #[error("{door} cannot listen on {address}: {source}")]
+    Listen { door: &'static str, address: SocketAddr, source: std::io::Error },
+    #[error("{door} cannot listen on {address}, where {other} listens")]
+    SameAddress { door: &'static str, other: &'static str, address: SocketAddr },
     #[error("http.listen and https.listen are both empty: nobody could reach this server")]
     NoDoor,
     #[error("record_log.embedded.partitions: 1 to 1024, not {0}")]
@@ -219,45 +228,7 @@ impl Settings {
         }
         Ok(Clock::scaled(Scale { factor: self.clock.factor, origin_ms: self.clock.origin_ms })?)
     }
-
-    /// What can be said without opening anything.
-    pub fn check(&self) -> Result<(), SettingsError> {
-        let clock = self.clock()?;
-        let doors = [
-            ("http", self.http.listen),
-            ("https", self.https.listen),
-            ("admin", self.admin.listen),
-            ("edge.udp_listen", Some(self.edge.udp_listen)),
-        ];
-        for (door, address) in doors.into_iter().filter_map(|(door, address)| Some((door, address?))) {
-            if clock.is_scaled() && !address.ip().is_loopback() {
-                return Err(SettingsError::ScaledInPublic { door, address });
-            }
-        }
-        if self.http.listen.is_none() && self.https.listen.is_none() {
-            return Err(SettingsError::NoDoor);
-        }
-        if let Some(path) = self.map.as_ref().filter(|path| !path.is_file()) {
-            return Err(SettingsError::NoMap { path: path.clone() });
-        }
-        let partitions = self.record_log.embedded.partitions;
-        if !(1..=1024).contains(&partitions) {
-            return Err(SettingsError::Partitions(partitions));
-        }
-        self.connections.check(u64::MAX).map_err(|error| SettingsError::Role(error.to_string()))?;
-        // Phones bring fixes of the last three days.
-        if !(4..=36_500).contains(&self.history.keep_days) {
-            return Err(SettingsError::HistoryDays(self.history.keep_days));
-        }
-        if self.cache.bytes_max < CACHE_BYTES_MIN {
-            return Err(SettingsError::Cache(self.cache.bytes_max));
-        }
-        Ok(())
-    }
 }
-
-/// Below that every look-up would go to the disk.
-const CACHE_BYTES_MIN: u64 = 6 << 20;
 
 #[derive(Subcommand)]
 pub enum Command {

@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use daemon::Signals;
 
 use crate::compose::{Running, Whole};
+use crate::config::Config;
 use crate::settings::Settings;
 
 #[derive(clap::Args)]
@@ -31,7 +32,7 @@ pub struct Options {
 }
 
 impl Options {
-    pub fn settings(&self) -> Result<Settings> {
+    pub fn config(&self) -> Result<Config> {
         let mut settings = Settings::load(self.config.as_deref())?;
         if let Some(data) = &self.data {
             settings.data.clone_from(data);
@@ -45,18 +46,17 @@ impl Options {
         if self.https.is_some() {
             settings.https.listen = self.https;
         }
-        settings.check()?;
-        Ok(settings)
+        Ok(settings.check()?)
     }
 }
 
 pub fn run(options: &Options) -> Result<()> {
     daemon::huge_pages::do_without();
-    let settings = options.settings()?;
-    daemon::logging::start(settings.logging.format, "info");
+    let config = options.config()?;
+    daemon::logging::start(config.logging, "info");
     let signals = Signals::listen()?;
     run_to_end(async move {
-        let Some(whole) = Whole::start(settings, &signals).await? else { return Ok(()) };
+        let Some(whole) = Whole::start(config, &signals).await? else { return Ok(()) };
         eprintln!("{}", describe(&whole.running));
         let told = async {
             signals.stop.cancelled().await;

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use async_trait::async_trait;
 use bytes::Bytes;
-use daemon::{Backoff, Drain, retry};
+use daemon::{Backoff, ProcessContext, retry};
 use protocol::{PartitionId, RecordBatch, envelope, partition_of};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
@@ -20,8 +20,17 @@ use crate::ledger::{DeliveryLedger, LedgerError, OutboxRow};
 use crate::log::{Append, Holding, Log, LogError, Topic, share};
 use crate::registry::{Registry, RegistryError};
 
+/// What the relay works on.
+pub struct RelayParts {
+    pub log: Arc<dyn Log>,
+    pub ledger: Arc<dyn DeliveryLedger>,
+    pub registry: Arc<dyn Registry>,
+}
+
 /// Carries both outboxes until the drain stops.
-pub fn start(log: Arc<dyn Log>, ledger: Arc<dyn DeliveryLedger>, registry: Arc<dyn Registry>, drain: &Drain) {
+pub fn start(parts: RelayParts, context: &ProcessContext) {
+    let RelayParts { log, ledger, registry } = parts;
+    let drain = &context.drain;
     let stop = drain.token();
     let (deliveries, leads) = (Arc::new(Deliveries(ledger)), Arc::new(Leads(registry)));
     drain.spawn("relay of the ledger", carry_in_turn(log.clone(), "relay-ledger", deliveries, stop.clone()));
@@ -150,6 +159,8 @@ const ROWS_MAX: u32 = 32;
 mod tests {
     use std::time::Duration;
 
+    use daemon::admin::Readiness;
+    use daemon::{Clock, Drain, Meter};
     use protocol::record::Vehicle;
     use protocol::{
         DeliveryPolicy, DeliveryState, DriverId, Position, Record, Stop, StopKind, TenantId, Time, TrackerKey,
@@ -257,7 +268,13 @@ mod tests {
 
         fn start(&self, log: Arc<dyn Log>) -> Drain {
             let drain = Drain::default();
-            start(log, self.ledger.clone(), self.registry.clone(), &drain);
+            let context = ProcessContext {
+                clock: Clock::system(),
+                meter: Meter::discard(),
+                readiness: Readiness::default(),
+                drain: drain.clone(),
+            };
+            start(RelayParts { log, ledger: self.ledger.clone(), registry: self.registry.clone() }, &context);
             drain
         }
 

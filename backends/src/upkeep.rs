@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use daemon::{Clock, Drain, Meter};
+use daemon::{Clock, Meter, ProcessContext};
 use metrics::Counter;
 use protocol::Time;
 use tokio_util::sync::CancellationToken;
@@ -17,15 +17,25 @@ use crate::ledger::{DeliveryLedger, LedgerError};
 use crate::log::{Holding, Log, Topic, share};
 use crate::trail_store::{TrailStore, TrailStoreError};
 
+/// How upkeep is set; checked.
+#[derive(Clone, Debug)]
+pub struct UpkeepConfig {
+    /// How long history is kept.
+    pub history_kept: Duration,
+}
+
 /// What upkeep works on.
-pub struct Upkeep {
+pub struct UpkeepParts {
     pub log: Arc<dyn Log>,
     pub ledger: Arc<dyn DeliveryLedger>,
     pub trail_store: Arc<dyn TrailStore>,
-    pub clock: Clock,
-    pub meter: Meter,
-    /// How long history is kept.
-    pub history_kept: Duration,
+}
+
+struct Upkeep {
+    ledger: Arc<dyn DeliveryLedger>,
+    trail_store: Arc<dyn TrailStore>,
+    clock: Clock,
+    history_kept: Duration,
 }
 
 struct Metrics {
@@ -35,17 +45,19 @@ struct Metrics {
     expiry_failed: Counter,
 }
 
-impl Upkeep {
-    /// Runs until the drain stops.
-    pub fn start(self, drain: &Drain) {
-        let (upkeep, stop) = (Arc::new(self), drain.token().clone());
-        let metrics = Arc::new(Metrics::new(&upkeep.meter));
-        drain.spawn("upkeep", async move {
-            let work = |holding: Holding| upkeep.clone().run(metrics.clone(), holding.stop);
-            share(&*upkeep.log, GROUP, Topic::Control, &stop, work).await
-        });
-    }
+/// Runs until the drain stops.
+pub fn start(config: UpkeepConfig, parts: UpkeepParts, context: &ProcessContext) {
+    let UpkeepParts { log, ledger, trail_store } = parts;
+    let upkeep = Upkeep { ledger, trail_store, clock: context.clock, history_kept: config.history_kept };
+    let (upkeep, metrics) = (Arc::new(upkeep), Arc::new(Metrics::new(&context.meter)));
+    let stop = context.drain.token().clone();
+    context.drain.spawn("upkeep", async move {
+        let work = |holding: Holding| upkeep.clone().run(metrics.clone(), holding.stop);
+        share(&*log, GROUP, Topic::Control, &stop, work).await
+    });
+}
 
+impl Upkeep {
     /// While it is this process's turn.
     async fn run(self: Arc<Self>, metrics: Arc<Metrics>, stop: CancellationToken) -> anyhow::Result<()> {
         let mut evenness = Evenness::new(self.now());

@@ -15,8 +15,8 @@ use backends::registry::embedded::EmbeddedRegistry;
 use backends::trail_store::embedded::EmbeddedTrailStore;
 use daemon::admin::Readiness;
 use daemon::meter::Exposition;
-use daemon::{Clock, Drain, Meter};
-use edge::{EdgeHandle, EdgeSettings};
+use daemon::{Clock, Drain, Meter, ProcessContext};
+use edge::{EdgeHandle, EdgeParts, EdgeSettings};
 use processor::{ProcessorParts, ProcessorSettings};
 use protocol::datagram::Kid;
 
@@ -50,7 +50,13 @@ impl BenchEdge {
             map: None,
         };
         let config = ProcessorSettings::default().check(&folder.join("processor"))?;
-        processor::start(config, parts, Clock::system(), &self.meter, &self.readiness, &self.drain).await.map(drop)
+        let context = ProcessContext {
+            clock: Clock::system(),
+            meter: self.meter.clone(),
+            readiness: self.readiness.clone(),
+            drain: self.drain.clone(),
+        };
+        processor::start(config, parts, &context).await.map(drop)
     }
 
     pub async fn start(log: Arc<dyn Log>, settings: &EdgeSettings, folder: &Path) -> anyhow::Result<Self> {
@@ -66,7 +72,13 @@ impl BenchEdge {
         let (meter, exposition) = Meter::prometheus();
         let config = settings.check(folder)?;
         let readiness = Readiness::default();
-        let handle = edge::start(&config, log.clone(), &reader, Clock::system(), &meter, readiness.clone(), &drain)?;
+        let context = ProcessContext {
+            clock: Clock::system(),
+            meter: meter.clone(),
+            readiness: readiness.clone(),
+            drain: drain.clone(),
+        };
+        let handle = edge::start(config, EdgeParts { log: log.clone(), control: reader }, &context).await?;
         while !readiness.is_ready() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }

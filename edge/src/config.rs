@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::intake::judge::JudgeLimits;
+use crate::tls;
 
 /// As written.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -116,6 +117,8 @@ pub enum EdgeConfigError {
     Range { key: &'static str, least: u64, most: u64, value: u64 },
     #[error("edge.tls: certificate_file and key_file belong together")]
     HalfCertificate,
+    #[error("edge.tls: {0}")]
+    Certificate(String),
 }
 
 impl EdgeSettings {
@@ -160,13 +163,16 @@ impl EdgeSettings {
 }
 
 impl TlsSettings {
-    pub fn check(&self) -> Result<TlsConfig, EdgeConfigError> {
-        match (&self.certificate_file, &self.key_file) {
-            (None, None) => Ok(TlsConfig::SelfSigned { names: self.names.clone() }),
-            (Some(certificate), Some(key)) => {
-                Ok(TlsConfig::Files { certificate: certificate.clone(), key: key.clone() })
-            }
-            (Some(_), None) | (None, Some(_)) => Err(EdgeConfigError::HalfCertificate),
+    /// Reads the files that are named, so that a certificate that cannot be served is said here.
+    fn check(&self) -> Result<TlsConfig, EdgeConfigError> {
+        let config = match (&self.certificate_file, &self.key_file) {
+            (None, None) => TlsConfig::SelfSigned { names: self.names.clone() },
+            (Some(certificate), Some(key)) => TlsConfig::Files { certificate: certificate.clone(), key: key.clone() },
+            (Some(_), None) | (None, Some(_)) => return Err(EdgeConfigError::HalfCertificate),
+        };
+        match tls::check(&config) {
+            Ok(()) => Ok(config),
+            Err(error) => Err(EdgeConfigError::Certificate(format!("{:#}", anyhow::Error::from(error)))),
         }
     }
 }

@@ -24,4 +24,4 @@ pub mod tls;
 pub mod udp;
 
 pub use config::{EdgeConfig, EdgeSettings};
-pub use start::{EdgeHandle, start};
+pub use start::{EdgeHandle, EdgeParts, start};

@@ -13,7 +13,7 @@ use axum::Router;
 use backends::control::{Control, ControlReader};
 use backends::log::{Log, Pace, Topic};
 use daemon::admin::{Health, Readiness};
-use daemon::{Clock, Drain, Meter};
+use daemon::{Clock, Drain, ProcessContext};
 use mio::{Poll, Waker};
 use protocol::session::{EdgeConfig as SessionsConfig, EdgeSessions, FleetKeys};
 use protocol::{EdgeId, Time};
@@ -34,6 +34,13 @@ use crate::udp::inbox::{Inbox, Notice, ThreadPort, port};
 use crate::udp::socket;
 use crate::udp::thread::{ThreadParts, UdpThread};
 
+/// What an edge works with.
+pub struct EdgeParts {
+    pub log: Arc<dyn Log>,
+    /// What of control it follows: keys, revoked devices, policies.
+    pub control: ControlReader,
+}
+
 /// A running edge.
 pub struct EdgeHandle {
     pub edge_id: EdgeId,
@@ -45,28 +52,25 @@ pub struct EdgeHandle {
     pub log_state: LogState,
 }
 
-fn open_spool(config: &EdgeConfig) -> anyhow::Result<Spool> {
+/// Reads or makes what an edge keeps on disk. Blocking: the first start takes the spool's room from the disk.
+fn open_files(config: &EdgeConfig) -> anyhow::Result<(EdgeId, Spool)> {
+    std::fs::create_dir_all(&config.state_folder).context("make the edge's folder")?;
+    let id = edge_id(&config.state_folder, config.edge_id).context("find this edge's number")?;
     let spool = Spool::open(&config.state_folder.join("spool"), config.spool_bytes).context("open the spool")?;
     if !spool.is_empty() {
         info!(bytes = spool.len_bytes(), "fixes from before are in the spool and go to the log first");
     }
-    Ok(spool)
+    Ok((id, spool))
 }
 
-/// Sets an edge going. It stops when the drain does. Touches files, briefly.
-pub fn start(
-    config: &EdgeConfig,
-    log: Arc<dyn Log>,
-    control: &ControlReader,
-    clock: Clock,
-    meter: &Meter,
-    readiness: Readiness,
-    drain: &Drain,
-) -> anyhow::Result<EdgeHandle> {
+/// Sets an edge going. It stops when the drain does.
+pub async fn start(config: EdgeConfig, parts: EdgeParts, context: &ProcessContext) -> anyhow::Result<EdgeHandle> {
+    let EdgeParts { log, control } = parts;
+    let ProcessContext { clock, meter, readiness, drain } = context.clone();
     readiness.set(PART, Health::Starting);
-    std::fs::create_dir_all(&config.state_folder).context("make the edge's folder")?;
-    let id = edge_id(&config.state_folder, config.edge_id).context("find this edge's number")?;
-    let spool = open_spool(config)?;
+    let of_files = config.clone();
+    let (id, spool) = tokio::task::spawn_blocking(move || open_files(&of_files)).await??;
+    let (config, meter) = (&config, &meter);
     let sockets = socket::bind(config.udp_listen, config.udp_thread_count, config.udp_receive_buffer_bytes)
         .with_context(|| format!("bind UDP {}", config.udp_listen))?;
     let udp_addr = sockets[0].socket.local_addr().context("find the UDP address")?;

@@ -25,8 +25,8 @@ use backends::live_store::LiveStore;
 use backends::log::{DecodedUpdates, Log, Topic};
 use backends::registry::Registry;
 use backends::trail_store::TrailStore;
-use daemon::admin::{Health, Readiness};
-use daemon::{Clock, Drain, Meter};
+use daemon::admin::Health;
+use daemon::{Drain, ProcessContext};
 use protocol::session::EdgeAddress;
 
 pub use api::links::SecureDoor;
@@ -97,14 +97,9 @@ impl TilesHandle {
 /// Starts reading updates; answers the router at once. The gateway is ready when its hubs are whole.
 ///
 /// At a stop: streams are told to come back and let go, then the feed leaves its group.
-pub fn start(
-    config: GatewayConfig,
-    parts: GatewayParts,
-    clock: Clock,
-    meter: &Meter,
-    readiness: &Readiness,
-    drain: &Drain,
-) -> GatewayHandle {
+pub fn start(config: GatewayConfig, parts: GatewayParts, context: &ProcessContext) -> GatewayHandle {
+    let ProcessContext { clock, meter, readiness, drain } = context;
+    let clock = *clock;
     readiness.set("gateway", Health::Starting);
     let metrics = Arc::new(GatewayMetrics::new(meter));
     let shards = Arc::new(Shards::new(parts.log.partition_count(Topic::Updates), config.hub, clock));

@@ -154,6 +154,10 @@ pub enum GatewaySettingsError {
     Lifetime(u32),
     #[error("group must not be empty")]
     Group,
+    #[error("edges: {0:?} is no host:port")]
+    EdgeUdp(String),
+    #[error("edges: {0:?} is not an http:// or https:// address without a path")]
+    EdgeUrl(String),
 }
 
 impl GatewaySettings {
@@ -176,7 +180,7 @@ impl GatewaySettings {
             admin: self.admin_key.map(|key| AdminHash::of(&key.0)),
             public_url: self.public_url.map(checked_url).transpose()?,
             allowed_origins: checked_origins(self.allowed_origins)?,
-            edges: self.edges,
+            edges: checked_edges(self.edges)?,
             suite: self.session_suite,
             lifetime: lifetime.ok_or(GatewaySettingsError::Lifetime(self.session_lifetime_minutes))?,
             ack_every: within("session_ack_every", self.session_ack_every, 1, 64)?,
@@ -188,7 +192,7 @@ impl GatewaySettings {
             hub,
             read_back: seconds(within("read_back_s", self.read_back_s, 60, 24 * 3600)?),
             group: self.group,
-            tile_cache_bytes: self.tile_cache_bytes,
+            tile_cache_bytes: within("tile_cache_bytes", self.tile_cache_bytes, 0, 1 << 40)?,
         })
     }
 
@@ -214,6 +218,15 @@ fn seconds(value: u32) -> Duration {
 
 fn checked_url(url: String) -> Result<String, GatewaySettingsError> {
     if is_origin(&url) { Ok(url) } else { Err(GatewaySettingsError::PublicUrl(url)) }
+}
+
+fn checked_edges(edges: Vec<EdgeAddress>) -> Result<Vec<EdgeAddress>, GatewaySettingsError> {
+    for EdgeAddress { udp, https, .. } in &edges {
+        let parts = udp.rsplit_once(':').filter(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
+        parts.ok_or_else(|| GatewaySettingsError::EdgeUdp(udp.clone()))?;
+        is_origin(https).then_some(()).ok_or_else(|| GatewaySettingsError::EdgeUrl(https.clone()))?;
+    }
+    Ok(edges)
 }
 
 fn checked_origins(origins: Vec<String>) -> Result<AllowedOrigins, GatewaySettingsError> {
@@ -260,6 +273,9 @@ mod tests {
                 "session_lifetime_minutes",
             ),
             (GatewaySettings { session_lifetime_minutes: 1455, ..GatewaySettings::default() }, "minutes"),
+            (edge_at("nowhere", "https://x"), "nowhere"),
+            (edge_at(":8080", "https://x"), ":8080"),
+            (edge_at("x:8080", "https://x/path"), "https://x/path"),
             (GatewaySettings { public_url: Some("ftp://x".into()), ..GatewaySettings::default() }, "public_url"),
             (GatewaySettings { public_url: Some("https://x/y".into()), ..GatewaySettings::default() }, "public_url"),
             (GatewaySettings { allowed_origins: vec!["shop".into()], ..GatewaySettings::default() }, "origin"),
@@ -269,6 +285,11 @@ mod tests {
             let error = settings.check().unwrap_err().to_string();
             assert!(error.contains(name), "{error}");
         }
+    }
+
+    fn edge_at(udp: &str, https: &str) -> GatewaySettings {
+        let edge = EdgeAddress { udp: udp.into(), https: https.into(), pin: None };
+        GatewaySettings { edges: vec![edge], ..GatewaySettings::default() }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use backends::route_service::RouterSettings;
+use backends::route_service::{RouterConfig, RouterConfigError, RouterSettings};
 use serde::{Deserialize, Serialize};
 
 /// As written.
@@ -78,6 +78,9 @@ pub struct ProcessorConfig {
     pub events_of_movement: bool,
     /// None: another process learns.
     pub learner: Option<LearnerConfig>,
+    pub router: RouterConfig,
+    /// Questions to an outside router that may be under way at a time.
+    pub router_asked_max: usize,
 }
 
 /// Checked.
@@ -91,12 +94,11 @@ pub struct LearnerConfig {
 }
 
 #[derive(Debug, thiserror::Error, PartialEq)]
-#[error("processor.{key}: {least} to {most}, not {value}")]
-pub struct ProcessorConfigError {
-    key: &'static str,
-    least: u32,
-    most: u32,
-    value: u32,
+pub enum ProcessorConfigError {
+    #[error("processor.{key}: {least} to {most}, not {value}")]
+    Range { key: &'static str, least: u32, most: u32, value: u32 },
+    #[error("processor.router.{0}")]
+    Router(#[from] RouterConfigError),
 }
 
 impl ProcessorSettings {
@@ -110,6 +112,8 @@ impl ProcessorSettings {
             live_views_max: within("live_views_max", self.live_views_max, 1, u32::MAX)? as usize,
             events_of_movement: self.events_of_movement,
             learner: self.learner.enabled.then(|| self.learner.check()).transpose()?,
+            router: RouterConfig::try_from(self.router.clone())?,
+            router_asked_max: self.router.asked_max as usize,
         })
     }
 }
@@ -117,7 +121,9 @@ impl ProcessorSettings {
 impl LearnerSettings {
     /// Every table that is told is kept as long as records are: so none is told more often than that bears.
     pub fn check(&self) -> Result<LearnerConfig, ProcessorConfigError> {
-        let every = |key, value, least| Ok(Duration::from_secs(u64::from(within(key, value, least, 86_400)?)));
+        let every = |key, value, least| {
+            within(key, value, least, 86_400).map(|seconds| Duration::from_secs(u64::from(seconds)))
+        };
         Ok(LearnerConfig {
             live_every: every("learner.live_every_s", self.live_every_s, 10)?,
             speeds_every: every("learner.speeds_every_s", self.speeds_every_s, 60)?,
@@ -130,7 +136,7 @@ impl LearnerSettings {
 
 fn within(key: &'static str, value: u32, least: u32, most: u32) -> Result<u32, ProcessorConfigError> {
     let is_within = (least..=most).contains(&value);
-    is_within.then_some(value).ok_or(ProcessorConfigError { key, least, most, value })
+    is_within.then_some(value).ok_or(ProcessorConfigError::Range { key, least, most, value })
 }
 
 #[cfg(test)]

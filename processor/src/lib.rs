@@ -25,8 +25,7 @@ use backends::live_store::LiveStore;
 use backends::log::{DecodedUpdates, Log, LogError};
 use backends::registry::Registry;
 use backends::trail_store::TrailStore;
-use daemon::admin::Readiness;
-use daemon::{Clock, Drain, Meter};
+use daemon::ProcessContext;
 use maps::MapVersion;
 
 pub use config::{ProcessorConfig, ProcessorConfigError, ProcessorSettings};
@@ -110,11 +109,10 @@ impl OfferError {
 pub async fn start(
     config: ProcessorConfig,
     parts: ProcessorParts,
-    clock: Clock,
-    meter: &Meter,
-    readiness: &Readiness,
-    drain: &Drain,
+    context: &ProcessContext,
 ) -> anyhow::Result<Processor> {
+    let ProcessContext { clock, meter, readiness, drain } = context;
+    let clock = *clock;
     let mut metrics = ProcessorMetrics::new(meter);
     metrics.readiness = readiness.clone();
     let bodies = Arc::new(LocalBodies::new(parts.blobs.clone(), config.maps_folder.clone(), drain.token().clone()));
@@ -131,7 +129,7 @@ pub async fn start(
     let live = sinks::Live { store: parts.live_store.clone(), views_max: config.live_views_max };
     let events = sinks::Events { views_max: config.live_views_max, of_movement: config.events_of_movement };
     let log = &parts.log;
-    start_learner(&config, &parts, &bodies, clock, meter, drain);
+    start_learner(&config, &parts, &bodies, context);
     let shared = sinks::SinkParts { log: log.clone(), clock, metrics: metrics.clone(), decoded: parts.decoded.clone() };
     sinks::start(live, shared.clone(), drain, "live sink");
     sinks::start(events, shared.clone(), drain, "events sink");
@@ -151,9 +149,7 @@ fn start_learner(
     config: &ProcessorConfig,
     parts: &ProcessorParts,
     bodies: &Arc<LocalBodies>,
-    clock: Clock,
-    meter: &Meter,
-    drain: &Drain,
+    context: &ProcessContext,
 ) {
     let Some(learner) = config.learner.clone() else { return };
     let role = learner::Role {
@@ -164,8 +160,8 @@ fn start_learner(
         bodies: bodies.clone(),
         map_in_use: bodies.map_in_use(),
         decoded: parts.decoded.clone(),
-        clock,
-        metrics: learner::LearnerMetrics::new(meter),
+        clock: context.clock,
+        metrics: learner::LearnerMetrics::new(&context.meter),
     };
-    role.start(drain);
+    role.start(&context.drain);
 }

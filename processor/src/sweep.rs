@@ -16,18 +16,16 @@ use std::time::Duration;
 use anyhow::Context;
 use backends::blob_store::{BlobStoreError, ListedBlob, SweptBlobStore};
 use backends::log::{Log, Topic};
-use daemon::{Clock, Drain, Meter};
+use daemon::{Clock, Meter, ProcessContext};
 use metrics::{Counter, Gauge};
 use protocol::record::BlobHash;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-/// Sweeps a store every few hours.
-pub struct Sweeper {
+/// What the sweep works on.
+pub struct SweepParts {
     pub log: Arc<dyn Log>,
     pub blobs: Arc<dyn SweptBlobStore>,
-    pub clock: Clock,
-    pub meter: Meter,
 }
 
 struct Metrics {
@@ -47,32 +45,30 @@ pub(crate) struct Swept {
     pub bytes_removed: u64,
 }
 
-impl Sweeper {
-    /// Runs until the drain stops.
-    pub fn start(self, drain: &Drain) {
-        let stop = drain.token().clone();
-        drain.spawn("sweep of the blob store", self.run(stop));
-    }
+/// Sweeps the store every few hours until the drain stops.
+pub fn start(parts: SweepParts, context: &ProcessContext) {
+    let metrics = Metrics::new(&context.meter);
+    let stop = context.drain.token().clone();
+    context.drain.spawn("sweep of the blob store", run(parts, metrics, context.clock, stop));
+}
 
-    async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
-        let metrics = Metrics::new(&self.meter);
-        let mut wait = FIRST_AFTER;
-        while stop.run_until_cancelled(self.clock.sleep(wait)).await.is_some() {
-            wait = SWEEP_EVERY;
-            match sweep(&*self.log, &*self.blobs, AGES, &stop).await {
-                Ok(swept) => {
-                    metrics.count(swept);
-                    let Swept { bodies, removed, bytes_removed, .. } = swept;
-                    info!(bodies, removed, bytes_removed, "blob store swept");
-                }
-                Err(error) => {
-                    metrics.failed.increment(1);
-                    warn!(error = format!("{error:#}"), "the blob store could not be swept");
-                }
+async fn run(parts: SweepParts, metrics: Metrics, clock: Clock, stop: CancellationToken) -> anyhow::Result<()> {
+    let mut wait = FIRST_AFTER;
+    while stop.run_until_cancelled(clock.sleep(wait)).await.is_some() {
+        wait = SWEEP_EVERY;
+        match sweep(&*parts.log, &*parts.blobs, AGES, &stop).await {
+            Ok(swept) => {
+                metrics.count(swept);
+                let Swept { bodies, removed, bytes_removed, .. } = swept;
+                info!(bodies, removed, bytes_removed, "blob store swept");
+            }
+            Err(error) => {
+                metrics.failed.increment(1);
+                warn!(error = format!("{error:#}"), "the blob store could not be swept");
             }
         }
-        Ok(())
     }
+    Ok(())
 }
 
 /// How old a body must be.

@@ -19,6 +19,8 @@ use backends::route_service::{RouteService, RouteServiceError};
 use backends::trail_store::TrailQuery;
 use backends::trail_store::embedded::EmbeddedTrailStore;
 use bytes::Bytes;
+use daemon::admin::Readiness;
+use daemon::{Clock, Drain, Meter};
 use maps::geo;
 use maps::import::{ImportOptions, import_bytes};
 use maps::town::{self, TownOptions};
@@ -365,7 +367,13 @@ impl World {
             map,
         };
         let drain = Drain::default();
-        start(config, parts, Clock::system(), &Meter::discard(), &Readiness::default(), &drain).await.unwrap();
+        let context = ProcessContext {
+            clock: Clock::system(),
+            meter: Meter::discard(),
+            readiness: Readiness::default(),
+            drain: drain.clone(),
+        };
+        start(config, parts, &context).await.unwrap();
         drain
     }
 

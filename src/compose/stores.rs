@@ -27,8 +27,8 @@ use protocol::Time;
 use tracing::{info, warn};
 
 use super::space;
+use crate::config::{RecordLogConfig, StoresConfig};
 use crate::installation::{DataFolder, Refused, acknowledged};
-use crate::settings::{RecordLogKind, Settings};
 
 pub struct Stores {
     pub log: Arc<dyn Log>,
@@ -59,8 +59,8 @@ pub struct Embedded {
 }
 
 impl Stores {
-    pub async fn open(settings: &Settings, clock: &Clock, meter: &Meter, upkeep: &Drain) -> Result<Stores> {
-        let data = &settings.data;
+    pub async fn open(config: &StoresConfig, clock: &Clock, meter: &Meter, upkeep: &Drain) -> Result<Stores> {
+        let data = &config.data;
         std::fs::create_dir_all(data).with_context(|| format!("make {}", data.display()))?;
         let folder = DataFolder::lock(data)?;
         let survey = folder.survey()?;
@@ -68,7 +68,7 @@ impl Stores {
         space::check(data, is_taken_over && !folder.path(Store::Log).exists())?;
         let witnesses = folder.witnesses(installation, survey.numbers(), &survey)?;
         let acknowledged = acknowledged(&survey, installation);
-        let embedded = Embedded::open(folder, settings, clock, meter, witnesses, acknowledged, is_taken_over).await?;
+        let embedded = Embedded::open(folder, config, clock, meter, witnesses, acknowledged, is_taken_over).await?;
         if is_taken_over {
             embedded.learn_numbers().await?;
         }
@@ -83,7 +83,7 @@ impl Stores {
         reconcile::start(registry.clone(), control.clone(), control_writer.clone(), upkeep, *clock);
         let blobs = FolderBlobStore::open(folder.path(Store::Blobs)).context("open the blob store")?;
         let blobs = Arc::new(blobs);
-        let trail_store = open_history(settings, log.incarnation(), meter)?;
+        let trail_store = open_history(config, log.incarnation(), meter)?;
         let ledger = embedded.ledger.clone();
         Ok(Stores {
             decoded: DecodedUpdates::of(&*log),
@@ -148,7 +148,7 @@ impl Embedded {
     /// Opens log, registry and ledger as parts of the witnesses' installation.
     pub async fn open(
         folder: DataFolder,
-        settings: &Settings,
+        config: &StoresConfig,
         clock: &Clock,
         meter: &Meter,
         witnesses: Arc<Witnesses>,
@@ -156,10 +156,12 @@ impl Embedded {
         is_taken_over: bool,
     ) -> Result<Embedded> {
         let place = InstalledLog { witnesses: witnesses.clone(), acknowledged, is_taken_over };
-        let log = match settings.record_log.kind {
-            RecordLogKind::Embedded => open_log(&folder.path(Store::Log), place, settings, clock, meter).await?,
+        let log = match config.record_log {
+            RecordLogConfig::Embedded { partitions } => {
+                open_log(&folder.path(Store::Log), place, partitions, config, clock, meter).await?
+            }
         };
-        let cache_bytes = settings.cache.database_bytes();
+        let cache_bytes = config.database_cache_bytes;
         let guard = |store| Some(Guard { store, witnesses: witnesses.clone(), cache_bytes });
         let (registry, ledger) = (folder.path(Store::Registry), folder.path(Store::Ledger));
         let registry = EmbeddedRegistry::open_guarded(&registry, Default::default(), guard(Store::Registry));
@@ -253,15 +255,16 @@ fn belong_together(folder: &DataFolder, survey: &Survey) -> Result<(Installation
 async fn open_log(
     folder: &Path,
     place: InstalledLog,
-    settings: &Settings,
+    partitions: u32,
+    stores: &StoresConfig,
     clock: &Clock,
     meter: &Meter,
 ) -> Result<Arc<EmbeddedLog>> {
     let config = EmbeddedLogConfig {
-        partitions: settings.record_log.embedded.partitions,
+        partitions,
         meter: meter.clone(),
         place: Some(place),
-        cache_bytes: settings.cache.log_bytes(),
+        cache_bytes: stores.log_cache_bytes,
         ..EmbeddedLogConfig::default()
     };
     let (folder, config) = (folder.to_path_buf(), config.with_clock(*clock));
@@ -271,7 +274,7 @@ async fn open_log(
         let is_damaged = matches!(error, LogError::Damaged { .. });
         let advice = format!(
             "the log cannot be used: put it back from a copy, or accept the loss: `wayfix repair --data {} --accept-loss log`",
-            settings.data.display()
+            stores.data.display()
         );
         let error = anyhow::Error::new(error).context("open the log");
         if is_damaged { error.context(advice) } else { error }
@@ -279,12 +282,12 @@ async fn open_log(
     Ok(Arc::new(opened?))
 }
 
-fn open_history(settings: &Settings, incarnation: u32, meter: &Meter) -> Result<EmbeddedTrailStore> {
-    let data = &settings.data;
+fn open_history(stores: &StoresConfig, incarnation: u32, meter: &Meter) -> Result<EmbeddedTrailStore> {
+    let data = &stores.data;
     let config = EmbeddedTrailConfig {
         meter: meter.clone(),
         linger: HISTORY_LINGER,
-        cache_bytes: settings.cache.database_bytes(),
+        cache_bytes: stores.database_cache_bytes,
         before: Some(data.join("trail.db")),
         incarnation,
         ..EmbeddedTrailConfig::default()

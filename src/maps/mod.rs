@@ -3,7 +3,7 @@
 mod diff;
 mod draw;
 mod eta_report;
-mod fetch;
+pub mod fetch;
 pub mod import;
 mod matching;
 mod routing;

@@ -15,6 +15,7 @@ mod map_swap;
 mod maps;
 mod pages;
 mod policy;
+mod settings;
 mod stores;
 mod traffic;
 mod trips;

@@ -20,7 +20,7 @@ use benches::{Goal, Report};
 use bytes::Bytes;
 use clap::Parser;
 use daemon::admin::Readiness;
-use daemon::{Clock, Drain, Meter};
+use daemon::{Clock, Drain, Meter, ProcessContext};
 use maps::import::{ImportOptions, import_bytes};
 use maps::router::{Endpoint, Routing};
 use maps::{EdgeId, Graph, Profile, geo};
@@ -165,7 +165,13 @@ async fn start(
         map: Some(map),
     };
     let config = ProcessorSettings::default().check(&folder.join("processor"))?;
-    processor::start(config, parts, Clock::system(), meter, readiness, drain).await
+    let context = ProcessContext {
+        clock: Clock::system(),
+        meter: meter.clone(),
+        readiness: readiness.clone(),
+        drain: drain.clone(),
+    };
+    processor::start(config, parts, &context).await
 }
 
 /// Two versions of a city: as the extract has it, and without one block of its ways, as it was before they were mapped.

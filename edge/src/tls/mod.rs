@@ -55,6 +55,20 @@ pub enum TlsError {
     Serve(#[from] rustls::Error),
 }
 
+/// Whether these files, or a certificate made for these names, can be served. Blocking: reads files.
+pub fn check(config: &TlsConfig) -> Result<(), TlsError> {
+    match config {
+        TlsConfig::Files { certificate, key } => {
+            let files = Files { certificate: certificate.clone(), key: key.clone() };
+            files.read(&rustls::crypto::aws_lc_rs::default_provider())?;
+        }
+        TlsConfig::SelfSigned { names } => {
+            params_for(names)?.self_signed(&KeyPair::generate()?)?;
+        }
+    }
+    Ok(())
+}
+
 /// Blocking: reads and at the first start writes files.
 pub fn server_tls(config: &TlsConfig, state_folder: &Path, clock: Clock) -> Result<ServerTls, TlsError> {
     let files = match config {
@@ -195,10 +209,7 @@ impl Files {
     }
 
     fn make_self_signed(&self, names: &[String], now: OffsetDateTime) -> Result<(), TlsError> {
-        let mut all = vec!["localhost".to_string(), "127.0.0.1".to_string(), "::1".to_string()];
-        all.extend(names.iter().filter(|name| !name.is_empty()).cloned());
-        let mut params = CertificateParams::new(all)?;
-        params.distinguished_name.push(DnType::CommonName, "Wayfix");
+        let mut params = params_for(names)?;
         // A day before: the clocks of phones differ from ours.
         params.not_before = now - Duration::from_secs(86_400);
         params.not_after = params.not_before + LIFE;
@@ -209,6 +220,14 @@ impl Files {
         }
         Ok(())
     }
+}
+
+fn params_for(names: &[String]) -> Result<CertificateParams, rcgen::Error> {
+    let mut all = vec!["localhost".to_string(), "127.0.0.1".to_string(), "::1".to_string()];
+    all.extend(names.iter().filter(|name| !name.is_empty()).cloned());
+    let mut params = CertificateParams::new(all)?;
+    params.distinguished_name.push(DnType::CommonName, "Wayfix");
+    Ok(params)
 }
 
 fn now_of(clock: Clock) -> OffsetDateTime {

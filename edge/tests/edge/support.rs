@@ -16,8 +16,8 @@ use backends::log::front::{Front, Gate};
 use backends::log::{Append, Appended, Log, LogError, Topic, read_range};
 use daemon::admin::Readiness;
 use daemon::meter::Exposition;
-use daemon::{Clock, Drain, Meter};
-use edge::{EdgeHandle, EdgeSettings};
+use daemon::{Clock, Drain, Meter, ProcessContext};
+use edge::{EdgeHandle, EdgeParts, EdgeSettings};
 use protocol::datagram::answer::{Answer, AnswerSays};
 use protocol::datagram::{Control as ControlAnswer, DatagramKind, Kid, NumberRanges, Suite, payload};
 use protocol::session::{FleetKey, Lifetime, PhoneSession, SessionTerms, issue};
@@ -66,8 +66,10 @@ impl TestEdge {
         log.is_away.store(was_away, Ordering::SeqCst);
         let (meter, exposition) = Meter::prometheus();
         let config = settings.check(state_folder).unwrap();
-        let handle =
-            edge::start(&config, log.clone(), &reader, Clock::system(), &meter, Readiness::default(), &drain).unwrap();
+        let context =
+            ProcessContext { clock: Clock::system(), meter, readiness: Readiness::default(), drain: drain.clone() };
+        let parts = EdgeParts { log: log.clone(), control: reader.clone() };
+        let handle = edge::start(config, parts, &context).await.unwrap();
         let state_folder = state_folder.to_path_buf();
         let control = reader.snapshot();
         let edge = TestEdge { handle, log, writer, state_folder, control, drain, exposition, _folder: None };

@@ -26,7 +26,7 @@ use backends::registry::embedded::EmbeddedRegistry;
 use backends::trail_store::embedded::EmbeddedTrailStore;
 use daemon::admin::Readiness;
 use daemon::serve::{Listener, ServeLimits, serve};
-use daemon::{Clock, Drain, Meter};
+use daemon::{Clock, Drain, Meter, ProcessContext};
 use futures_util::StreamExt;
 use protocol::update::{
     Changed, DeliveryBody, DeliveryView, DriverBody, DriverView, Epoch, Event, Generation, ShownPosition, Source,
@@ -140,7 +140,13 @@ impl World {
             tiles: Some(Arc::new(OneTile)),
             pages: Router::new().fallback(get(|| async { "a page" })),
         };
-        let handle = crate::start(config, parts, self.clock, &Meter::discard(), readiness, &drain);
+        let context = ProcessContext {
+            clock: self.clock,
+            meter: Meter::discard(),
+            readiness: readiness.clone(),
+            drain: drain.clone(),
+        };
+        let handle = crate::start(config, parts, &context);
         let address = open_door(&handle.router, &drain).await;
         Server { world: self.clone(), address, router: handle.router, drain }
     }

@@ -19,7 +19,8 @@ use crate::output::Standard;
 use crate::settings::{Settings, SettingsError};
 use crate::up;
 use checksum::Checksum;
-use mirror::{Extract, Mirror};
+use mirror::Extract;
+pub use mirror::Mirror;
 use part::{Begun, Part};
 
 #[derive(clap::Args)]

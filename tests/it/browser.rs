@@ -25,6 +25,8 @@ pub struct Browser {
     events: VecDeque<Value>,
     /// Addresses asked for, in order.
     pub requests: Vec<String>,
+    /// How many WebSockets have ended.
+    pub sockets_closed: usize,
     /// Console errors, uncaught exceptions, failed loads.
     pub complaints: Vec<String>,
 }
@@ -65,6 +67,7 @@ impl Browser {
             session: String::new(),
             events: VecDeque::new(),
             requests: Vec::new(),
+            sockets_closed: 0,
             complaints: Vec::new(),
         };
         let target = browser.call("Target.createTarget", json!({"url": "about:blank"})).await?;
@@ -165,6 +168,7 @@ impl Browser {
                 self.requests.extend(parameters["request"]["url"].as_str().map(String::from));
             }
             Some("Network.webSocketCreated") => self.requests.extend(parameters["url"].as_str().map(String::from)),
+            Some("Network.webSocketClosed") => self.sockets_closed += 1,
             Some("Runtime.exceptionThrown") => self.complaints.push(parameters["exceptionDetails"].to_string()),
             Some("Runtime.consoleAPICalled") if parameters["type"] == "error" => {
                 self.complaints.push(parameters["args"].to_string());

@@ -30,6 +30,40 @@ async fn the_pages_show_live_drivers_without_a_complaint_or_a_foreign_request() 
     sim.end().await
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_of_a_finished_delivery_lets_go_and_comes_back_no_more() -> Result<()> {
+    let Some(program) = Browser::program() else {
+        assert!(std::env::var_os("WAYFIX_TESTS_NEED_ALL").is_none(), "a browser is needed and not here");
+        eprintln!("skipped: there is no browser here");
+        return Ok(());
+    };
+    let more = "[gateway]\nfinished_linger_s = 1\n".to_string();
+    let server = Server::start(ServerOptions { more, ..ServerOptions::default() }).await?;
+    let api = server.api()?;
+    let stops = json!([{"kind": "pickup", "lat": 60.17, "lng": 24.94}, {"kind": "drop_off", "lat": 60.18, "lng": 24.95}]);
+    let made = api.post("/deliveries", json!({"stops": stops})).await?;
+    let delivery = id_of(&made, "delivery")?;
+    let mut browser = Browser::start(program, 420, 860).await?;
+    browser.open(made["links"]["page"].as_str().context("a page")?).await?;
+    browser.until("wayfix.view?.status === 'received'", LONG).await?;
+
+    api.post(&format!("/deliveries/{delivery}/status"), json!({"status": "failed"})).await?;
+    browser.until("wayfix.view?.status === 'failed'", LONG).await?;
+    let deadline = tokio::time::Instant::now() + LONG;
+    while browser.sockets_closed == 0 {
+        assert!(tokio::time::Instant::now() < deadline, "the stream has not ended");
+        browser.until("true", LONG).await?;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // Whoever tries again does so within a second.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    browser.until("document.getElementById('note').hidden", LONG).await?;
+
+    let connects = browser.requests.iter().filter(|url| url.contains("/connect")).count();
+    assert_eq!((connects, browser.sockets_closed), (1, 1), "{:?}", browser.requests);
+    browser.close().await
+}
+
 async fn dispatcher(server: &Server, program: &str) -> Result<()> {
     let mut browser = Browser::start(program, 1280, 800).await?;
     browser.open(&format!("{}/#key={}", server.url(), server.key()?)).await?;

@@ -1,5 +1,9 @@
 // A stream of frames that comes back by itself: WebSocket first, Server-Sent Events where sockets are blocked. On
-// return it says the last journal number it has, and so gets exactly what it missed.
+// return it says the last journal number it has, and so gets exactly what it missed. It stays away where coming back
+// would bring nothing: the delivery is finished, or the token opens nothing.
+
+/** A close with one of these is the last word (docs/doors.md); 1000 says that all is told. */
+const FINAL_CODES = new Set([1000, 4400, 4401, 4404]);
 
 export class Stream {
   #path; #token; #onFrame; #onLine; #socket = null; #events = null; #failures = 0; #opened = false; #timer = 0; #closed = false;
@@ -28,8 +32,12 @@ export class Stream {
     this.#socket = socket;
     socket.onopen = () => { this.#opened = true; this.#failures = 0; this.#onLine(true); };
     socket.onmessage = (message) => this.#take(message.data);
-    socket.onclose = () => {
+    socket.onclose = ({ code }) => {
       if (this.#socket !== socket || this.#closed) return;
+      if (FINAL_CODES.has(code)) {
+        this.close();
+        return this.#onLine(code === 1000);
+      }
       this.#onLine(false);
       this.#failures += 1;
       this.#again(Math.min(15000, 400 * 2 ** Math.min(6, this.#failures)) * (0.5 + Math.random() / 2));

@@ -172,7 +172,7 @@ impl GatewaySettings {
         let lifetime = quarters.and_then(Lifetime::new);
         let hub = HubConfig {
             views_max: within("views_max", self.views_max, 1, 1 << 26)?,
-            journal_behind_max: within("journal_behind_max", self.journal_behind_max, 1, 64)?.into(),
+            journal_behind_max: within("journal_behind_max", self.journal_behind_max, 1, 64)? as usize,
             finished_linger: seconds(within("finished_linger_s", self.finished_linger_s, 1, 3600)?),
             ..HubConfig::default()
         };

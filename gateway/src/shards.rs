@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use daemon::Clock;
 use parking_lot::Mutex;
-use protocol::{DeliveryKey, PartitionId, Time, TrackerKey, partition_of};
+use protocol::{PartitionId, Time, TrackerKey, partition_of};
 use tokio::sync::Notify;
 
 use crate::hub::{CloseReason, Flow, Hub, HubConfig, SharedFrame, WatcherId};
@@ -55,8 +55,8 @@ impl Shards {
         Time(self.clock.now_ms())
     }
 
-    pub fn partition_of(&self, key: DeliveryKey) -> PartitionId {
-        partition_of(&TrackerKey::from(key).key_bytes(), self.shards.len() as u32)
+    pub fn partition_of(&self, key: impl Into<TrackerKey>) -> PartitionId {
+        partition_of(&key.into().key_bytes(), self.shards.len() as u32)
     }
 
     pub fn partitions(&self) -> impl Iterator<Item = PartitionId> + use<> {
@@ -183,6 +183,10 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
+    pub fn partition(&self) -> PartitionId {
+        self.partition
+    }
+
     /// Works on the hub on behalf of this watch. None: its reign is over.
     pub fn with<R>(&self, work: impl FnOnce(&mut Hub, WatcherId, Time) -> R) -> Option<R> {
         self.shards.with_reign(self.partition, self.reign, |hub, now| work(hub, self.id, now))
@@ -208,7 +212,7 @@ impl Drop for Watch {
 
 #[cfg(test)]
 mod tests {
-    use protocol::{DeliveryId, TenantId};
+    use protocol::{DeliveryId, DeliveryKey, TenantId};
 
     use super::*;
 

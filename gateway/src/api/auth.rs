@@ -1,6 +1,8 @@
 //! Who asks. Every handler takes one of these, and builds its keys from the tenant in it: there is no other way to a
 //! tenant's id, so no handler can reach another's.
 
+use std::convert::Infallible;
+
 use axum::extract::FromRequestParts;
 use backends::registry::Scope;
 use http::HeaderMap;
@@ -10,6 +12,7 @@ use protocol::{DeliveryId, DeliveryKey, DeviceKey, TenantId};
 
 use super::Api;
 use super::problem::{Problem, ProblemKind};
+use super::scopes::TokenHash;
 use crate::settings::AdminHash;
 
 /// A tenant, by its API key.
@@ -103,6 +106,17 @@ impl FromRequestParts<Api> for MaybeWatcher {
             Some(token) => watcher_of(api, &token).await.map(|watcher| MaybeWatcher(Some(watcher))),
             None => Ok(MaybeWatcher(None)),
         }
+    }
+}
+
+/// The token shown with a request, if there was one: it is judged by the other extractors.
+pub(crate) struct ShownToken(pub Option<TokenHash>);
+
+impl<S: Sync> FromRequestParts<S> for ShownToken {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(ShownToken(shown_token(parts).as_deref().map(TokenHash::of)))
     }
 }
 

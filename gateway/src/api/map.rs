@@ -16,7 +16,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::json;
 
 use super::Api;
-use super::auth::{MaybeWatcher, Watcher};
+use super::auth::{MaybeWatcher, ShownToken, Watcher};
 use super::input::Params;
 use super::problem::{Problem, ProblemKind};
 use super::tenants::NO_STORE;
@@ -37,12 +37,13 @@ pub(crate) struct MapParams {
 pub(crate) async fn connect(
     State(api): State<Api>,
     MaybeWatcher(watcher): MaybeWatcher,
+    ShownToken(token): ShownToken,
     Params(params): Params<MapParams>,
     headers: HeaderMap,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, Problem> {
     let upgrade = upgraded(upgrade, &headers)?;
-    let place = api.place(StreamKind::MapSocket)?;
+    let place = api.place(StreamKind::MapSocket, token)?;
     let times = api.socket_times();
     let Some(watcher) = watcher else {
         return Ok(upgrade.on_upgrade(move |socket| connect_by_first_message(api, socket, params, place)));
@@ -52,7 +53,7 @@ pub(crate) async fn connect(
 }
 
 async fn connect_by_first_message(api: Api, mut socket: WebSocket, params: MapParams, mut place: Place) {
-    let opened = match first_watcher(&api, &mut socket).await {
+    let opened = match first_watcher(&api, &mut socket, &mut place).await {
         Ok(watcher) => match watcher.tenant() {
             Ok(tenant) => {
                 open(&api, tenant, params.viewport).await.map_err(|problem| Some(close_code_of(problem.kind())))
@@ -75,10 +76,11 @@ async fn connect_by_first_message(api: Api, mut socket: WebSocket, params: MapPa
 pub(crate) async fn by_events(
     State(api): State<Api>,
     watcher: Watcher,
+    ShownToken(token): ShownToken,
     Params(params): Params<MapParams>,
     stopping: Option<Extension<Stopping>>,
 ) -> Result<Response, Problem> {
-    let place = api.place(StreamKind::MapEvents)?;
+    let place = api.place(StreamKind::MapEvents, token)?;
     let stream = open(&api, watcher.tenant()?, params.viewport).await?;
     Ok(events::respond(stream, place, api.config.ping_every, door_of(&api, stopping)))
 }
@@ -93,17 +95,15 @@ pub(crate) async fn status(
     let mut snapshot = MapSnapshot { server_time: api.now(), ..MapSnapshot::default() };
     for partition in api.shards.partitions() {
         let part = api.shards.with(partition, |hub, now| hub.map_snapshot(tenant, policy, params.viewport, now));
-        snapshot.degraded |= part.as_ref().is_none_or(|part| part.degraded);
-        if let Some(part) = part {
-            snapshot.drivers.extend(part.drivers);
-            snapshot.deliveries.extend(part.deliveries);
+        match part {
+            Some(part) => snapshot.extend(part),
+            None => snapshot.degraded = true,
         }
     }
     if snapshot.degraded {
         snapshot = known_map(&api, tenant, policy, params.viewport).await?;
     }
-    snapshot.drivers.sort_by_key(|frame| frame.driver);
-    snapshot.deliveries.sort_by_key(|frame| frame.delivery);
+    snapshot.sort();
     Ok((NO_STORE, Json(snapshot)))
 }
 

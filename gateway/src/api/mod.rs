@@ -46,7 +46,8 @@ use crate::stream::{Place, Places};
 use crate::tiles::Tiles;
 
 use problem::{Problem, ProblemKind};
-pub(crate) use scopes::KnownScopes;
+pub(crate) use scopes::{HeldScope, KnownScopes};
+use scopes::TokenHash;
 
 /// What handlers work with. Cheap to clone.
 #[derive(Clone)]
@@ -88,8 +89,11 @@ impl Api {
         Time(self.clock.now_ms())
     }
 
-    fn place(&self, kind: StreamKind) -> Result<Place, Problem> {
-        Place::take(&self.places, &self.metrics, kind).ok_or_else(Problem::no_room)
+    /// A stream's place. The token it was opened with, if it is known yet, stays known until its end.
+    fn place(&self, kind: StreamKind, token: Option<TokenHash>) -> Result<Place, Problem> {
+        let mut place = Place::take(&self.places, &self.metrics, kind).ok_or_else(Problem::no_room)?;
+        place.held = token.map(|token| HeldScope::new(self, token));
+        Ok(place)
     }
 
     fn socket_times(&self) -> SocketTimes {

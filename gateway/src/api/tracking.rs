@@ -14,10 +14,11 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use super::Api;
-use super::auth::{MaybeWatcher, Watcher, selected_protocol, watcher_of};
+use super::auth::{MaybeWatcher, ShownToken, Watcher, selected_protocol, watcher_of};
 use super::input::{DeliveryPath, Params};
 use super::links::SecureDoor;
 use super::problem::{Problem, ProblemKind};
+use super::scopes::{HeldScope, TokenHash};
 use super::tenants::NO_STORE;
 use crate::hub::Resume;
 use crate::metrics::{StreamEnd, StreamKind};
@@ -50,12 +51,13 @@ pub(crate) async fn connect(
     State(api): State<Api>,
     DeliveryPath(delivery): DeliveryPath,
     MaybeWatcher(watcher): MaybeWatcher,
+    ShownToken(token): ShownToken,
     Params(params): Params<ResumeParams>,
     headers: HeaderMap,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, Problem> {
     let upgrade = upgraded(upgrade, &headers)?;
-    let place = api.place(StreamKind::CustomerSocket)?;
+    let place = api.place(StreamKind::CustomerSocket, token)?;
     let resume = params.resume();
     let times = api.socket_times();
     // With the token at hand, what is wrong is said in HTTP, before the connection changes.
@@ -73,7 +75,7 @@ async fn connect_by_first_message(
     resume: Resume,
     mut place: Place,
 ) {
-    let opened = match first_watcher(&api, &mut socket).await {
+    let opened = match first_watcher(&api, &mut socket, &mut place).await {
         Ok(watcher) => match watcher.key(delivery) {
             Ok(key) => open(&api, key, resume).await.map_err(|problem| Some(close_code_of(problem.kind()))),
             Err(problem) => Err(Some(close_code_of(problem.kind()))),
@@ -92,14 +94,20 @@ async fn connect_by_first_message(
 }
 
 /// Whose token the first message shows; or with which code to close, none where the peer has closed.
-pub(crate) async fn first_watcher(api: &Api, socket: &mut WebSocket) -> Result<Watcher, Option<CloseCode>> {
+pub(crate) async fn first_watcher(
+    api: &Api,
+    socket: &mut WebSocket,
+    place: &mut Place,
+) -> Result<Watcher, Option<CloseCode>> {
     let stopping = api.stop.cancelled();
     let text = tokio::select! {
         text = socket::first_text(socket, FIRST_MESSAGE_WAIT) => text?,
         () = stopping => return Err(Some(CloseCode::ComeBack)),
     };
     let first: FirstMessage = serde_json::from_str(&text).map_err(|_| Some(CloseCode::BadMessage))?;
-    watcher_of(api, &first.token).await.map_err(|problem| Some(close_code_of(problem.kind())))
+    let watcher = watcher_of(api, &first.token).await.map_err(|problem| Some(close_code_of(problem.kind())))?;
+    place.held = Some(HeldScope::new(api, TokenHash::of(&first.token)));
+    Ok(watcher)
 }
 
 pub(crate) fn close_code_of(kind: ProblemKind) -> CloseCode {
@@ -139,6 +147,7 @@ pub(crate) async fn by_events(
     State(api): State<Api>,
     DeliveryPath(delivery): DeliveryPath,
     watcher: Watcher,
+    ShownToken(token): ShownToken,
     Params(params): Params<ResumeParams>,
     stopping: Option<Extension<Stopping>>,
     headers: HeaderMap,
@@ -153,7 +162,7 @@ pub(crate) async fn by_events(
     {
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
-    let place = api.place(StreamKind::CustomerEvents)?;
+    let place = api.place(StreamKind::CustomerEvents, token)?;
     let stream = open(&api, key, resume).await?;
     Ok(events::respond(stream, place, api.config.ping_every, door_of(&api, stopping)))
 }

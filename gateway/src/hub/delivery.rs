@@ -68,6 +68,11 @@ impl DeliveryEntry {
         &self.live.view.delivery
     }
 
+    /// Its tracker has let it go, and it is not finished: another takes it at once, if there is to be one.
+    pub fn is_released(&self) -> bool {
+        self.live.is_last && self.ended.is_none()
+    }
+
     pub fn view_token(&self) -> &str {
         &self.view_token
     }
@@ -200,12 +205,11 @@ impl DeliveryEntry {
     ///
     /// None: entries between are missing here, only the ledger has them.
     pub fn journal_after(&mut self, cursor: JournalNumber, into: &mut Vec<SharedFrame>) -> Option<JournalNumber> {
-        let journal = &self.live.view.delivery.journal;
-        let new = &journal[journal.partition_point(|entry| entry.number <= cursor)..];
-        let Some(first) = new.first() else { return Some(cursor) };
-        if first.number.0 > cursor.0.saturating_add(1) {
+        if self.missing_after(cursor).is_some() {
             return None;
         }
+        let journal = &self.live.view.delivery.journal;
+        let new = &journal[journal.len() - self.count_after(cursor)..];
         for entry in new {
             let kept = self.kept.journal.iter().rev().find(|(number, _)| *number == entry.number);
             if let Some((_, frame)) = kept {
@@ -219,7 +223,29 @@ impl DeliveryEntry {
             }
             into.push(frame);
         }
-        new.last().map(|entry| entry.number)
+        Some(new.last().map_or(cursor, |entry| entry.number))
+    }
+
+    /// Up to which entry those after `cursor` may be missing here.
+    ///
+    /// A journal holds the newest entries, each of them with its predecessor: only those before its first can be missing.
+    /// Its numbers may leap all the same, because a ledger that was restored goes on above all that it may have given.
+    pub fn missing_after(&self, cursor: JournalNumber) -> Option<JournalNumber> {
+        let first = self.delivery().journal.first()?.number;
+        (cursor.0.saturating_add(1) < first.0).then(|| JournalNumber(first.0 - 1))
+    }
+
+    /// How many entries are held above `cursor`.
+    pub fn count_after(&self, cursor: JournalNumber) -> usize {
+        let journal = &self.delivery().journal;
+        journal.len() - journal.partition_point(|entry| entry.number <= cursor)
+    }
+
+    /// Whether there may be an entry of this number: not where the journal held here leaves it out.
+    pub fn may_have(&self, number: JournalNumber) -> bool {
+        let journal = &self.delivery().journal;
+        journal.first().is_none_or(|first| number < first.number)
+            || journal.binary_search_by_key(&number, |entry| entry.number).is_ok()
     }
 
     pub fn map_delivery(&self, now: Time) -> MapDelivery {

@@ -80,6 +80,20 @@ pub struct MapSnapshot {
     pub server_time: Time,
 }
 
+impl MapSnapshot {
+    /// Takes what another hub shows.
+    pub fn extend(&mut self, part: MapSnapshot) {
+        self.degraded |= part.degraded;
+        self.drivers.extend(part.drivers);
+        self.deliveries.extend(part.deliveries);
+    }
+
+    pub fn sort(&mut self) {
+        self.drivers.sort_by_key(|frame| frame.driver);
+        self.deliveries.sort_by_key(|frame| frame.delivery);
+    }
+}
+
 /// One live delivery as a dispatcher sees it.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct MapDelivery {

@@ -74,6 +74,22 @@ impl Hub {
         snapshot
     }
 
+    /// The map is shown everything anew, instead of what it was shown and of what it has not been told yet.
+    pub fn handle_map_renew(&mut self, id: WatcherId, now: Time) -> MapSnapshot {
+        let Some(Watcher { interest: Interest::Map(watch), .. }) = self.watchers.get(&id) else {
+            return MapSnapshot::default();
+        };
+        let (tenant, viewport) = (watch.tenant, watch.viewport);
+        let policy = self.tenants.get(&tenant).map(|entry| entry.policy).unwrap_or_default();
+        let snapshot = self.map_snapshot(tenant, policy, viewport, now);
+        if let Some(Watcher { interest: Interest::Map(watch), .. }) = self.watchers.get_mut(&id) {
+            watch.drivers.clear();
+            watch.deliveries.clear();
+            watch.inside = snapshot.drivers.iter().map(|frame| frame.driver).collect();
+        }
+        snapshot
+    }
+
     pub(super) fn poll_map(&mut self, id: WatcherId, now: Time, into: &mut Vec<SharedFrame>) -> Flow {
         let Some(Watcher { interest: Interest::Map(watch), .. }) = self.watchers.get_mut(&id) else {
             return Flow::Quiet;

@@ -40,11 +40,13 @@ pub struct HubConfig {
     /// How many views are held at most, deliveries and drivers each; of others the ledger answers.
     pub views_max: usize,
     /// How many journal entries a watcher may be behind before it is sent away to come back.
-    pub journal_behind_max: u64,
+    pub journal_behind_max: usize,
     /// How long watchers of a finished delivery may stay.
     pub finished_linger: Duration,
     /// How long a finished delivery's view is held.
     pub finished_forget: Duration,
+    /// How long a view is held whose tracker has let the delivery go, if no other takes it.
+    pub released_forget: Duration,
     /// After so long without an update a view is not held any more.
     pub silent_forget: Duration,
 }
@@ -53,9 +55,10 @@ impl Default for HubConfig {
     fn default() -> Self {
         HubConfig {
             views_max: 1 << 20,
-            journal_behind_max: JOURNAL_MAX as u64,
+            journal_behind_max: JOURNAL_MAX,
             finished_linger: Duration::from_secs(60),
             finished_forget: Duration::from_secs(600),
+            released_forget: Duration::from_secs(60),
             silent_forget: Duration::from_secs(2 * 3600),
         }
     }
@@ -195,12 +198,13 @@ impl Hub {
             }
             Some(last) if last > known => return Begin::Ahead { known },
             Some(last) => {
-                let oldest = entry.delivery().journal.first().map_or(known, |entry| entry.number);
-                if last < known && last.0 + 1 < oldest.0 {
-                    return Begin::Behind { last, through: JournalNumber(oldest.0 - 1) };
+                if let Some(through) = entry.missing_after(last) {
+                    return Begin::Behind { last, through };
                 }
                 watch.cursor = last;
-                news |= if is_same_view { News::POSITION | News::ETA } else { News::WHOLE };
+                // Whoever has an entry that there is not any more is shown what holds instead.
+                let is_up_to_date = is_same_view && entry.may_have(last);
+                news |= if is_up_to_date { News::POSITION | News::ETA } else { News::WHOLE };
             }
         }
         watch.is_begun = true;
@@ -359,7 +363,7 @@ impl Hub {
             return;
         }
         let Some(ids) = self.watching.get(&key) else { return };
-        let known = self.deliveries.get(&key).map_or(JournalNumber(0), |entry| entry.delivery().last_number());
+        let Some(entry) = self.deliveries.get(&key) else { return };
         for id in ids {
             let Some(watcher) = self.watchers.get_mut(id) else { continue };
             let Interest::Delivery(watch) = &mut watcher.interest else { continue };
@@ -367,7 +371,9 @@ impl Hub {
                 continue;
             }
             watch.news |= news;
-            if known.0.saturating_sub(watch.cursor.0) > self.config.journal_behind_max {
+            if entry.missing_after(watch.cursor).is_some()
+                || entry.count_after(watch.cursor) > self.config.journal_behind_max
+            {
                 watcher.closing.get_or_insert(CloseReason::Slow);
             }
             if !std::mem::replace(&mut watcher.is_woken, true) {
@@ -406,6 +412,10 @@ fn poll_delivery(
     finished_linger: Duration,
     into: &mut Vec<SharedFrame>,
 ) -> Flow {
+    if entry.delivery().last_number() < watch.cursor {
+        // What is held here is older than what the watcher was shown: nothing of it may undo that.
+        return Flow::Quiet;
+    }
     let news = std::mem::replace(&mut watch.news, News::NONE);
     if news.has(News::JOURNAL) {
         let Some(cursor) = entry.journal_after(watch.cursor, into) else { return Flow::Close(CloseReason::Slow) };

@@ -125,6 +125,52 @@ fn a_watcher_further_behind_in_the_journal_than_is_kept_is_sent_away_and_not_giv
 }
 
 #[test]
+fn numbers_left_out_after_a_loss_are_no_missing_entries() {
+    let mut hub = whole_hub();
+    hub.handle_update(&keyframe(1, 1, 3, None), T0);
+    let watching = begun(&mut hub, &Resume { last: Some(JournalNumber(3)), view: None });
+    poll(&mut hub, watching, T0);
+
+    hub.handle_update(&journal(1, 2, 1_000_001), T0);
+    let returning = begun(&mut hub, &Resume { last: Some(JournalNumber(3)), view: None });
+    // It saw two entries that the ledger has lost since: it has to be shown what holds instead.
+    let view = view_of(&mut hub);
+    let from_before = begun(&mut hub, &Resume { last: Some(JournalNumber(5)), view: Some(view) });
+
+    for (watcher, is_whole) in [(watching, false), (returning, true), (from_before, true)] {
+        let mut frames = Vec::new();
+        assert_eq!(hub.poll_frames(watcher, T0, &mut frames), Flow::Quiet);
+        let frames = values(&frames);
+        assert_eq!(numbers(&frames), [1_000_001]);
+        assert_eq!(kinds(&frames).contains(&"snapshot"), is_whole, "{frames:?}");
+    }
+}
+
+#[test]
+fn a_customer_who_knows_more_than_the_log_has_brought_is_not_taken_back() {
+    for is_whole_at_first in [true, false] {
+        let mut hub = Hub::new(HubConfig::default(), T0);
+        if is_whole_at_first {
+            hub.handle_whole();
+        }
+        hub.handle_update(&keyframe(1, 1, 8, Some(at(0))), T0);
+        let watcher = hub.handle_watch(KEY);
+        hub.handle_follow(watcher, JournalNumber(9));
+        hub.handle_whole();
+
+        let mut before = poll(&mut hub, watcher, T0);
+        hub.handle_update(&moved(1, 2, at(500)), T0);
+        before.extend(poll(&mut hub, watcher, T0));
+        hub.handle_update(&status(1, 3, 9, DeliveryState::Failed), T0);
+        let after = poll(&mut hub, watcher, T0);
+
+        assert!(before.is_empty(), "{before:?}");
+        assert_eq!(kinds(&after), ["snapshot"]);
+        assert_eq!((&after[0]["last_number"], &after[0]["status"]), (&9.into(), &"failed".into()));
+    }
+}
+
+#[test]
 fn every_entry_is_given_once_whatever_the_keyframes_repeats_and_gaps() {
     let mut hub = whole_hub();
     hub.handle_update(&keyframe(1, 1, 1, None), T0);
@@ -318,6 +364,32 @@ fn the_watchers_of_a_finished_delivery_are_told_so_and_let_go_later() {
 }
 
 #[test]
+fn a_delivery_that_was_let_go_and_that_nobody_takes_leaves_the_map_and_its_watchers_ask_again() {
+    for is_taken in [true, false] {
+        let mut hub = whole_hub();
+        hub.handle_update(&keyframe(1, 1, 1, None), T0);
+        let customer = begun(&mut hub, &Resume::default());
+        let (map, _) = hub.handle_map_watch(TenantId(7), DeliveryPolicy::default(), None, T0);
+        let mut last = keyframe_body(1, 2, 1, None);
+        last.is_last = true;
+
+        hub.handle_update(&Update::Delivery(last), T0);
+        hub.handle_timeout(T0 + S * 30);
+        if is_taken {
+            hub.handle_update(&keyframe(2, 1, 2, None), T0 + S * 30);
+        }
+        let at_once = (hub.view_count(), kinds(&poll(&mut hub, map, T0)).contains(&"left"));
+        hub.handle_timeout(T0 + S * 120);
+
+        assert_eq!(at_once, (1, false));
+        let flow = hub.poll_frames(customer, T0 + S * 120, &mut Vec::new());
+        let left = kinds(&poll(&mut hub, map, T0 + S * 120)).contains(&"left");
+        let end = if is_taken { Flow::Quiet } else { Flow::Close(CloseReason::Moved) };
+        assert_eq!((flow, left, hub.view_count()), (end, !is_taken, usize::from(is_taken)));
+    }
+}
+
+#[test]
 fn a_map_shows_its_own_tenant_only() {
     let mut hub = whole_hub();
     hub.handle_update(&driver(7, 1, 1, Some(at(0))), T0);
@@ -353,6 +425,21 @@ fn a_map_is_told_who_comes_into_its_viewport_and_who_leaves_it() {
     assert_eq!(kinds(&crossed), ["left", "driver"]);
     assert_eq!((&crossed[0]["driver"], &crossed[1]["driver"]), (&"1".into(), &"2".into()));
     assert_eq!(kinds(&widened), ["driver", "driver"]);
+}
+
+#[test]
+fn a_map_opened_before_the_hub_was_whole_is_shown_all_anew_once_it_is() {
+    let mut hub = Hub::new(HubConfig::default(), T0);
+    let (map, first) = hub.handle_map_watch(TenantId(7), DeliveryPolicy::default(), None, T0);
+
+    hub.handle_update(&driver(7, 2, 1, Some(at(0))), T0);
+    hub.handle_whole();
+
+    assert_eq!(hub.poll_wake(), Some(map));
+    let shown = hub.handle_map_renew(map, T0);
+    assert!(first.degraded && !shown.degraded);
+    assert_eq!(shown.drivers.iter().map(|frame| frame.driver.0).collect::<Vec<_>>(), [2]);
+    assert!(poll(&mut hub, map, T0).is_empty(), "the snapshot has said it all");
 }
 
 #[test]
@@ -442,6 +529,10 @@ fn begun(hub: &mut Hub, resume: &Resume) -> WatcherId {
 fn poll(hub: &mut Hub, id: WatcherId, now: Time) -> Vec<Value> {
     let mut frames = Vec::new();
     hub.poll_frames(id, now, &mut frames);
+    values(&frames)
+}
+
+fn values(frames: &[SharedFrame]) -> Vec<Value> {
     frames.iter().map(|frame| serde_json::from_slice(&frame.json).unwrap()).collect()
 }
 

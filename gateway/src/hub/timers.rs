@@ -6,7 +6,9 @@ use std::time::Duration;
 use protocol::{DeliveryKey, DriverKey, Time};
 
 use super::Hub;
+use super::delivery::DeliveryEntry;
 use super::news::News;
+use super::watcher::CloseReason;
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum TimerKey {
@@ -60,21 +62,29 @@ impl Hub {
         arm(&mut self.timers, &mut entry.armed, at, TimerKey::Driver(key));
     }
 
-    /// Lets go of what is finished or silent for long. Watchers stay: the ledger has answered them all there is.
+    /// Lets go of what is finished, released or silent for long. Watchers stay: the ledger has answered them all there is.
+    /// Those of a delivery that was released and that nobody took have to ask the ledger what became of it.
     pub(super) fn sweep(&mut self, now: Time) {
         self.timers.insert((now + SWEEP_EVERY, TimerKey::Sweep));
         let config = self.config;
         let is_over = |touched: Time, ended: Option<Time>| {
             touched + config.silent_forget <= now || ended.is_some_and(|ended| ended + config.finished_forget <= now)
         };
-        let deliveries: BTreeMap<DeliveryKey, Option<Time>> = self
+        let is_abandoned =
+            |entry: &DeliveryEntry| entry.is_released() && entry.touched + config.released_forget <= now;
+        let deliveries: BTreeMap<DeliveryKey, (Option<Time>, bool)> = self
             .deliveries
             .iter()
-            .filter(|(_, entry)| is_over(entry.touched, entry.ended))
-            .map(|(key, entry)| (*key, entry.armed))
+            .filter(|(_, entry)| is_over(entry.touched, entry.ended) || is_abandoned(entry))
+            .map(|(key, entry)| (*key, (entry.armed, is_abandoned(entry))))
             .collect();
-        for (key, armed) in deliveries {
+        for (key, (armed, is_abandoned)) in deliveries {
             self.deliveries.remove(&key);
+            if is_abandoned {
+                for id in self.watching.get(&key).cloned().unwrap_or_default() {
+                    self.close(id, CloseReason::Moved);
+                }
+            }
             armed.map(|at| self.timers.remove(&(at, TimerKey::Delivery(key))));
             self.forget_delivery(key);
         }

@@ -74,8 +74,8 @@ impl Views {
                         stream.queue.push_back(status(entry));
                     }
                     if reached == last {
-                        // The ledger does not have what the view says came before: only the view is left to show.
-                        resume.last = None;
+                        // There is nothing between: the numbers leap there. The whole view goes with what follows.
+                        resume = Resume { last: Some(through), view: None };
                     } else {
                         resume.last = Some(reached);
                     }
@@ -104,6 +104,11 @@ impl Views {
     ) -> Result<(), ViewError> {
         let known = self.known(key).await?;
         let through = known.view.delivery.last_number();
+        if known.view.delivery.state.is_finished() && resume.last == Some(through) {
+            // It has all there will be.
+            stream.closing = Some(CloseReason::Finished);
+            return Ok(());
+        }
         if let Some(last) = resume.last.filter(|last| *last <= through) {
             self.queue_journal(key, stream, last, through).await?;
         }

@@ -13,6 +13,7 @@ use protocol::frame::{Frame, RedirectFrame};
 use rand::Rng;
 use tokio::sync::Notify;
 
+use crate::api::HeldScope;
 use crate::hub::frames;
 use crate::hub::{CloseReason, SharedFrame};
 use crate::metrics::{GatewayMetrics, StreamEnd, StreamKind};
@@ -81,6 +82,8 @@ pub(crate) struct Place {
     metrics: Arc<GatewayMetrics>,
     kind: StreamKind,
     pub end: StreamEnd,
+    /// What the stream was opened with.
+    pub held: Option<HeldScope>,
 }
 
 impl Place {
@@ -92,7 +95,7 @@ impl Place {
             return None;
         }
         metrics.stream_opened(kind);
-        Some(Place { places: places.clone(), metrics: metrics.clone(), kind, end: StreamEnd::Left })
+        Some(Place { places: places.clone(), metrics: metrics.clone(), kind, end: StreamEnd::Left, held: None })
     }
 
     pub fn count_frame(&self, frame: &SharedFrame) {

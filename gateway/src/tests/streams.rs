@@ -1,5 +1,6 @@
 //! What a customer sees over WebSocket, server-sent events and REST.
 
+use backends::installation::Numbers;
 use backends::ledger::DeliveryLedger;
 use backends::registry::Registry;
 use protocol::DeliveryState;
@@ -305,6 +306,44 @@ async fn a_finished_delivery_is_shown_once_more_and_its_streams_end() {
     let answer = |mut lines: EventLines| async move { lines.line().await.unwrap() };
     assert!(answer(over).await.contains("204"), "come back no more");
     assert!(answer(missed).await.contains("200"));
+}
+
+#[tokio::test]
+async fn who_has_all_of_a_finished_delivery_is_told_so_at_once_on_return() {
+    let server = server().await;
+    let tenant = server.tenant("ours").await;
+    let world = &server.world;
+    world.ledger.transition(tenant.delivery, DeliveryState::Failed, None, None, world.now()).await.unwrap();
+
+    let mut all = server.watch(&tenant, "?last=2").await;
+    let mut some = server.watch(&tenant, "?last=1").await;
+
+    assert_eq!(all.closed().await, 1000);
+    assert_eq!(kinds(&some.frames(2).await), ["status", "snapshot"]);
+    assert_eq!(some.closed().await, 1000);
+}
+
+#[tokio::test]
+async fn a_customer_goes_on_over_numbers_that_a_ledger_left_out_after_a_loss() {
+    let server = server().await;
+    let tenant = server.tenant("ours").await;
+    let world = &server.world;
+    let keyframe = world.keyframe(tenant.delivery, 1, None).await;
+    world.publish(vec![keyframe]).await;
+    held_snapshot(&server, &tenant).await;
+    let above = Numbers { journal: 1_000_000, ..Numbers::default() };
+    world.ledger.go_on_above(above).await.unwrap();
+    let mut watching = server.watch(&tenant, "?last=1").await;
+    assert_eq!(watching.frame().await["type"], "snapshot");
+
+    reassign(world, &tenant, 70).await;
+    let keyframe = world.keyframe(tenant.delivery, 2, None).await;
+    world.publish(vec![keyframe]).await;
+    until_held(&server, &tenant, 1_000_070).await;
+
+    let mut back = server.watch(&tenant, "?last=1").await;
+    let seen = numbers(&back.frames(71).await);
+    assert_eq!(seen, (1_000_001..=1_000_070).collect::<Vec<_>>());
 }
 
 #[tokio::test]

@@ -182,6 +182,11 @@ pub enum Record {
         driver: DriverKey,
         vehicle: Vehicle,
     },
+    /// This device leads for its driver no more, because it was revoked: of the others the next that is heard does.
+    LeadEnded {
+        device: DeviceKey,
+        at: Time,
+    },
 }
 
 /// A point of a way, with the distance and the time from its beginning.
@@ -226,6 +231,7 @@ impl Record {
             | Record::Claim { .. }
             | Record::Planned { .. }
             | Record::Vehicle { .. } => true,
+            Record::LeadEnded { .. } => false,
         }
     }
 
@@ -234,7 +240,7 @@ impl Record {
         match self {
             Record::Fix(fix) => Some(TrackerKey::Driver(fix.device.driver_key())),
             Record::Heard(heard) => Some(TrackerKey::Driver(heard.device.driver_key())),
-            Record::Lead { device, .. } => Some(TrackerKey::Driver(device.driver_key())),
+            Record::Lead { device, .. } | Record::LeadEnded { device, .. } => Some(TrackerKey::Driver(device.driver_key())),
             Record::Assign { to, .. } | Record::Ledger { to, .. } => Some(*to),
             Record::Release { from, .. } => Some(*from),
             Record::Planned { to, .. } => Some(*to),

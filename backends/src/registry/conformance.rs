@@ -35,6 +35,7 @@ macro_rules! registry_conformance {
             session_starts_rise_even_when_the_clock_goes_back,
             sessions_at_once_share_neither_start_nor_numbers,
             a_change_of_the_leading_device_is_told_once,
+            a_revoked_device_leads_no_more,
             a_change_of_vehicle_is_told_once,
             the_facts_of_a_partition_are_what_its_drivers_trackers_are_to_know,
             the_outbox_wakes_its_reader,
@@ -302,6 +303,26 @@ pub(crate) async fn a_change_of_the_leading_device_is_told_once(open: impl Async
     let rows = registry.outbox(3).await.unwrap();
     registry.outbox_settled(&[rows[0].sequence, rows[2].sequence]).await.unwrap();
     assert_eq!(records(&registry).await, [lead(second)], "what is not named stays");
+}
+
+pub(crate) async fn a_revoked_device_leads_no_more(open: impl AsyncFn() -> Opened) {
+    let registry = open().await;
+    let (tenant, driver) = driver(&registry).await;
+    let (leading, _) = registry.enrol(tenant, driver, NOW).await.unwrap();
+    let (other, _) = registry.enrol(tenant, driver, NOW).await.unwrap();
+    registry.lead(leading, NOW).await.unwrap();
+    let lead = async || registry.facts(PartitionId(0), 1).await.unwrap().first().and_then(|fact| fact.lead);
+
+    registry.revoke(other, LATER).await.unwrap();
+    assert_eq!(lead().await, Some(leading));
+    registry.revoke(leading, LATER).await.unwrap();
+    registry.revoke(leading, LATER).await.unwrap();
+
+    assert_eq!(lead().await, None);
+    assert!(matches!(registry.lead(leading, LATER).await, Err(RegistryError::NoDevice)));
+    let ended = |device| Record::LeadEnded { device, at: LATER };
+    let all = [Record::Lead { device: leading, at: NOW }, ended(other), ended(leading)];
+    assert_eq!(records(&registry).await, all);
 }
 
 pub(crate) async fn a_change_of_vehicle_is_told_once(open: impl AsyncFn() -> Opened) {

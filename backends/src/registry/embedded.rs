@@ -211,12 +211,29 @@ impl Registry for EmbeddedRegistry {
     async fn revoke(&self, device: DeviceKey, now: Time) -> Result<(), RegistryError> {
         self.db
             .write(move |connection| {
-                let mut statement = connection.prepare_cached(
-                    "UPDATE devices SET revoked_ms = coalesce(revoked_ms, ?4)
-                     WHERE tenant = ?1 AND driver = ?2 AND device = ?3",
-                )?;
-                let changed = statement.execute(params![device.tenant.0, device.driver.0, device.device.0, now.0])?;
-                if changed == 1 { Ok(()) } else { Err(RegistryError::NoDevice) }
+                let of_device = (device.tenant.0, device.driver.0, device.device.0);
+                let revoked_before = connection
+                    .prepare_cached(
+                        "SELECT revoked_ms FROM devices WHERE tenant = ?1 AND driver = ?2 AND device = ?3",
+                    )?
+                    .query_row(of_device, |row| row.get::<_, Option<i64>>(0))
+                    .optional()?
+                    .ok_or(RegistryError::NoDevice)?;
+                if revoked_before.is_some() {
+                    return Ok(());
+                }
+                connection
+                    .prepare_cached(
+                        "UPDATE devices SET revoked_ms = ?4 WHERE tenant = ?1 AND driver = ?2 AND device = ?3",
+                    )?
+                    .execute(params![of_device.0, of_device.1, of_device.2, now.0])?;
+                connection
+                    .prepare_cached(
+                        "UPDATE drivers SET lead = NULL WHERE tenant = ?1 AND driver = ?2 AND lead = ?3",
+                    )?
+                    .execute(of_device)?;
+                // Also where nobody said that it leads: the first that is heard does.
+                Ok(outbox::insert(connection, Record::LeadEnded { device, at: now })?)
             })
             .await
     }
@@ -225,8 +242,10 @@ impl Registry for EmbeddedRegistry {
         self.db
             .read(move |connection| {
                 let mut statement = connection.prepare_cached(
-                    "SELECT driver, name, external_id, vehicle, tenant, lead FROM drivers
-                     WHERE lead IS NOT NULL OR vehicle != 0 ORDER BY tenant, driver",
+                    "SELECT driver, name, external_id, vehicle, tenant,
+                            (SELECT device FROM devices d WHERE d.tenant = drivers.tenant
+                             AND d.driver = drivers.driver AND d.device = drivers.lead AND d.revoked_ms IS NULL)
+                     FROM drivers WHERE lead IS NOT NULL OR vehicle != 0 ORDER BY tenant, driver",
                 )?;
                 let facts = statement.query_map([], fact_columns)?;
                 let is_of_partition = |fact: &rusqlite::Result<DriverFact>| {

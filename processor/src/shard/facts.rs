@@ -15,7 +15,7 @@ use backends::registry::{DriverFact, Registry, RegistryError};
 use bytes::Bytes;
 use daemon::{Backoff, retry};
 use protocol::{
-    AssignmentNumber, Delivery, DeliveryKey, DriverKey, PartitionId, Record, RecordBatch, Time, TrackerKey, envelope,
+    AssignmentNumber, Delivery, DeliveryKey, DeviceKey, DriverKey, PartitionId, Record, RecordBatch, Time, TrackerKey, envelope,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -71,11 +71,11 @@ struct Facts<'a> {
 }
 
 impl Facts<'_> {
-    /// What trackers hold and the ledger says is over or elsewhere: its end was lost with the records.
+    /// What trackers hold and the ledger says is over or elsewhere, or does not know: its end was lost with the records.
     async fn end_lost(&mut self, held: Vec<HeldDelivery>) -> anyhow::Result<()> {
         let mut records = Vec::new();
         for (tracker, key, assignment) in held {
-            let Some(delivery) = self.delivery(key).await? else { continue };
+            let delivery = self.delivery(key).await?;
             records.extend(end_of(tracker, key, assignment, delivery));
         }
         self.append(records).await
@@ -90,7 +90,7 @@ impl Facts<'_> {
             if live.iter().any(|delivery| delivery.key == *key && holder(delivery) == holder(said)) {
                 continue;
             }
-            let Some(delivery) = self.delivery(*key).await? else { continue };
+            let delivery = self.delivery(*key).await?;
             records.extend(end_of(holder(said), *key, said.assignment, delivery));
         }
         for delivery in &live {
@@ -109,6 +109,13 @@ impl Facts<'_> {
         let at = (self.now)();
         let facts = self.read_registry().await?;
         let mut records = Vec::new();
+        let leads: BTreeMap<DriverKey, DeviceKey> =
+            facts.iter().filter_map(|fact| Some((fact.driver, fact.lead?))).collect();
+        for said in self.said_of_drivers.values_mut() {
+            if !leads.contains_key(&said.driver) {
+                records.extend(said.lead.take().map(|device| Record::LeadEnded { device, at }));
+            }
+        }
         for fact in facts {
             if self.said_of_drivers.insert(fact.driver, fact) == Some(fact) {
                 continue;
@@ -151,11 +158,17 @@ impl Facts<'_> {
     }
 }
 
-/// What ends a delivery that a tracker holds, by what the ledger says of it; nothing while it is rightly there.
-fn end_of(tracker: TrackerKey, key: DeliveryKey, assignment: AssignmentNumber, delivery: Delivery) -> Option<Record> {
-    if holder(&delivery) != tracker {
+/// What ends a delivery that a tracker holds, by what the ledger says of it; nothing while it is rightly there. One that a
+/// ledger has lost is let go: nobody could ever end it.
+fn end_of(
+    tracker: TrackerKey,
+    key: DeliveryKey,
+    assignment: AssignmentNumber,
+    delivery: Option<Delivery>,
+) -> Option<Record> {
+    let Some(delivery) = delivery.filter(|delivery| holder(delivery) == tracker) else {
         return Some(Record::Release { from: tracker, delivery: key, assignment });
-    }
+    };
     // Whole, so that those who watch get the entries that they missed with its end.
     delivery.state.is_finished().then(|| Record::Assign { to: tracker, delivery: Box::new(delivery) })
 }
@@ -245,6 +258,27 @@ mod tests {
         assert_eq!(folded.assignments().len(), 1);
         let told: Vec<u64> = of(going_on.key).flat_map(journal_of).collect();
         assert_eq!(told, [1, 2, 3]);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_the_ledger_has_lost_is_let_go() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut world = World::open(folder.path());
+        let (lost, kept) = (world.create(1).await, world.create(2).await);
+        world.relay().await;
+        let held = world.fold().await.assignments();
+        assert_eq!(held.len(), 2);
+        let emptied = Arc::new(EmbeddedLedger::open(&folder.path().join("emptied.db")).unwrap());
+        (world.ledger, world.sources.ledger) = (emptied.clone(), emptied);
+
+        let stop = CancellationToken::new();
+        append_facts((&*world.log, &world.sources), PartitionId(0), held, &|| NOW, &stop).await.unwrap();
+
+        let (folded, updates) = world.fold_told().await;
+        assert_eq!(folded.assignments(), []);
+        for key in [lost.key, kept.key] {
+            assert!(updates.iter().rfind(|update| update.key == key).unwrap().is_last);
+        }
     }
 
     fn journal_of(update: &protocol::DeliveryUpdate) -> Vec<u64> {

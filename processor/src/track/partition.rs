@@ -2,7 +2,8 @@
 //! same bytes on every machine.
 //!
 //! **Invariant:** a record that cannot be folded is set aside: its tracker goes on as it was before, no other notices, and
-//! the fold goes on. That costs a copy of the tracker before each record.
+//! the fold goes on. That costs a copy of the tracker before each record. What lies on roads it begins again, because it
+//! may be that state, and not the record, that cannot be folded; and a fix is recorded.
 
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -11,7 +12,9 @@ use std::sync::Arc;
 use maps::matcher::Scratch;
 use protocol::record::{BlobHash, BodyKind, Vehicle};
 use protocol::update::{Generation, Source};
-use protocol::{AssignmentNumber, DeliveryKey, Offset, PartitionId, Record, RecordBatch, Time, TrackerKey};
+use protocol::{
+    AssignmentNumber, Breadcrumb, DeliveryKey, FixRecord, Offset, PartitionId, Record, RecordBatch, Time, TrackerKey,
+};
 
 use super::bodies_in_use::{BodiesInUse, RegionInUse};
 use super::clock::FoldClock;
@@ -39,6 +42,9 @@ pub struct Partition {
     /// Steps that a test wants to panic.
     #[cfg(test)]
     pub(super) breaks_at: Option<Vec<(Offset, u32, TrackerKey, Changes)>>,
+    /// Whether every step of a tracker that has a matcher is to panic.
+    #[cfg(test)]
+    pub(super) breaks_matchers: bool,
     /// The slow obvious way that the wheel is tested against.
     #[cfg(test)]
     pub(super) visits_all: bool,
@@ -114,6 +120,8 @@ impl Partition {
             is_anew: false,
             #[cfg(test)]
             breaks_at: None,
+            #[cfg(test)]
+            breaks_matchers: false,
             #[cfg(test)]
             visits_all: false,
         }
@@ -243,9 +251,13 @@ impl Partition {
         effects: &mut Effects,
     ) {
         if let Some(key) = record.key() {
-            self.with_tracker((key, Changes::All), offset, index, effects, |tracker, released, step| {
-                handle_keyed(tracker, released, record, step);
-            });
+            let is_folded =
+                self.with_tracker((key, Changes::All), offset, index, effects, |tracker, released, step| {
+                    handle_keyed(tracker, released, record, step);
+                });
+            if let (false, Record::Fix(fix)) = (is_folded, record) {
+                self.record_unfolded(fix, offset, index, effects);
+            }
             return;
         }
         match record {
@@ -276,6 +288,7 @@ impl Partition {
             Record::Fix(_)
             | Record::Heard(_)
             | Record::Lead { .. }
+            | Record::LeadEnded { .. }
             | Record::Assign { .. }
             | Record::Release { .. }
             | Record::Ledger { .. }
@@ -337,23 +350,34 @@ impl Partition {
             effects: &mut *effects,
         };
         #[cfg(test)]
-        let breaks = self.breaks_at.as_ref().is_some_and(|breaks| breaks.contains(&(offset, index, key, changes)));
+        let breaks = self.breaks_at.as_ref().is_some_and(|breaks| breaks.contains(&(offset, index, key, changes)))
+            || (self.breaks_matchers && changes == Changes::All && tracker.has_matcher());
         let folded = catch_unwind(AssertUnwindSafe(|| {
             what(tracker, &mut self.released, &mut step);
             #[cfg(test)]
             assert!(!breaks, "a test broke the fold here");
         }));
         if folded.is_err() {
-            effects.undo(emitted);
-            effects.counts.folds_failed += 1;
-            self.scratch = Scratch::new();
-            *late_runs = before.1;
+            step.effects.undo(emitted);
+            step.effects.counts.folds_failed += 1;
+            *step.scratch = Scratch::new();
+            *step.late_runs = before.1;
             before.0.restore(tracker);
-            tracker.handle_fold_failed(Source { partition, offset, index, ordinal: 0 });
+            tracker.handle_fold_failed(step.record_source());
+            tracker.begin_on_roads_again(&mut step);
             self.released.undo_step();
         }
         self.touched.push((key, index));
         folded.is_ok()
+    }
+
+    /// A fix that could not be folded was acknowledged all the same: history has it, without a position on the road.
+    fn record_unfolded(&mut self, fix: &FixRecord, offset: Offset, index: u32, effects: &mut Effects) {
+        let tracker = self.trackers.find(TrackerKey::Driver(fix.device.driver_key()));
+        let delivery = tracker.and_then(|tracker| tracker.delivery_under_way());
+        let source = Source { partition: self.state.partition, offset, index, ordinal: 0 };
+        effects.counts.judged(fix.verdict);
+        effects.breadcrumbs.push(Breadcrumb { record: *fix, verdict: fix.verdict, snapped: None, delivery, source });
     }
 
     /// From here on all is news. Trackers that are live and have said nothing under their new epoch yet emit a keyframe;
@@ -444,6 +468,7 @@ fn handle_keyed(tracker: &mut Tracker, released: &mut ReleasedDeliveries, record
         Record::Fix(fix) => tracker.handle_fix(fix, step),
         Record::Heard(heard) => tracker.handle_heard(heard, step),
         Record::Lead { device, at } => tracker.handle_lead(*device, *at),
+        Record::LeadEnded { device, at } => tracker.handle_lead_ended(*device, *at),
         Record::Fences { fences, .. } => tracker.handle_fences(fences),
         Record::Assign { delivery, .. } => released.assign(tracker, delivery, step),
         Record::Release { delivery, assignment, .. } => released.release(tracker, *delivery, *assignment, step),

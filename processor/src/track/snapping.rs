@@ -255,6 +255,22 @@ impl Snapping {
         self.finals = Finals::default();
     }
 
+    /// What the matchers make of the fixes that wait will not be known: those are recorded without a position.
+    pub(crate) fn abandon(&mut self, step: &mut Step<'_>) {
+        if let Some(mut run) = self.late.take() {
+            *step.late_runs = step.late_runs.saturating_sub(1);
+            run.waiting.settle_all(step);
+        }
+        self.waiting.settle_all(step);
+        self.matcher = None;
+        self.finals = Finals::default();
+    }
+
+    #[cfg(test)]
+    pub(crate) fn has_matcher(&self) -> bool {
+        self.matcher.is_some()
+    }
+
     fn observe(&mut self, record: &FixRecord, measured: MeasuredTime) -> Observation {
         let (tag, fix) = (self.tag_next, &record.fix);
         self.tag_next += 1;

@@ -21,9 +21,11 @@ use protocol::{
 
 use super::*;
 
+mod arrival;
 mod gathering;
 mod idle;
 mod journal;
+mod lead;
 mod motion;
 mod restart;
 mod roads;

@@ -167,7 +167,7 @@ impl Tracker {
         let device = self.device(record.device.device);
         device.heard = device.heard.max(record.received);
         let novelty = device.handle_fix(record);
-        let is_lead = self.is_lead(record.device.device);
+        let is_lead = self.is_lead(record.device.device, record.received);
         if is_lead {
             self.handle_sign_of_life(record.received, record.edge, step);
         }
@@ -245,7 +245,7 @@ impl Tracker {
         let is_newest = record.received >= device.heard;
         device.heard = device.heard.max(record.received);
         device.settle_below(record.lowest_held);
-        if !self.is_lead(record.device.device) {
+        if !self.is_lead(record.device.device, record.received) {
             return;
         }
         self.handle_sign_of_life(record.received, record.edge, step);
@@ -261,7 +261,7 @@ impl Tracker {
             let mut events = Vec::new();
             self.motion.handle_stay(record.received, &mut events);
             self.add_events(events);
-            self.deliveries.iter_mut().for_each(TrackedDelivery::mark_position_changed);
+            self.each_delivery(|delivery, driver| delivery.handle_stay(driver, step));
         }
     }
 
@@ -285,6 +285,15 @@ impl Tracker {
         self.pending.keyframe |= is_news;
     }
 
+    /// The device was revoked. The next that is heard leads.
+    pub(crate) fn handle_lead_ended(&mut self, device: DeviceKey, at: Time) {
+        let is_it = |lead: Lead| lead.device == device.device && lead.said.is_none_or(|said| said <= at);
+        if self.lead.is_some_and(is_it) {
+            self.lead = None;
+            self.pending.keyframe = true;
+        }
+    }
+
     /// Replaces all fences. A driver who is inside one that stays is still inside it.
     pub(crate) fn handle_fences(&mut self, fences: &[Fence]) {
         let before = std::mem::take(&mut self.fences);
@@ -300,10 +309,16 @@ impl Tracker {
         if self.deliveries.len() >= DELIVERIES_MAX {
             return false;
         }
-        let at = self.deliveries.partition_point(|other| other.delivery.key < delivery.delivery.key);
+        let (key, now) = (delivery.delivery.key, step.clock.now());
+        let at = self.deliveries.partition_point(|other| other.delivery.key < key);
         self.deliveries.insert(at, delivery);
-        self.resume_keyframes(step.clock.now());
+        self.resume_keyframes(now);
         self.pending.keyframe = true;
+        self.each_delivery(|delivery, driver| {
+            if delivery.delivery.key == key {
+                delivery.handle_taken(driver, now);
+            }
+        });
         self.recompute(step);
         true
     }
@@ -334,7 +349,7 @@ impl Tracker {
         let now = step.clock.now();
         self.judge_silence(step);
         self.snapping.handle_tick(self.measured, step);
-        self.each_delivery(|delivery, driver| delivery.handle_time(Some(driver), now, step));
+        self.each_delivery(|delivery, driver| delivery.handle_time(driver, now, step));
         for watched in &mut self.fences {
             if watched.presence.handle_time(i64::from(watched.fence.dwell_s) * 1000, now) {
                 self.pending.events.push(Event::FenceDwelt { fence: watched.fence.name.clone() });
@@ -351,8 +366,8 @@ impl Tracker {
     /// When a tick is to visit it at the latest, if no record comes before; early visits change nothing.
     pub(crate) fn poll_timeout(&self, clock: &FoldClock, listening: &Listening) -> Option<Time> {
         let now = clock.now();
-        let in_positions = self.shown.is_some() && self.measured.is_some();
-        let of_deliveries = self.deliveries.iter().filter(|_| in_positions).filter_map(TrackedDelivery::poll_timeout);
+        let shown = self.shown.as_ref().filter(|_| self.measured.is_some());
+        let of_deliveries = self.deliveries.iter().filter_map(|delivery| delivery.poll_timeout(shown?));
         let dwell = |watched: &Watched| watched.presence.due(i64::from(watched.fence.dwell_s) * 1000);
         let after = |since: Time, ms: i64| Time(since.0.saturating_add(ms));
         let tired_since = self.tired_since().filter(|_| !self.is_trimmed() && self.may_sleep());
@@ -526,6 +541,18 @@ impl Tracker {
         self.pending.events.push(Event::FoldFailed { source });
         self.pending.keyframe = true;
         self.deliveries.iter_mut().for_each(|delivery| delivery.handle_fold_failed(source));
+    }
+
+    /// Forgets all that lies on edges or came of it: matchers, and the planned routes.
+    pub(crate) fn begin_on_roads_again(&mut self, step: &mut Step<'_>) {
+        self.snapped = None;
+        self.snapping.abandon(step);
+        self.deliveries.iter_mut().for_each(TrackedDelivery::forget_plan);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn has_matcher(&self) -> bool {
+        self.snapping.has_matcher()
     }
 
     /// The numbers of its deliveries' updates: what a flush changes beside what is pending.
@@ -710,14 +737,26 @@ impl Tracker {
     }
 
     /// The delivery that the driver drives for.
-    fn delivery_under_way(&self) -> Option<DeliveryId> {
+    pub(crate) fn delivery_under_way(&self) -> Option<DeliveryId> {
         let under_way = self.deliveries.iter().find(|tracked| tracked.is_under_way());
         under_way.or(self.deliveries.first()).map(|tracked| tracked.delivery.key.delivery)
     }
 
-    fn is_lead(&mut self, device: DeviceNumber) -> bool {
-        let lead = self.lead.get_or_insert(Lead { device, said: None });
-        lead.device == device
+    /// Whether the device that was heard says where the driver is. Where none leads, it does from here on.
+    fn is_lead(&mut self, device: DeviceNumber, received: Time) -> bool {
+        if let Some(lead) = self.lead.filter(|lead| lead.device == device || !self.is_given_up(lead, received)) {
+            return lead.device == device;
+        }
+        self.lead = Some(Lead { device, said: None });
+        self.pending.keyframe = true;
+        true
+    }
+
+    /// A lead that nobody said ends when the device was not heard for so long that its position is not shown any more.
+    fn is_given_up(&self, lead: &Lead, received: Time) -> bool {
+        let device = self.devices.iter().find(|device| device.number == lead.device);
+        let silent_ms = device.map_or(i64::MAX, |device| received.millis_since(device.heard));
+        lead.said.is_none() && silent_ms >= self.strictest_policy().unavailable_after_ms()
     }
 
     /// The device's state, made if there is none. Of too many devices the one heard longest ago is forgotten.

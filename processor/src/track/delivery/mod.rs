@@ -14,6 +14,7 @@ mod stops;
 
 use maps::Profile;
 use maps::eta::{Basis, Eta as Prediction};
+use protocol::frame::Freshness;
 use protocol::record::{PlannedPoint, Vehicle};
 use protocol::update::{
     Changed, DeliveryBody, DeliveryView, Epoch, EtaBasis, Event, Leg, Progress, Proposal, ShownPosition, SilentCause,
@@ -154,10 +155,6 @@ impl TrackedDelivery {
         self.pending.events.push(event);
     }
 
-    pub(crate) fn mark_position_changed(&mut self) {
-        self.pending.position = true;
-    }
-
     pub(crate) fn want_keyframe(&mut self) {
         self.pending.keyframe = true;
     }
@@ -183,13 +180,36 @@ impl TrackedDelivery {
         self.recompute(driver, driver.shown.event_time, step);
     }
 
-    /// Computes progress and ETA anew from where the driver is.
+    /// The driver's tracker has just taken it: he may be at a stop already.
+    pub(crate) fn handle_taken(&mut self, driver: &DriverPosition<'_>, now: Time) {
+        if self.is_lost(driver.shown, now) {
+            return;
+        }
+        self.pass_stops(driver);
+        if driver.shown.standing {
+            self.stops.handle_stay(&self.delivery, driver.measured, driver.shown.event_time);
+        }
+    }
+
+    /// The phone says that the driver is where he was.
+    pub(crate) fn handle_stay(&mut self, driver: &DriverPosition<'_>, step: &mut Step<'_>) {
+        self.pending.position = true;
+        self.stops.handle_stay(&self.delivery, driver.measured, driver.shown.event_time);
+        if self.arrival.published().is_none() {
+            self.recompute(driver, step.clock.now().max(driver.shown.event_time), step);
+        }
+    }
+
+    /// Computes progress and ETA anew from where the driver is. There are none from a position too old to be shown.
     pub(crate) fn recompute(&mut self, driver: &DriverPosition<'_>, now: Time, step: &mut Step<'_>) {
         let Some((stop, position)) = self.stops.target(&self.delivery).map(|(i, stop)| (i, stop.position)) else {
             self.course.end();
             self.set_progress(None);
             return self.arrival.end(&mut self.pending);
         };
+        if self.is_lost(driver.shown, step.clock.now()) {
+            return self.handle_lost();
+        }
         let destination = Destination { delivery: self.delivery.key, epoch: self.epoch(), stop, position };
         let followed = self.course.follow(destination, driver, now, &mut self.pending, step);
         let (prediction, progress) = self.course.predict(followed.at, position, driver, step.roads);
@@ -203,16 +223,34 @@ impl TrackedDelivery {
         self.propose_minutes(stop, &prediction);
     }
 
-    /// Time has passed without a fix: the driver stands, so he arrives later.
-    pub(crate) fn handle_time(&mut self, driver: Option<&DriverPosition<'_>>, now: Time, step: &mut Step<'_>) {
-        if let (Some(driver), true, None) = (driver, self.arrival.is_due(now), self.silent) {
+    /// Time has passed without a fix: the driver stands, so he arrives later; or nobody knows any more where he is.
+    pub(crate) fn handle_time(&mut self, driver: &DriverPosition<'_>, now: Time, step: &mut Step<'_>) {
+        if self.is_lost(driver.shown, now) {
+            return self.handle_lost();
+        }
+        if let (true, None) = (self.arrival.is_due(now), self.silent) {
             self.recompute(driver, now, step);
         }
     }
 
-    /// When time alone changes something, if the driver's position is known.
-    pub(crate) fn poll_timeout(&self) -> Option<Time> {
-        self.arrival.due().filter(|_| self.silent.is_none())
+    /// When time alone changes something, by the position that is shown.
+    pub(crate) fn poll_timeout(&self, shown: &ShownPosition) -> Option<Time> {
+        let is_expected = self.arrival.published().is_some() || self.course.progress().is_some();
+        let lost_ms = self.delivery.policy.unavailable_after_ms();
+        let lost_at = is_expected.then(|| Time(shown.seen().0.saturating_add(lost_ms)));
+        let due = self.arrival.due().filter(|_| self.silent.is_none());
+        lost_at.into_iter().chain(due).min()
+    }
+
+    /// Whether the position is too old to be shown.
+    fn is_lost(&self, shown: &ShownPosition, now: Time) -> bool {
+        Freshness::of(Some(shown), &self.delivery.policy, now) == Freshness::Unavailable
+    }
+
+    /// Nobody knows where the driver is: neither how far he has come nor when he arrives.
+    fn handle_lost(&mut self) {
+        self.set_progress(None);
+        self.arrival.end(&mut self.pending);
     }
 
     pub(crate) fn silent(&self) -> Option<SilentCause> {

@@ -2,7 +2,7 @@
 
 use protocol::{Delivery, DeliveryState, Position, Stop, StopKind, Time};
 
-use crate::track::fence::{Passage, Presence, side_of_disc};
+use crate::track::fence::{Passage, Presence, Side, side_of_disc};
 use crate::track::fields::{Plain, fields};
 
 #[derive(Clone, PartialEq, Debug)]
@@ -78,6 +78,16 @@ impl Stops {
             Passage::Left => StopPassage::Left { completes_pickups: self.leave(stop, delivery) },
             Passage::Brushed => StopPassage::Left { completes_pickups: false },
         })
+    }
+
+    /// The driver is where he was: one more look at him inside the stops that he is at.
+    pub(super) fn handle_stay(&mut self, delivery: &Delivery, position: Position, at: Time) {
+        for (presence, stop) in self.presences.iter_mut().zip(&delivery.stops) {
+            let side = side_of_disc(position, stop.position, u32::from(stop.radius_m));
+            if presence.is_inside() && side == Side::Inside {
+                presence.handle_fix(side, at);
+            }
+        }
     }
 
     /// Left a stop after a stay. True if it was the last of the pickups.

@@ -12,13 +12,14 @@ use anyhow::Context;
 use async_trait::async_trait;
 use backends::log::{Append, OffsetRange, ReadLimit, StoredEntry, Topic, append_durably, read_range};
 use bytes::Bytes;
-use protocol::update::{DeliveryBody, Epoch, Event, Taken};
+use protocol::update::{DeliveryBody, DeliveryView, Epoch, Event, Taken};
 use protocol::{
-    DeliveryKey, DeliveryUpdate, JournalEntry, JournalKind, JournalNumber, Offset, PartitionId, Time, TrackerKey,
-    Update, partition_of,
+    DeliveryKey, DeliveryUpdate, JournalEntry, JournalKind, JournalNumber, Offset, PartitionId, TrackerKey, Update,
+    partition_of,
 };
 use tracing::error;
 
+use super::ages::{Ages, Heard};
 use super::cloud_event::{CloudEvent, Subject, id_of, of_event, of_journal};
 use super::{Reader, Sink, Work};
 
@@ -38,7 +39,7 @@ impl Sink for Events {
             deliveries_max: self.views_max,
             of_movement: self.of_movement,
             known: HashMap::new(),
-            by_age: BTreeSet::new(),
+            ages: Ages::new(),
             tell_from: Offset(0),
             sent: BTreeSet::new(),
             sent_until: Offset(0),
@@ -50,8 +51,7 @@ pub struct EventsWork {
     deliveries_max: usize,
     of_movement: bool,
     known: HashMap<DeliveryKey, Known>,
-    /// The same deliveries, the one that was not heard of for longest first.
-    by_age: BTreeSet<(Time, DeliveryKey)>,
+    ages: Ages<DeliveryKey>,
     /// What stands before was told in an earlier life: it is read for what is known by it.
     tell_from: Offset,
     /// Events that an earlier life appended and did not commit.
@@ -65,7 +65,7 @@ pub struct EventsWork {
 struct Known {
     epoch: Epoch,
     number: u64,
-    at: Time,
+    heard: Heard,
     /// The journal entry that went out last.
     journal: JournalNumber,
     subject: Subject,
@@ -83,7 +83,17 @@ impl Work for EventsWork {
         let mut appends = Vec::new();
         for (offset, batch) in reader.updates(&entries) {
             for update in &batch.updates {
-                let Update::Delivery(update) = update else { continue };
+                let update = match update {
+                    Update::Delivery(update) => update,
+                    Update::Driver(update) => {
+                        self.ages.handle_time(update.source.partition, update.at);
+                        continue;
+                    }
+                    Update::Heartbeat { source, at, .. } => {
+                        self.ages.handle_time(*source, *at);
+                        continue;
+                    }
+                };
                 let events = self.handle_update(update);
                 if offset >= self.tell_from {
                     let news = events.iter().filter(|event| !self.sent.contains(event.id()));
@@ -106,22 +116,23 @@ impl Work for EventsWork {
 impl EventsWork {
     /// What an update says to the outside; nothing if it was said before.
     pub(super) fn handle_update(&mut self, update: &DeliveryUpdate) -> Vec<CloudEvent> {
+        let (source, at) = (update.source.partition, update.at);
         let known = match self.known.entry(update.key) {
             Entry::Occupied(known) => {
                 let known = known.into_mut();
                 if update.taken_after(known.epoch, known.number) == Taken::Dropped {
                     return Vec::new();
                 }
-                self.by_age.remove(&(known.at, update.key));
+                known.heard = self.ages.handle_heard(update.key, Some(known.heard), source, at);
                 known
             }
-            Entry::Vacant(place) => match Known::begin(update) {
-                Some(known) => place.insert(known),
-                None => return Vec::new(),
-            },
+            Entry::Vacant(place) => {
+                let DeliveryBody::Keyframe { view } = &update.body else { return Vec::new() };
+                let heard = self.ages.handle_heard(update.key, None, source, at);
+                place.insert(Known::begin(update, view, heard))
+            }
         };
         let entries = known.handle_update(update);
-        self.by_age.insert((known.at, update.key));
         let mut events: Vec<CloudEvent> = entries.iter().map(|entry| of_journal(&known.subject, entry)).collect();
         let others = update.events.iter().enumerate();
         let others = others.filter(|(_, event)| self.of_movement || **event != Event::Moved);
@@ -131,26 +142,23 @@ impl EventsWork {
 
     /// Deliveries that are over or were not heard of for long; answers how many of others were too many.
     fn forget(&mut self) -> u64 {
-        let newest = self.by_age.last().map_or(Time::default(), |(at, _)| *at);
-        let mut shed = 0;
-        while let Some((at, key)) = self.by_age.first().copied() {
-            let is_old = newest.millis_since(at) >= REMEMBERED_MS;
-            if !is_old && self.known.len() <= self.deliveries_max {
-                break;
-            }
-            shed += u64::from(!is_old);
-            self.by_age.pop_first();
+        while let Some(key) = self.ages.pop_old(REMEMBERED_MS) {
             self.known.remove(&key);
+        }
+        let mut shed = 0;
+        while self.known.len() > self.deliveries_max
+            && let Some(key) = self.ages.pop_oldest()
+        {
+            self.known.remove(&key);
+            shed += 1;
         }
         shed
     }
 }
 
 impl Known {
-    /// What is first heard of a delivery may be the middle of its life: only what this update tells is news. None: only
-    /// a keyframe says where a delivery stands.
-    fn begin(update: &DeliveryUpdate) -> Option<Known> {
-        let DeliveryBody::Keyframe { view } = &update.body else { return None };
+    /// What is first heard of a delivery may be the middle of its life: only what this update tells is news.
+    fn begin(update: &DeliveryUpdate, view: &DeliveryView, heard: Heard) -> Known {
         let number = |event: &Event| match event {
             Event::Journal { entry } => Some(entry.number),
             _ => None,
@@ -164,12 +172,12 @@ impl Known {
             position: None,
             eta: None,
         };
-        Some(Known { epoch: update.epoch, number: 0, at: update.at, journal, subject })
+        Known { epoch: update.epoch, number: 0, heard, journal, subject }
     }
 
     /// Takes an update that is to be taken, and answers the journal entries that it brings.
     fn handle_update(&mut self, update: &DeliveryUpdate) -> Vec<JournalEntry> {
-        (self.epoch, self.number, self.at) = (update.epoch, update.number, update.at);
+        (self.epoch, self.number) = (update.epoch, update.number);
         let after = self.journal;
         let is_news = |entry: &&JournalEntry| entry.number > after;
         let entries: Vec<JournalEntry> = match &update.body {
@@ -244,8 +252,8 @@ const CLOCK_SLACK: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
 mod tests {
-    use protocol::update::{Changed, DeliveryView, Source};
-    use protocol::{AssignmentNumber, Delivery, DeliveryId, DeliveryPolicy, DeliveryState, TenantId};
+    use protocol::update::{Changed, Source};
+    use protocol::{AssignmentNumber, Delivery, DeliveryId, DeliveryPolicy, DeliveryState, TenantId, Time};
 
     use super::*;
 
@@ -315,9 +323,9 @@ mod tests {
         }
 
         let kept = REMEMBERED_MS as usize / 1_000;
-        assert_eq!((work.known.len(), work.by_age.len()), (kept, kept));
+        assert_eq!((work.known.len(), work.ages.len()), (kept, kept));
         let longest_reference = 200 * 4;
-        let bytes = size_of::<(DeliveryKey, Known)>() + size_of::<(Time, DeliveryKey)>() + longest_reference;
+        let bytes = size_of::<(DeliveryKey, Known)>() + size_of::<(i64, DeliveryKey)>() + longest_reference;
         assert!(bytes <= 1_150, "{bytes}");
     }
 
@@ -332,6 +340,49 @@ mod tests {
 
         assert!(told(&mut work, &keyframe(1, 1, 1, &[1])).is_empty());
         assert!(told(&mut work, &last).is_empty());
+    }
+
+    #[test]
+    fn what_a_source_says_again_after_an_outage_is_not_told_again_though_others_have_gone_on() {
+        let mut work = Events { views_max: 10, of_movement: true }.begin(PartitionId(0));
+        let of = |source: u32, delivery: u64, number, at_s| {
+            let mut update = keyframe(1, number, number, &[number]);
+            update.key.delivery = DeliveryId(delivery);
+            update.source.partition = PartitionId(source);
+            update.at = Time::from_secs(at_s);
+            update
+        };
+        let slow = of(2, 9, 1, 0);
+        assert_eq!(told(&mut work, &of(1, 8, 1, 0)).len(), 1);
+        assert_eq!(told(&mut work, &slow).len(), 1);
+
+        for (number, at_s) in [(2, 1_800), (3, 1_855), (4, 1_910)] {
+            told(&mut work, &of(1, 8, number, at_s));
+            work.forget();
+        }
+        let again = told(&mut work, &slow);
+        let goes_on = told(&mut work, &of(2, 9, 2, 1_900));
+        work.forget();
+
+        assert!(again.is_empty(), "{again:?}");
+        assert_eq!(goes_on, ["7-9-journal-2"]);
+    }
+
+    #[test]
+    fn a_clock_that_was_hours_ahead_for_one_update_silences_no_other_delivery() {
+        let mut work = Events { views_max: 10, of_movement: true }.begin(PartitionId(0));
+        told(&mut work, &keyframe(1, 1, 1, &[1]));
+        let mut ahead = keyframe(1, 1, 2, &[1, 2]);
+        (ahead.key.delivery, ahead.at, ahead.is_last) = (DeliveryId(8), Time::from_secs(7_200), true);
+        told(&mut work, &ahead);
+        assert_eq!(work.forget(), 0);
+
+        let mut moved = keyframe(1, 2, 1, &[]);
+        moved.at = Time::from_secs(1);
+        moved.body = DeliveryBody::Changed { changed: Changed::default() };
+        moved.events = vec![Event::MovingAgain];
+
+        assert_eq!(told(&mut work, &moved), ["7-9-1-0.0.0-moving_again-1"]);
     }
 
     #[test]

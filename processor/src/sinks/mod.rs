@@ -4,6 +4,7 @@
 //! **Invariant:** an entry is committed only after all that it asks for is done; so every sink takes an entry at least
 //! once, and doing it twice changes nothing.
 
+mod ages;
 mod clerk;
 mod cloud_event;
 mod events;

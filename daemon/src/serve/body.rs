@@ -230,11 +230,13 @@ tokio::task_local! {
 
 /// A slow phone's uplink: a body of 256 KiB may take a minute more.
 const BYTES_PER_S_MIN: f64 = 4096.0;
-/// The largest frame that every peer takes.
-const PIECE_BYTES: usize = 16 << 10;
+/// A piece has to be taken within `stalled_max`, 10 s: so whoever takes 410 bytes a second gets the whole answer.
+const PIECE_BYTES: usize = 4 << 10;
 
 #[cfg(test)]
 mod tests {
+    use super::super::deadlines::Times;
+    use super::super::io::Watch;
     use super::*;
 
     #[tokio::test]
@@ -262,6 +264,27 @@ mod tests {
 
         assert!(Progress::default().watch(ours, stalled_max).await);
         assert!(!Progress::default().watch(theirs, stalled_max).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_takes_a_kilobyte_a_second_gets_the_whole_answer() {
+        let stalled_max = Duration::from_secs(10);
+        let taken = Arc::new(Mutex::new(0));
+        let count = taken.clone();
+        let stream = async move {
+            let times = Times { head_max: stalled_max, idle_max: stalled_max, stalled_max };
+            let under_way = Watch::new(times).begin(true);
+            let mut body = AnswerBody::new(Body::from(vec![b'x'; 200 << 10]), true, None, None, under_way);
+            while let Some(frame) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+                let bytes = frame.unwrap().into_data().unwrap().len();
+                // As hyper: it asks for more once the peer has taken what it was handed.
+                tokio::time::sleep(Duration::from_secs_f64(bytes as f64 / 1024.0)).await;
+                *count.lock().unwrap() += bytes;
+            }
+        };
+
+        assert!(Progress::default().watch(stream, stalled_max).await);
+        assert_eq!(*taken.lock().unwrap(), 200 << 10);
     }
 
     fn futures_body<const N: usize>(frames: [Result<Bytes, Box<dyn Error + Send + Sync>>; N]) -> Body {

@@ -240,7 +240,9 @@ impl Record {
         match self {
             Record::Fix(fix) => Some(TrackerKey::Driver(fix.device.driver_key())),
             Record::Heard(heard) => Some(TrackerKey::Driver(heard.device.driver_key())),
-            Record::Lead { device, .. } | Record::LeadEnded { device, .. } => Some(TrackerKey::Driver(device.driver_key())),
+            Record::Lead { device, .. } | Record::LeadEnded { device, .. } => {
+                Some(TrackerKey::Driver(device.driver_key()))
+            }
             Record::Assign { to, .. } | Record::Ledger { to, .. } => Some(*to),
             Record::Release { from, .. } => Some(*from),
             Record::Planned { to, .. } => Some(*to),

@@ -40,7 +40,8 @@ async fn the_page_of_a_finished_delivery_lets_go_and_comes_back_no_more() -> Res
     let more = "[gateway]\nfinished_linger_s = 1\n".to_string();
     let server = Server::start(ServerOptions { more, ..ServerOptions::default() }).await?;
     let api = server.api()?;
-    let stops = json!([{"kind": "pickup", "lat": 60.17, "lng": 24.94}, {"kind": "drop_off", "lat": 60.18, "lng": 24.95}]);
+    let stops =
+        json!([{"kind": "pickup", "lat": 60.17, "lng": 24.94}, {"kind": "drop_off", "lat": 60.18, "lng": 24.95}]);
     let made = api.post("/deliveries", json!({"stops": stops})).await?;
     let delivery = id_of(&made, "delivery")?;
     let mut browser = Browser::start(program, 420, 860).await?;

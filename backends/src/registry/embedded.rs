@@ -213,9 +213,7 @@ impl Registry for EmbeddedRegistry {
             .write(move |connection| {
                 let of_device = (device.tenant.0, device.driver.0, device.device.0);
                 let revoked_before = connection
-                    .prepare_cached(
-                        "SELECT revoked_ms FROM devices WHERE tenant = ?1 AND driver = ?2 AND device = ?3",
-                    )?
+                    .prepare_cached("SELECT revoked_ms FROM devices WHERE tenant = ?1 AND driver = ?2 AND device = ?3")?
                     .query_row(of_device, |row| row.get::<_, Option<i64>>(0))
                     .optional()?
                     .ok_or(RegistryError::NoDevice)?;
@@ -228,9 +226,7 @@ impl Registry for EmbeddedRegistry {
                     )?
                     .execute(params![of_device.0, of_device.1, of_device.2, now.0])?;
                 connection
-                    .prepare_cached(
-                        "UPDATE drivers SET lead = NULL WHERE tenant = ?1 AND driver = ?2 AND lead = ?3",
-                    )?
+                    .prepare_cached("UPDATE drivers SET lead = NULL WHERE tenant = ?1 AND driver = ?2 AND lead = ?3")?
                     .execute(of_device)?;
                 // Also where nobody said that it leads: the first that is heard does.
                 Ok(outbox::insert(connection, Record::LeadEnded { device, at: now })?)

@@ -46,8 +46,8 @@ use crate::stream::{Place, Places};
 use crate::tiles::Tiles;
 
 use problem::{Problem, ProblemKind};
-pub(crate) use scopes::{HeldScope, KnownScopes};
 use scopes::TokenHash;
+pub(crate) use scopes::{HeldScope, KnownScopes};
 
 /// What handlers work with. Cheap to clone.
 #[derive(Clone)]

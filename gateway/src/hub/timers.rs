@@ -70,8 +70,7 @@ impl Hub {
         let is_over = |touched: Time, ended: Option<Time>| {
             touched + config.silent_forget <= now || ended.is_some_and(|ended| ended + config.finished_forget <= now)
         };
-        let is_abandoned =
-            |entry: &DeliveryEntry| entry.is_released() && entry.touched + config.released_forget <= now;
+        let is_abandoned = |entry: &DeliveryEntry| entry.is_released() && entry.touched + config.released_forget <= now;
         let deliveries: BTreeMap<DeliveryKey, (Option<Time>, bool)> = self
             .deliveries
             .iter()

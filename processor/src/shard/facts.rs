@@ -15,7 +15,8 @@ use backends::registry::{DriverFact, Registry, RegistryError};
 use bytes::Bytes;
 use daemon::{Backoff, retry};
 use protocol::{
-    AssignmentNumber, Delivery, DeliveryKey, DeviceKey, DriverKey, PartitionId, Record, RecordBatch, Time, TrackerKey, envelope,
+    AssignmentNumber, Delivery, DeliveryKey, DeviceKey, DriverKey, PartitionId, Record, RecordBatch, Time, TrackerKey,
+    envelope,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};

@@ -125,7 +125,10 @@ fn whoever_was_at_the_pickup_hours_before_it_was_assigned_has_not_picked_it_up()
     }
 
     let events = world.events();
-    assert!(!events.iter().any(|event| matches!(event, Event::StopEntered { .. } | Event::Proposed { .. })), "{events:?}");
+    assert!(
+        !events.iter().any(|event| matches!(event, Event::StopEntered { .. } | Event::Proposed { .. })),
+        "{events:?}"
+    );
 }
 
 /// The phone says that it is where it was.

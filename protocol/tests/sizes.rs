@@ -3,7 +3,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failure here fails the test")]
 
-use std::path::Path;
+#[path = "../../tests/shared_data.rs"]
+mod shared_data;
 
 use protocol::datagram::payload::encode_fixes;
 use protocol::datagram::{HEADER_LEN, PAYLOAD_LEN_MAX, TAG_LEN};
@@ -11,15 +12,14 @@ use protocol::fix::heading_255;
 use protocol::{Fix, FixNumber, MeasuredTime, Position};
 use serde_json::Value;
 
+use shared_data::shared;
+
 const START_S: u32 = 1_790_000_000;
 
 #[test]
 fn datagrams_are_as_small_as_promised() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data/traces/porto_truth.jsonl");
-    let Ok(text) = std::fs::read_to_string(&path) else {
-        eprintln!("skipped: {} is not there", path.display());
-        return;
-    };
+    let Some(path) = shared("traces/porto_truth.jsonl") else { return };
+    let text = std::fs::read_to_string(path).unwrap();
     let trips: Vec<Vec<(FixNumber, Fix)>> = text.lines().map(trip).collect();
     assert_eq!(trips.len(), 150);
 

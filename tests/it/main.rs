@@ -16,6 +16,8 @@ mod maps;
 mod pages;
 mod policy;
 mod settings;
+#[path = "../shared_data.rs"]
+mod shared_data;
 mod stores;
 mod traffic;
 mod trips;

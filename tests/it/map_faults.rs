@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use crate::harness::WAYFIX;
-use crate::maps::shared;
+use crate::shared_data::shared;
 
 fn wayfix(arguments: &[&str]) -> Output {
     Command::new(WAYFIX).args(arguments).env_remove("WAYFIX__DATA").output().unwrap()

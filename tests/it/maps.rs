@@ -7,6 +7,7 @@ use std::sync::OnceLock;
 use anyhow::{Context, Result, bail};
 
 use crate::harness::WAYFIX;
+use crate::shared_data::shared;
 
 /// The demo's city where `./x test` found one, else the generated town.
 pub fn demo_city() -> Result<PathBuf> {
@@ -43,16 +44,6 @@ pub fn porto() -> Result<Option<PathBuf>> {
     static MAP: OnceLock<PathBuf> = OnceLock::new();
     let Some(extract) = shared("maps/porto.osm.pbf") else { return Ok(None) };
     once(&MAP, || import(&extract, &folder()?.join("porto.wfm"))).map(Some)
-}
-
-/// A file of the shared data, which is beside the project where it is at all.
-pub fn shared(path: &str) -> Option<PathBuf> {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data").join(path);
-    if file.exists() {
-        return Some(file);
-    }
-    eprintln!("skipped: there is no ../shared/data/{path}");
-    None
 }
 
 fn once(cell: &OnceLock<PathBuf>, make: impl FnOnce() -> Result<PathBuf>) -> Result<PathBuf> {

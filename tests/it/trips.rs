@@ -9,7 +9,8 @@ use serde_json::Value;
 
 use crate::fleet::{Acked, Leg, Sim, distance_m, lines, place_at, truth_by_delivery};
 use crate::harness::{Api, Server, ServerOptions, eventually};
-use crate::maps::{demo_city, porto, shared};
+use crate::maps::{demo_city, porto};
+use crate::shared_data::shared;
 use crate::watch::Watch;
 
 #[tokio::test(flavor = "multi_thread")]

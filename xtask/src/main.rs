@@ -2,6 +2,7 @@
 
 mod bench;
 mod city;
+mod data;
 mod demo;
 mod docs;
 mod shell;
@@ -40,6 +41,8 @@ enum Command {
     Docs(docs::Options),
     /// Fetches the pages' packages from npm, by lock file.
     Web,
+    /// Says where the data of the truth tests lies (`WAYFIX_DATA`, else ../shared/data); fails where it is not whole.
+    Data,
     /// Fetches or draws the demo's city and prints where it lies.
     City,
 }
@@ -52,6 +55,7 @@ fn main() -> ExitCode {
         Command::Soak(options) => soak::run(&options),
         Command::Docs(options) => docs::run(&options),
         Command::Web => web::fetch(),
+        Command::Data => data::check(),
         Command::City => city::find().map(|path| println!("{}", path.display())),
     };
     match outcome {

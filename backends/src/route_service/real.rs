@@ -70,7 +70,8 @@ impl Engines {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent()?;
         let named = std::env::var_os("WAYFIX_ENGINES").map(PathBuf::from);
         let python = named.unwrap_or_else(|| root.join("target/bench/peers")).join("bin/python");
-        let extract = root.join("../shared/data/maps/monaco.osm.pbf");
+        let data = std::env::var_os("WAYFIX_DATA").map_or_else(|| root.join("../shared/data"), PathBuf::from);
+        let extract = data.join("maps/monaco.osm.pbf");
         let has_engines = Command::new(&python).args(["-c", "import osrm, valhalla"]).stderr(Stdio::null()).status();
         if !has_engines.is_ok_and(|status| status.success()) || !extract.exists() {
             println!(

@@ -1,11 +1,12 @@
 //! The maps that tests run on, imported once per process.
 
-use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use maps::Graph;
 use maps::import::{ImportOptions, import_bytes};
 use maps::town::{self, TownOptions};
+
+use crate::shared_data::shared;
 
 pub struct City {
     pub name: &'static str,
@@ -18,13 +19,9 @@ pub fn all() -> &'static [City] {
     CITIES.get_or_init(|| {
         let mut cities = vec![City { name: "town", graph: Arc::new(Graph::from_bytes(town_map()).unwrap()) }];
         for name in ["porto", "malta", "monaco", "helsinki"] {
-            match extract(name) {
-                Some(bytes) => {
-                    let map = import_bytes(&bytes, &ImportOptions::default()).unwrap();
-                    cities.push(City { name, graph: Arc::new(Graph::from_bytes(&map).unwrap()) });
-                }
-                None => eprintln!("SKIPPED: {name}.osm.pbf is not there"),
-            }
+            let Some(bytes) = extract(name) else { continue };
+            let map = import_bytes(&bytes, &ImportOptions::default()).unwrap();
+            cities.push(City { name, graph: Arc::new(Graph::from_bytes(&map).unwrap()) });
         }
         cities
     })
@@ -32,8 +29,7 @@ pub fn all() -> &'static [City] {
 
 /// A real city's extract, where the shared data is.
 pub fn extract(name: &str) -> Option<Vec<u8>> {
-    let data = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/data/maps");
-    std::fs::read(data.join(format!("{name}.osm.pbf"))).ok()
+    Some(std::fs::read(shared(&format!("maps/{name}.osm.pbf"))?).unwrap())
 }
 
 pub fn town_extract() -> &'static [u8] {

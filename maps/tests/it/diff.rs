@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
-use std::path::PathBuf;
 use std::time::Duration;
 
 use maps::diff::{RoadsDiff, TripsDiff};
@@ -18,6 +17,7 @@ use protobuf::Message;
 use protocol::{Fix, MeasuredTime, Position};
 
 use crate::cities;
+use crate::shared_data::shared;
 
 /// The extract as it would be if these ways had never been drawn.
 fn without(extract: &[u8], dropped: &BTreeSet<i64>) -> Vec<u8> {
@@ -181,10 +181,8 @@ fn a_trip_is_worse_off_only_where_its_street_is_gone() {
 
 #[test]
 fn real_trips_on_porto_without_its_busiest_streets_differ_there_and_only_there() {
-    let trips = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/data/traces/porto_truth.jsonl");
-    let (Some(extract), Ok(mut traces)) = (cities::extract("porto"), read_file(&trips)) else {
-        return eprintln!("SKIPPED: porto is not there");
-    };
+    let (Some(extract), Some(trips)) = (cities::extract("porto"), shared("traces/porto_truth.jsonl")) else { return };
+    let mut traces = read_file(&trips).unwrap();
     traces.truncate(60);
     traces.iter_mut().for_each(|trace| trace.thin(4.0));
     let old = &cities::all().iter().find(|city| city.name == "porto").unwrap().graph;

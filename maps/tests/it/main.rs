@@ -14,5 +14,7 @@ mod graph;
 mod index;
 mod kinds;
 mod router;
+#[path = "../../../tests/shared_data.rs"]
+mod shared_data;
 mod tagged;
 mod tiles;

@@ -1,12 +1,16 @@
 //! On a map: snapped, planned, expected, and replanned. Always on a generated town, on Porto where `../shared` is.
 
-use std::path::{Path, PathBuf};
+#[path = "../../../../tests/shared_data.rs"]
+mod shared_data;
+
 use std::sync::OnceLock;
 
 use maps::import::{ImportOptions, import_bytes};
 use maps::router::{Endpoint, Routing};
 use maps::town::{self, TownOptions};
 use maps::{Graph, Profile};
+
+use shared_data::shared;
 
 use super::*;
 
@@ -301,24 +305,16 @@ fn walk(line: &[Position], step_m: f64) -> Vec<Position> {
 fn porto() -> Option<Arc<RoadMap>> {
     static PORTO: OnceLock<Option<Arc<RoadMap>>> = OnceLock::new();
     let open = || {
-        let path = shared("maps/porto.osm.pbf");
-        let Ok(extract) = std::fs::read(&path) else {
-            eprintln!("skipped: there is no {}", path.display());
-            return None;
-        };
+        let extract = std::fs::read(shared("maps/porto.osm.pbf")?).unwrap();
         let map = import_bytes(&extract, &ImportOptions::default()).unwrap();
         Some(Arc::new(RoadMap::of(Graph::from_bytes(&map).unwrap(), BlobHash([3; 32]))))
     };
     PORTO.get_or_init(open).clone()
 }
 
-fn shared(file: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data").join(file)
-}
-
 /// The road driven, and a fix every 4 s.
 fn truth_trips(count: usize) -> Vec<(Vec<Vec<Position>>, Vec<Position>)> {
-    let text = std::fs::read_to_string(shared("traces/porto_truth.jsonl")).unwrap();
+    let text = std::fs::read_to_string(shared("traces/porto_truth.jsonl").unwrap()).unwrap();
     let place = |lon: &serde_json::Value, lat: &serde_json::Value| {
         Position::from_degrees(lat.as_f64().unwrap(), lon.as_f64().unwrap()).unwrap()
     };
@@ -348,7 +344,7 @@ fn off_line_m(place: Position, parts: &[Vec<Position>]) -> f64 {
 
 /// Trips of 5 to 30 minutes, their standing tails cut.
 fn taxi_trips(count: usize) -> Vec<Vec<Position>> {
-    let text = std::fs::read_to_string(shared("traces/porto_taxi.csv")).unwrap();
+    let text = std::fs::read_to_string(shared("traces/porto_taxi.csv").unwrap()).unwrap();
     let parse = |line: &str| -> Option<Vec<Position>> {
         let (begin, end) = (line.find("[[")? + 2, line.rfind("]]")?);
         let pair = |pair: &str| {

@@ -8,7 +8,6 @@ mod space;
 pub mod stores;
 
 use std::net::SocketAddr;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +19,7 @@ use backends::upkeep::{self, UpkeepParts};
 use daemon::admin::{self, Readiness};
 use daemon::meter::Exposition;
 use daemon::serve::{Listener, serve};
-use daemon::{Clock, Drain, Meter, ProcessContext, Signals};
+use daemon::{Clock, Drain, Meter, ProcessContext, Signals, write_private};
 use edge::EdgeParts;
 use edge::tls::{ServerTls, server_tls};
 use gateway::{GatewayParts, SecureDoor, TileSource};
@@ -101,9 +100,12 @@ impl Whole {
         let context = ProcessContext { clock: config.clock, meter, readiness, drain: whole.clone() };
         let stages = Stages::of(&whole);
         exposition.start_upkeep(&stages.upkeep);
-        let opening = Stores::open(&config.stores, &context.clock, &context.meter, &stages.upkeep);
+        let (of_stores, of_context, upkeep) = (config.stores.clone(), context.clone(), stages.upkeep.clone());
+        // On a task of its own: files that do not answer must not keep a signal from being heard.
+        let opening =
+            tokio::spawn(async move { Stores::open(&of_stores, &of_context.clock, &of_context.meter, &upkeep).await });
         let stores = tokio::select! {
-            opened = opening => opened?,
+            opened = opening => opened.context("open the stores")??,
             () = signals.stop.cancelled() => return Ok(None),
         };
         let look_at_map = &signals.look_again;
@@ -294,24 +296,17 @@ async fn first_tenant(data: &Path, stores: &Stores, clock: &Clock) -> Result<Pat
             .put_policy(tenant.id, tenant.policy)
             .await
             .context("publish the first tenant's policy")?;
-        write_private(&file, &key).with_context(|| format!("write {}", file.display()))?;
+        write_private(&file, key.as_bytes()).with_context(|| format!("write {}", file.display()))?;
         return Ok(file);
     };
     if stores.is_first_start {
         // The first start was stopped between the tenant and its key, which was never told.
         let key = stores.new_tenant_key(tenant.id, now).await?;
-        write_private(&file, &key).with_context(|| format!("write {}", file.display()))?;
+        write_private(&file, key.as_bytes()).with_context(|| format!("write {}", file.display()))?;
     } else {
         warn!(file = %file.display(), "the key's file is gone: `wayfix repair --new-tenant-key 1` makes another");
     }
     Ok(file)
-}
-
-fn write_private(file: &Path, text: &str) -> std::io::Result<()> {
-    use std::io::Write;
-    let mut out = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(file)?;
-    out.write_all(text.as_bytes())?;
-    out.sync_all()
 }
 
 /// The TCP doors, bound before anything is told of them.

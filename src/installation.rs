@@ -86,10 +86,9 @@ impl DataFolder {
         let found = |is_there: bool| if is_there { present.clone() } else { Found::Absent };
         survey.stores.insert(Store::Log, found(self.path(Store::Log).join("entries").exists()));
         let trail = found(self.trail().iter().any(|path| path.exists()));
+        survey.stores.insert(Store::Trail, self.of_its_index(self.of_its_file(Store::Trail, trail))?);
         let blobs = found(self.path(Store::Blobs).exists());
-        for (store, found) in [(Store::Trail, trail), (Store::Blobs, blobs)] {
-            survey.stores.insert(store, self.of_its_file(store, found));
-        }
+        survey.stores.insert(Store::Blobs, self.of_its_file(Store::Blobs, blobs));
         match RegionKey::load(&self.path(Store::RegionKey)) {
             Ok(key) => {
                 survey.region_key = key.map(|key| key.fingerprint());
@@ -109,6 +108,29 @@ impl DataFolder {
                 Found::Marked(Installation { id: file.installation.id, ..here }, commit)
             }
             (found, _) => found,
+        }
+    }
+
+    /// History's index has a checksum for each page and names its installation. How far it had come nobody need know: an
+    /// older one says itself from where on the log is read again, and what the log has no more is said then.
+    fn of_its_index(&self, found: Found) -> Result<Found> {
+        let path = self.database(Store::Trail).context("history has an index")?;
+        let (of_index, _) = sqlite::survey(&path).with_context(|| format!("look at {}", path.display()))?;
+        Ok(match (found, of_index) {
+            (_, Found::Damaged(reason)) => Found::Damaged(reason),
+            (Found::Marked(here, commit), Found::Marked(index, _)) => {
+                Found::Marked(Installation { id: index.id, ..here }, commit)
+            }
+            (found, _) => found,
+        })
+    }
+
+    /// The SQLite file of a store that has one, which is checked page by page.
+    pub fn database(&self, store: Store) -> Option<PathBuf> {
+        match store {
+            Store::Registry | Store::Ledger => Some(self.path(store)),
+            Store::Trail => Some(self.path(store).join("index.db")),
+            Store::Log | Store::Blobs | Store::RegionKey => None,
         }
     }
 

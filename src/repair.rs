@@ -152,10 +152,7 @@ fn findings(survey: &Survey) -> Vec<Finding> {
 /// while the database itself is whole.
 fn mend(folder: &DataFolder, survey: &Survey, finding: &Finding) -> Result<()> {
     let store = finding.store;
-    if !matches!(store, Store::Registry | Store::Ledger) {
-        return Ok(());
-    }
-    let path = folder.path(store);
+    let Some(path) = folder.database(store) else { return Ok(()) };
     let known = survey.installation().and_then(|here| survey.known(store, here.id)).map(|claim| claim.note.commit);
     let is_whole = || -> Result<bool> {
         let (found, _) = sqlite::survey(&path)?;
@@ -214,9 +211,8 @@ async fn accept(folder: DataFolder, stores: &StoresConfig, survey: &Survey, find
 
 /// Whether a store that lost something is gone on with.
 fn is_kept(folder: &DataFolder, finding: &Finding) -> Result<bool> {
-    let path = folder.path(finding.store);
     match (finding.store, &finding.problem) {
-        (Store::Registry | Store::Ledger, Problem::Damaged(_)) => {
+        (store, Problem::Damaged(_)) if let Some(path) = folder.database(store) => {
             let wal = sqlite::wal_path(&path);
             let is_readable = path.exists() && sqlite::remake_sums(&path).is_ok();
             let is_kept = is_readable && matches!(sqlite::survey(&path)?.0, Found::Marked(..) | Found::Unmarked);
@@ -228,7 +224,7 @@ fn is_kept(folder: &DataFolder, finding: &Finding) -> Result<bool> {
             Ok(is_kept)
         }
         (Store::Log, Problem::Damaged(_)) => {
-            forget_acknowledged(&path).context("take back what the log has noted")?;
+            forget_acknowledged(&folder.path(Store::Log)).context("take back what the log has noted")?;
             Ok(true)
         }
         (_, _) => Ok(finding.leaves_something()),
@@ -334,8 +330,7 @@ async fn new_tenant_key(embedded: &Embedded, tenant: TenantId) -> Result<()> {
     let key = embedded.registry.new_tenant_key(tenant, Time(Clock::system().now_ms())).await;
     let key = key.with_context(|| format!("make a key of tenant {tenant}"))?;
     let file = embedded.folder.tenant_key();
-    backends::installation::witness::write_synced(&file, key.as_bytes())
-        .with_context(|| format!("write {}", file.display()))?;
+    daemon::write_private(&file, key.as_bytes()).with_context(|| format!("write {}", file.display()))?;
     eprintln!("another key of tenant {tenant} lies in {}; those it had go on to open", file.display());
     Ok(())
 }

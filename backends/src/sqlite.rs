@@ -18,6 +18,7 @@ use std::cell::Cell;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -124,6 +125,14 @@ pub(crate) struct Sqlite {
     reads: Option<mpsc::Sender<Read>>,
     threads: Vec<JoinHandle<()>>,
     damage: Arc<OnceLock<String>>,
+    wal: Arc<WalOrder>,
+}
+
+/// Asks the writer to empty the write-ahead log; what came of it.
+#[derive(Default)]
+struct WalOrder {
+    is_wanted: AtomicBool,
+    outcome: Mutex<Option<Result<(), Fault>>>,
 }
 
 impl Sqlite {
@@ -170,8 +179,10 @@ impl Sqlite {
             files,
             guarded,
             are_sums_due: Cell::new(false),
+            wal: Arc::default(),
             on_commit: Box::new(on_commit),
         };
+        let wal = writer.wal.clone();
 
         let (writes, writes_taken) = mpsc::channel(QUEUE_MAX);
         let (reads, reads_taken) = mpsc::channel(QUEUE_MAX);
@@ -184,7 +195,7 @@ impl Sqlite {
             let reads_taken = reads_taken.clone();
             threads.push(spawn(schema.name, move || read_until_closed(&reader, &reads_taken))?);
         }
-        Ok(Sqlite { writes: Some(writes), reads: Some(reads), threads, damage })
+        Ok(Sqlite { writes: Some(writes), reads: Some(reads), threads, damage, wal })
     }
 
     /// Why this database must not be relied on any more, once anything has shown it.
@@ -228,6 +239,17 @@ impl Sqlite {
         let write = write_of(work, move |outcome| drop(tell.send(outcome)));
         send_blocking(self.writes.as_ref().expect("only dropping takes the sender away"), write)?;
         told.recv().map_err(|_| ended())?
+    }
+
+    /// Copies the write-ahead log to the file and empties it, as far as no reader needs it, so that nothing that was
+    /// deleted stands there any more. Blocks.
+    pub(crate) fn empty_wal_blocking(&self) -> Result<(), Fault> {
+        self.wal.is_wanted.store(true, Ordering::SeqCst);
+        // The writer does it between two groups of writes: when the second one is answered, it was done after the first.
+        for _ in 0..2 {
+            self.write_blocking(|_| Ok::<(), Fault>(()))?;
+        }
+        self.wal.outcome.lock().take().unwrap_or(Ok(()))
     }
 
     /// Runs `work` on one committed state of the file.
@@ -410,6 +432,7 @@ struct Writer {
     /// The write-ahead log was copied to the file, and the sums of what was copied are not on disk yet: until they are,
     /// nothing is written, because the next write begins the log anew.
     are_sums_due: Cell<bool>,
+    wal: Arc<WalOrder>,
     on_commit: Box<dyn Fn() + Send>,
 }
 
@@ -419,6 +442,9 @@ impl Writer {
         while writes.blocking_recv_many(&mut group, GROUP_MAX) > 0 {
             self.write_group(&mut group);
             self.bound_wal();
+            if self.wal.is_wanted.swap(false, Ordering::SeqCst) {
+                *self.wal.outcome.lock() = Some(self.copy_wal("TRUNCATE"));
+            }
         }
         if let Err(error) = self.copy_wal("TRUNCATE") {
             warn!(%error, path = %self.path.display(), "the write-ahead log stays for the next start");

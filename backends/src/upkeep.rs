@@ -7,14 +7,15 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use daemon::admin::{Health, Readiness};
 use daemon::{Clock, Meter, ProcessContext};
 use metrics::Counter;
-use protocol::Time;
+use protocol::{PartitionId, Time};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::ledger::{DeliveryLedger, LedgerError};
-use crate::log::{Holding, Log, Topic, share};
+use crate::log::{Holding, Log, LogError, Topic, share};
 use crate::trail_store::{TrailStore, TrailStoreError};
 
 /// How upkeep is set; checked.
@@ -32,6 +33,8 @@ pub struct UpkeepParts {
 }
 
 struct Upkeep {
+    log: Arc<dyn Log>,
+    readiness: Readiness,
     ledger: Arc<dyn DeliveryLedger>,
     trail_store: Arc<dyn TrailStore>,
     clock: Clock,
@@ -48,7 +51,14 @@ struct Metrics {
 /// Runs until the drain stops.
 pub fn start(config: UpkeepConfig, parts: UpkeepParts, context: &ProcessContext) {
     let UpkeepParts { log, ledger, trail_store } = parts;
-    let upkeep = Upkeep { ledger, trail_store, clock: context.clock, history_kept: config.history_kept };
+    let upkeep = Upkeep {
+        log: log.clone(),
+        readiness: context.readiness.clone(),
+        ledger,
+        trail_store,
+        clock: context.clock,
+        history_kept: config.history_kept,
+    };
     let (upkeep, metrics) = (Arc::new(upkeep), Arc::new(Metrics::new(&context.meter)));
     let stop = context.drain.token().clone();
     context.drain.spawn("upkeep", async move {
@@ -65,12 +75,17 @@ impl Upkeep {
         let mut begun = Instant::now();
         loop {
             tokio::select! {
-                () = stop.cancelled() => return Ok(()),
+                () = stop.cancelled() => {
+                    // Whoever has the turn next says how it is.
+                    self.readiness.set(HISTORY_PART, Health::Ready);
+                    return Ok(());
+                }
                 () = self.clock.sleep(PASS_EVERY) => {
                     let now = self.now();
                     let passed = now.since(Time(now.0 - passed_ms(&self.clock, begun.elapsed())));
                     begun = Instant::now();
                     let even = evenness.look(passed, now);
+                    self.look_at_history().await;
                     if even >= ABANDON_AFTER_EVEN {
                         self.fail_abandoned(&metrics, &stop).await;
                     }
@@ -105,6 +120,24 @@ impl Upkeep {
         }
     }
 
+    /// Says that history lags while there is still as much time again to mend it: the log keeps what history has not
+    /// taken no longer than everything else.
+    async fn look_at_history(&self) {
+        let health = match lagging_partitions(&*self.log, &*self.trail_store, self.now()).await {
+            Ok(lagging) if lagging.is_empty() => Health::Ready,
+            Ok(lagging) => {
+                let (hours, kept) = (HISTORY_LAG_MAX.as_secs() / 3600, HISTORY_LAG_MAX.as_secs() / 1800);
+                warn!(hours, partitions = ?lagging, "history has not taken what came so long ago, the log keeps it {kept} h");
+                Health::Degraded(format!(
+                    "history lags more than {hours} h behind in {} partitions: what it has not taken after {kept} h is lost",
+                    lagging.len()
+                ))
+            }
+            Err(reason) => Health::Degraded(format!("how far history has come cannot be said: {reason}")),
+        };
+        self.readiness.set(HISTORY_PART, health);
+    }
+
     async fn expire(&self, metrics: &Metrics) {
         let expired: Result<u64, TrailStoreError> = self.trail_store.expire(self.now() - self.history_kept).await;
         match expired {
@@ -124,6 +157,21 @@ impl Upkeep {
     fn now(&self) -> Time {
         Time(self.clock.now_ms())
     }
+}
+
+/// Where entries of the trail have waited too long for history to take them.
+async fn lagging_partitions(log: &dyn Log, trail_store: &dyn TrailStore, now: Time) -> Result<Vec<u32>, String> {
+    let mut lagging = Vec::new();
+    for partition in (0..log.partition_count(Topic::Trail)).map(PartitionId) {
+        let of_log = |error: LogError| error.to_string();
+        let young = log.offset_at(Topic::Trail, partition, now - HISTORY_LAG_MAX).await.map_err(of_log)?;
+        let range = log.range(Topic::Trail, partition).await.map_err(of_log)?;
+        let next = trail_store.next_offset(partition, log.incarnation()).await.map_err(|error| error.to_string())?;
+        if next.max(range.first) < young {
+            lagging.push(partition.0);
+        }
+    }
+    Ok(lagging)
 }
 
 /// How much of this clock's time passes while so much really does.
@@ -176,6 +224,10 @@ impl Metrics {
 
 const GROUP: &str = "upkeep";
 const PASS_EVERY: Duration = Duration::from_secs(60);
+/// Half of what the log keeps: as long again is left to mend what holds history up.
+const HISTORY_LAG_MAX: Duration = Duration::from_secs(36 * 3_600);
+/// The name in `/readyz`.
+const HISTORY_PART: &str = "history";
 const EXPIRE_EVERY: Duration = Duration::from_secs(3_600);
 /// A transaction of so many: others that write get their turn.
 const ABANDONED_AT_ONCE: u32 = 64;
@@ -187,7 +239,41 @@ const EXPIRE_AFTER_EVEN: Duration = Duration::from_secs(3_600);
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicI64, Ordering};
+
+    use bytes::Bytes;
+    use protocol::Offset;
+
     use super::*;
+    use crate::log::Append;
+    use crate::log::embedded::{EmbeddedLog, EmbeddedLogConfig};
+    use crate::trail_store::TrailPlace;
+    use crate::trail_store::embedded::EmbeddedTrailStore;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn history_that_lags_is_said_at_half_of_what_the_log_keeps_and_not_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let clock = Arc::new(AtomicI64::new(1_700_000_000_000));
+        let shown = clock.clone();
+        let now = move || Time(shown.load(Ordering::SeqCst));
+        let config = EmbeddedLogConfig { partitions: 2, now: Arc::new(now.clone()), ..EmbeddedLogConfig::default() };
+        let log = EmbeddedLog::open(folder.path().join("log"), config).unwrap();
+        let trail_store = EmbeddedTrailStore::open(&folder.path().join("trail")).unwrap();
+        let (topic, partition) = (Topic::Trail, PartitionId(1));
+        let entry = Append { topic, partition, key: Bytes::new(), value: Bytes::from_static(b"a") };
+        log.append(&[entry]).await.into_offsets().unwrap();
+        let pass = |hours: i64| clock.fetch_add(hours * 3_600_000, Ordering::SeqCst);
+        let lagging = || lagging_partitions(&log, &trail_store, now());
+
+        pass(35);
+        assert_eq!(lagging().await, Ok(vec![]), "as much as an outage of a day and a half");
+        pass(2);
+        assert_eq!(lagging().await, Ok(vec![1]));
+
+        let next = TrailPlace { incarnation: log.incarnation(), offset: Offset(1) };
+        trail_store.append(partition, Vec::new(), next).await.unwrap();
+        assert_eq!(lagging().await, Ok(vec![]), "all was taken");
+    }
 
     #[test]
     fn a_clock_that_was_set_is_not_believed_for_a_while() {

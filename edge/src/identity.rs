@@ -1,11 +1,10 @@
 //! What an edge keeps over restarts beside its spool: its number, by which marks and records of before and after a
-//! restart are known to be of one edge, and files that nobody else may read.
+//! restart are known to be of one edge.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
 use std::path::{Path, PathBuf};
 
+use daemon::write_private;
 use protocol::EdgeId;
 use rand::Rng;
 
@@ -38,27 +37,8 @@ pub fn edge_id(folder: &Path, configured: Option<u32>) -> Result<EdgeId, Identit
     }
 }
 
-/// Writes a file that only its owner may read, whole or not at all.
-pub fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    std::fs::create_dir_all(folder)?;
-    let unfinished = path.with_extension("unfinished");
-    // One that a crash left behind may have other rights.
-    match std::fs::remove_file(&unfinished) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        Ok(()) | Err(_) => {}
-    }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unfinished)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    std::fs::rename(&unfinished, path)?;
-    File::open(folder)?.sync_all()
-}
-
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
     #[test]
@@ -81,17 +61,5 @@ mod tests {
 
         assert!(error.contains("edge-id"), "{error}");
         assert_eq!(std::fs::read_to_string(folder.path().join("edge-id")).unwrap(), "seven");
-    }
-
-    #[test]
-    fn a_private_file_is_its_owners_alone_whatever_lay_there() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("key.pem");
-        std::fs::write(folder.path().join("key.unfinished"), "left by a crash").unwrap();
-
-        write_private(&path, b"secret").unwrap();
-
-        assert_eq!(std::fs::read(&path).unwrap(), b"secret");
-        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     }
 }

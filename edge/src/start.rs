@@ -31,7 +31,7 @@ use crate::metrics::{DoorMetrics, ShipMetrics, ThreadMetrics};
 use crate::ship::spool::Spool;
 use crate::ship::{LogState, Shipper, ShipperParts};
 use crate::udp::inbox::{Inbox, Notice, ThreadPort, port};
-use crate::udp::socket;
+use crate::udp::socket::{self, ThreadSocket};
 use crate::udp::thread::{ThreadParts, UdpThread};
 
 /// What an edge works with.
@@ -63,17 +63,26 @@ fn open_files(config: &EdgeConfig) -> anyhow::Result<(EdgeId, Spool)> {
     Ok((id, spool))
 }
 
+async fn files(config: &EdgeConfig) -> anyhow::Result<(EdgeId, Spool)> {
+    let config = config.clone();
+    tokio::task::spawn_blocking(move || open_files(&config)).await?
+}
+
+fn bind(config: &EdgeConfig) -> anyhow::Result<(Vec<ThreadSocket>, SocketAddr)> {
+    let sockets = socket::bind(config.udp_listen, config.udp_thread_count, config.udp_receive_buffer_bytes)
+        .with_context(|| format!("bind UDP {}", config.udp_listen))?;
+    let address = sockets[0].socket.local_addr().context("find the UDP address")?;
+    Ok((sockets, address))
+}
+
 /// Sets an edge going. It stops when the drain does.
 pub async fn start(config: EdgeConfig, parts: EdgeParts, context: &ProcessContext) -> anyhow::Result<EdgeHandle> {
     let EdgeParts { log, control } = parts;
     let ProcessContext { clock, meter, readiness, drain } = context.clone();
     readiness.set(PART, Health::Starting);
-    let of_files = config.clone();
-    let (id, spool) = tokio::task::spawn_blocking(move || open_files(&of_files)).await??;
     let (config, meter) = (&config, &meter);
-    let sockets = socket::bind(config.udp_listen, config.udp_thread_count, config.udp_receive_buffer_bytes)
-        .with_context(|| format!("bind UDP {}", config.udp_listen))?;
-    let udp_addr = sockets[0].socket.local_addr().context("find the UDP address")?;
+    let (id, spool) = files(config).await?;
+    let (sockets, udp_addr) = bind(config)?;
     let (threads, ends) = make_ports(config.udp_thread_count)?;
     let (parcels, parcels_in) = mpsc::channel(threads.len() * (PARCELS_MAX + 1));
 

@@ -161,6 +161,7 @@ fn start_learner(
         map_in_use: bodies.map_in_use(),
         decoded: parts.decoded.clone(),
         clock: context.clock,
+        readiness: context.readiness.clone(),
         metrics: learner::LearnerMetrics::new(&context.meter),
     };
     role.start(&context.drain);

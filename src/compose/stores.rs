@@ -83,7 +83,7 @@ impl Stores {
         reconcile::start(registry.clone(), control.clone(), control_writer.clone(), upkeep, *clock);
         let blobs = FolderBlobStore::open(folder.path(Store::Blobs)).context("open the blob store")?;
         let blobs = Arc::new(blobs);
-        let trail_store = open_history(config, log.incarnation(), meter)?;
+        let trail_store = open_history(config, &embedded, meter)?;
         let ledger = embedded.ledger.clone();
         Ok(Stores {
             decoded: DecodedUpdates::of(&*log),
@@ -282,14 +282,19 @@ async fn open_log(
     Ok(Arc::new(opened?))
 }
 
-fn open_history(stores: &StoresConfig, incarnation: u32, meter: &Meter) -> Result<EmbeddedTrailStore> {
+fn open_history(stores: &StoresConfig, embedded: &Embedded, meter: &Meter) -> Result<EmbeddedTrailStore> {
     let data = &stores.data;
     let config = EmbeddedTrailConfig {
         meter: meter.clone(),
         linger: HISTORY_LINGER,
         cache_bytes: stores.database_cache_bytes,
         before: Some(data.join("trail.db")),
-        incarnation,
+        incarnation: embedded.log.incarnation(),
+        guard: Some(Guard {
+            store: Store::Trail,
+            witnesses: embedded.witnesses.clone(),
+            cache_bytes: stores.database_cache_bytes,
+        }),
         ..EmbeddedTrailConfig::default()
     };
     EmbeddedTrailStore::open_with(&data.join("trail"), config).context("open history")

@@ -1,6 +1,7 @@
 //! The whole under peers that hold what they can hold, and under operators who mean it.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::unix::fs::OpenOptionsExt;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -58,6 +59,73 @@ async fn a_second_sigterm_ends_what_the_first_one_only_asks() -> Result<()> {
     Ok(())
 }
 
+/// Files that do not answer hold a start up: as long as nobody writes into them, pipes in their place.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sigterm_is_heard_while_a_start_waits_for_its_disk() -> Result<()> {
+    for file in ["region.key", "edge/edge-id"] {
+        let mut server = Server::start(ServerOptions::default()).await?;
+        server.stop().await?;
+        let path = server.data().join(file);
+        std::fs::remove_file(&path)?;
+        ensure!(std::process::Command::new("mkfifo").args(["-m", "600"]).arg(&path).status()?.success());
+        server.begin()?;
+        let _held = eventually("the start to read the pipe", Duration::from_secs(20), || async {
+            let mut options = std::fs::OpenOptions::new();
+            Ok(options.write(true).custom_flags(O_NONBLOCK).open(&path).ok())
+        })
+        .await?;
+
+        let told = Instant::now();
+        let status = server.stop().await?;
+
+        ensure!(told.elapsed() < Duration::from_secs(5), "{file}: it took {:?}", told.elapsed());
+        ensure!(status.success(), "{file}: {status}: {}", server.output());
+        ensure!(TcpStream::connect(server.http).await.is_err());
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn idle_connections_of_the_https_door_are_closed_and_health_is_answered_meanwhile() -> Result<()> {
+    let https = free_address()?;
+    let more = format!("[https]\nlisten = \"{https}\"\n[connections]\nidle_s_max = 1\n");
+    let server = Server::start(ServerOptions { more, descriptors: Some(600), ..ServerOptions::default() }).await?;
+    let client = |from: Ipv4Addr| {
+        let client = reqwest::Client::builder().danger_accept_invalid_certs(true).local_address(IpAddr::V4(from));
+        client.timeout(Duration::from_secs(10)).build()
+    };
+    // Some never begin the handshake, some ask once and stay.
+    let (mut silent, mut idle) = (Vec::new(), Vec::new());
+    for _ in 0..400 {
+        silent.push(from(Ipv4Addr::new(127, 0, 0, 1), https).await?);
+    }
+    for octet in 0..10 {
+        let client = client(Ipv4Addr::new(127, 0, 1, octet))?;
+        let answer = client.get(format!("https://{https}/openapi.json")).send().await?;
+        ensure!(answer.status() == StatusCode::OK && !answer.bytes().await?.is_empty());
+        idle.push(client);
+    }
+
+    for path in ["livez", "readyz", "metrics"] {
+        let answer = client(Ipv4Addr::LOCALHOST)?.get(format!("http://{}/{path}", server.admin)).send().await;
+        ensure!(answer.context(path)?.status() == StatusCode::OK, "{path}");
+    }
+    eventually("all that are idle to be closed", Duration::from_secs(40), || async {
+        let text = server.metrics().await?;
+        let counted = |what: &str| text.lines().find_map(|line| line.strip_prefix(what)?.trim().parse::<u64>().ok());
+        let idle = counted("wayfix_http_connections_ended_total{reason=\"idle\"}").unwrap_or(0);
+        Ok((idle >= 10).then_some(()))
+    })
+    .await?;
+    for mut stream in silent {
+        let end = tokio::time::timeout(Duration::from_secs(20), stream.read(&mut [0; 16])).await;
+        ensure!(matches!(end.context("a silent connection stays")?, Ok(0) | Err(_)));
+    }
+    let answer = client(Ipv4Addr::LOCALHOST)?.get(format!("https://{https}/openapi.json")).send().await?;
+    ensure!(answer.status() == StatusCode::OK, "the places are free again");
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_edge_s_doors_are_in_the_contract_and_open_to_the_same_origins() -> Result<()> {
     let more = "[gateway]\nallowed_origins = [\"http://shop.test\"]\n".to_string();
@@ -90,6 +158,10 @@ async fn the_edge_s_doors_are_in_the_contract_and_open_to_the_same_origins() -> 
     Ok(())
 }
 
+fn free_address() -> Result<SocketAddr> {
+    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+}
+
 async fn from(address: Ipv4Addr, to: SocketAddr) -> Result<TcpStream> {
     let socket = TcpSocket::new_v4()?;
     socket.bind(SocketAddr::from((address, 0)))?;
@@ -101,3 +173,6 @@ async fn read(mut stream: TcpStream) -> Result<String> {
     stream.read_to_end(&mut bytes).await?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
+
+/// Of Linux: an open for writing fails as long as nobody reads.
+const O_NONBLOCK: i32 = 0o4000;

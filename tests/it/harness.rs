@@ -60,6 +60,12 @@ impl Server {
 
     /// Starts the binary, or starts it again, and waits until it is ready.
     pub async fn launch(&mut self) -> Result<()> {
+        self.begin()?;
+        self.until_ready().await
+    }
+
+    /// Starts the binary and waits for nothing.
+    pub fn begin(&mut self) -> Result<()> {
         let output = std::fs::File::options().create(true).append(true).open(self.folder.path().join("output.log"))?;
         let mut command = match self.descriptors {
             None => Command::new(WAYFIX),
@@ -77,6 +83,10 @@ impl Server {
             .kill_on_drop(true)
             .spawn()?;
         self.child = Some(child);
+        Ok(())
+    }
+
+    async fn until_ready(&mut self) -> Result<()> {
         let url = format!("http://{}/readyz", self.admin);
         for _ in 0..600 {
             if let Some(status) = self.child.as_mut().and_then(|child| child.try_wait().ok().flatten()) {

@@ -100,6 +100,9 @@ async fn every_file_away_cut_flipped_zeroed_or_older_is_refused_or_harmless() ->
         "log/entries/0.jnl Zeroed",
         "log/entries/0.jnl Away",
         "ledger.db.sums Flipped",
+        "trail/index.db Flipped",
+        "trail/index.db Zeroed",
+        "trail/index.db.sums Flipped",
     ] {
         ensure!(refused.iter().any(|what| what.starts_with(must)), "{must} was not refused, only {refused:?}");
     }

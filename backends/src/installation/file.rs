@@ -77,7 +77,7 @@ impl InstallationFile {
     /// Whole under another name first: a crash leaves the old text or the new one.
     pub fn write(&self, path: &Path) -> Result<(), InstallationFileError> {
         let failed = |source| InstallationFileError::File { path: path.display().to_string(), source };
-        crate::installation::witness::write_synced(path, self.encode().as_bytes()).map_err(failed)
+        daemon::write_private(path, self.encode().as_bytes()).map_err(failed)
     }
 }
 

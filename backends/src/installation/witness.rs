@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
-use std::io::Write;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -151,18 +150,6 @@ fn open_note(path: &Path) -> std::io::Result<File> {
         std::fs::create_dir_all(folder)?;
     }
     OpenOptions::new().create(true).truncate(false).read(true).write(true).mode(0o600).open(path)
-}
-
-/// Whole under another name first, synced, and its folder too.
-pub fn write_synced(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    std::fs::create_dir_all(folder)?;
-    let unfinished = path.with_extension("new");
-    let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&unfinished)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    std::fs::rename(&unfinished, path)?;
-    File::open(folder)?.sync_all()
 }
 
 #[cfg(test)]

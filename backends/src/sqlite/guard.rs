@@ -2,6 +2,7 @@
 //! the other stores had reached by then. The row changes in every transaction; the witnesses hear of it before anybody
 //! is answered.
 
+use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -21,6 +22,12 @@ pub struct Guard {
     pub witnesses: Arc<Witnesses>,
     /// For the pages of this database, over all its connections.
     pub cache_bytes: u64,
+}
+
+impl fmt::Debug for Guard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Guard of the {}", self.store.name())
+    }
 }
 
 impl Guard {

@@ -15,9 +15,9 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::digest::{SHA256, digest};
+use daemon::write_private;
 
 use super::Fault;
-use crate::installation::witness::write_synced;
 
 /// Whether sums were there to check with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -95,7 +95,7 @@ impl PageSums {
         while read_page(&mut file, &mut page).map_err(failed)? > 0 {
             sums.extend(sum_of(&page));
         }
-        write_synced(&sums_path(path), &sums).map_err(failed)?;
+        write_private(&sums_path(path), &sums).map_err(failed)?;
         Self::open(path)
     }
 

@@ -31,7 +31,7 @@ use super::reading::{self, Range};
 use super::takeover::Takeover;
 use super::writer::{Command, Writer, unavailable};
 use super::{TrailPlace, TrailQuery, TrailStore, TrailStoreError, index, journal, segment};
-use crate::sqlite::{CACHE_BYTES, Sqlite, from_sqlite};
+use crate::sqlite::{CACHE_BYTES, Guard, Sqlite, from_sqlite};
 
 /// How history is kept.
 #[derive(Clone, Debug)]
@@ -49,6 +49,8 @@ pub struct EmbeddedTrailConfig {
     pub before: Option<PathBuf>,
     /// The log that this file's offsets are of.
     pub incarnation: u32,
+    /// The installation that the index belongs to, and by which a start sees that it is damaged. None: it stands alone.
+    pub guard: Option<Guard>,
 }
 
 impl Default for EmbeddedTrailConfig {
@@ -61,6 +63,7 @@ impl Default for EmbeddedTrailConfig {
             cache_bytes: CACHE_BYTES,
             before: None,
             incarnation: 1,
+            guard: None,
         }
     }
 }
@@ -100,7 +103,11 @@ impl EmbeddedTrailStore {
     pub fn open_with(folder: &Path, config: EmbeddedTrailConfig) -> Result<Self, TrailStoreError> {
         let mut builder = DirBuilder::new();
         builder.recursive(true).mode(0o700).create(folder).map_err(unavailable)?;
-        let db = Sqlite::open(&folder.join(INDEX), index::SCHEMA, config.cache_bytes, || ())?;
+        let index = folder.join(INDEX);
+        let db = match &config.guard {
+            Some(guard) => Sqlite::open_guarded(&index, index::SCHEMA, Some(guard.clone()), || ())?,
+            None => Sqlite::open(&index, index::SCHEMA, config.cache_bytes, || ())?,
+        };
         // What is deleted is overwritten: a forgotten key must not be found in the file.
         db.write_blocking(|connection| {
             Ok::<_, TrailStoreError>(connection.pragma_update(None, "secure_delete", true)?)
@@ -231,14 +238,6 @@ impl Shared {
 
     pub fn remove_segment(&self, file: i64) {
         remove(&segment::path(&self.folder, file));
-    }
-
-    /// Lets nothing that was deleted stand in the index's write-ahead file.
-    pub fn empty_wal(&self) -> Result<(), TrailStoreError> {
-        let connection = rusqlite::Connection::open(self.folder.join(INDEX))?;
-        connection.busy_timeout(Duration::from_secs(5))?;
-        connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
-        Ok(())
     }
 }
 

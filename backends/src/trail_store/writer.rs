@@ -391,7 +391,7 @@ impl Writer {
         let count = self.shared.db.write_blocking(move |connection| index::forget(connection, driver, before))?;
         self.forgotten = self.shared.db.read_blocking(index::forgotten)?;
         self.opened.clear();
-        self.shared.empty_wal()?;
+        self.shared.db.empty_wal_blocking()?;
         Ok(count)
     }
 }

@@ -15,6 +15,7 @@ use arc_swap::ArcSwap;
 use aws_lc_rs::digest;
 use daemon::Clock;
 use daemon::admin::{Health, Readiness};
+use daemon::write_private;
 use rcgen::{CertificateParams, DnType, KeyPair};
 use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
@@ -29,7 +30,6 @@ use tracing::{info, warn};
 pub use validity::Validity;
 
 use crate::config::TlsConfig;
-use crate::identity::write_private;
 
 /// What the TLS doors serve with.
 #[derive(Debug)]

@@ -71,7 +71,10 @@ impl KnownScopes {
         let hash = TokenHash::of(token);
         let mut known = self.known.lock();
         let Some(scope) = scope else {
-            known.scopes.remove(&hash);
+            if known.scopes.remove(&hash).is_some() {
+                // Should it come again, it stands at the end, and only there.
+                known.order.retain(|other| *other != hash);
+            }
             return;
         };
         if let Some(known) = known.scopes.get_mut(&hash) {
@@ -159,6 +162,19 @@ mod tests {
         scopes.handle_answer("a", None, Time(0));
         assert_eq!(scopes.recall("a", Time(0)), None, "what the registry took back is not kept open");
         scopes.release(token, Time(0));
+    }
+
+    #[test]
+    fn a_token_that_was_taken_back_and_came_again_is_as_new_as_its_return() {
+        let scopes = KnownScopes::new(2);
+        let scope = Some(Scope::Tenant(TenantId(1)));
+        for (token, scope) in [("a", scope), ("b", scope), ("a", None), ("a", scope), ("c", scope)] {
+            scopes.handle_answer(token, scope, Time(0));
+        }
+
+        let known = ["a", "b", "c"].map(|token| scopes.recall(token, Time(0)).is_some());
+
+        assert_eq!(known, [true, false, true]);
     }
 
     #[test]

@@ -40,6 +40,7 @@ use anyhow::Context;
 use backends::blob_store::BlobStore;
 use backends::live_store::LiveStore;
 use backends::log::{DecodedUpdates, Holding, Log, Topic, share};
+use daemon::admin::{Health, Readiness};
 use daemon::{Clock, Drain};
 use protocol::record::BlobHash;
 use protocol::{PartitionId, Time};
@@ -70,6 +71,7 @@ pub struct Role {
     /// The sinks read the same updates.
     pub decoded: DecodedUpdates,
     pub clock: Clock,
+    pub readiness: Readiness,
     pub metrics: LearnerMetrics,
 }
 
@@ -97,14 +99,29 @@ impl Role {
         info!("this process learns");
         self.metrics.is_learning.set(1.0);
         while !stop.is_cancelled() {
-            let Err(error) = self.learn(&stop).await else { break };
-            error!(error = format!("{error:#}"), "the learner begins again from what it kept");
+            let Err(error) = self.learn_while_well(&stop).await else { break };
+            let error = format!("{error:#}");
+            error!(error, "the learner begins again from what it kept");
+            self.readiness.set(PART, Health::Degraded(format!("the learner failed and begins again: {error}")));
             tokio::select! {
                 () = self.clock.sleep(AGAIN) => {}
                 () = stop.cancelled() => {}
             }
         }
         self.metrics.is_learning.set(0.0);
+        self.readiness.set(PART, Health::Ready);
+    }
+
+    /// It is called well again only once it has lasted for a while.
+    async fn learn_while_well(&self, stop: &CancellationToken) -> anyhow::Result<()> {
+        let mut learning = Box::pin(self.learn(stop));
+        tokio::select! {
+            outcome = &mut learning => outcome,
+            () = self.clock.sleep(WELL_AFTER) => {
+                self.readiness.set(PART, Health::Ready);
+                learning.await
+            }
+        }
     }
 
     async fn learn(&self, stop: &CancellationToken) -> anyhow::Result<()> {
@@ -153,4 +170,7 @@ const TURN: PartitionId = PartitionId(0);
 const INPUTS_MAX: usize = 16;
 const OUTPUTS_MAX: usize = 2;
 const AGAIN: Duration = Duration::from_secs(10);
+const WELL_AFTER: Duration = Duration::from_secs(60);
+/// The name in `/readyz`, once it has failed.
+const PART: &str = "learner";
 const STOP_GRACE: Duration = Duration::from_secs(5);

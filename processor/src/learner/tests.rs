@@ -11,6 +11,7 @@ use backends::live_store::{LiveStore, SpeedCell};
 use backends::log::embedded::{EmbeddedLog, EmbeddedLogConfig};
 use backends::log::{Append, Log, Topic, read_range};
 use bytes::Bytes;
+use daemon::admin::Readiness;
 use daemon::{Clock, Drain, Meter};
 use maps::eta::EtaTable;
 use maps::import::{ImportOptions, import_bytes};
@@ -461,6 +462,7 @@ impl Fleet {
             map_in_use: self.in_use.subscribe(),
             decoded: backends::log::DecodedUpdates::new(3),
             clock: self.clock,
+            readiness: Readiness::default(),
             metrics: LearnerMetrics::new(meter),
         }
     }

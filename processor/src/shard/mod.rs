@@ -149,19 +149,19 @@ impl Shards {
             ticker.run(log, clock, move || shards.say_health(), stop).await;
             Ok(())
         });
-        let (shards, stop) = (self.clone(), drain.token().clone());
+        let (shards, stop, owners) = (self.clone(), drain.token().clone(), drain.clone());
         drain.spawn("processor shards", async move {
             let note = |owned: Result<&BTreeSet<PartitionId>, &LogError>| {
                 shards.set_owned(owned.ok().cloned());
             };
-            let own = |holding| shards.clone().own(holding);
+            let own = |holding| shards.clone().own(holding, owners.part());
             share_noting(&*shards.log, GROUP, Topic::Records, &stop, note, own).await
         });
     }
 
     /// Owns one partition until it is stopped, or until it fails.
-    async fn own(self: Arc<Self>, holding: Holding) -> anyhow::Result<()> {
-        let shard = Shard { shards: self, partition: holding.partition, stop: holding.stop };
+    async fn own(self: Arc<Self>, holding: Holding, drain: Drain) -> anyhow::Result<()> {
+        let shard = Shard { shards: self, partition: holding.partition, stop: holding.stop, drain };
         while let Ended::Superseded | Ended::Behind = shard.run_as_owner().await? {
             // The group will say whose it is; if it is still ours then, the other one was wrong.
             tokio::select! {
@@ -220,6 +220,8 @@ struct Shard {
     shards: Arc<Shards>,
     partition: PartitionId,
     stop: CancellationToken,
+    /// What fails here fails the process.
+    drain: Drain,
 }
 
 impl Shard {
@@ -274,7 +276,7 @@ impl Shard {
         };
         let fold = std::thread::Builder::new().name(format!("fold {partition}"));
         let fold = fold.spawn(move || folder.run(inputs, &outputs_tx)).context("begin a fold")?;
-        let beside = Drain::default();
+        let beside = self.drain.part();
         let (give_up, superseded) = (CancellationToken::new(), CancellationToken::new());
         let teller = Teller {
             shards: shards.clone(),

@@ -7,6 +7,9 @@ use protocol::{DriverId, TenantId};
 
 use super::*;
 use crate::crash;
+use crate::installation::compare::Found;
+use crate::installation::{Installation, Numbers, Store, Witnesses};
+use crate::sqlite;
 use crate::trail_store::conformance::{self, Opened, trail_store_conformance};
 use crate::trail_store::samples::{DAY_0_S, DAY_S, DRIVER, TENANT, crumb, drive};
 
@@ -281,6 +284,36 @@ async fn history_of_the_release_before_is_taken_over_once_and_removed() {
     drop(store);
     let store = open();
     assert_eq!((trail(&store, 1).await, trail(&store, 2).await), (first, second));
+}
+
+#[tokio::test]
+async fn the_index_of_an_installation_is_checked_page_by_page_and_stays_so_after_a_driver_is_forgotten() {
+    let folder = tempfile::tempdir().unwrap();
+    let witnesses = Witnesses::open(Installation::new(), Numbers::default(), &BTreeMap::new()).unwrap();
+    let guard = Guard { store: Store::Trail, witnesses, cache_bytes: CACHE_BYTES };
+    let config = EmbeddedTrailConfig { guard: Some(guard), ..EmbeddedTrailConfig::default() };
+    let index = folder.path().join(INDEX);
+    let found = || sqlite::survey(&index).unwrap().0;
+    let store = EmbeddedTrailStore::open_with(folder.path(), config.clone()).unwrap();
+    store.append(PartitionId(0), drive(8, 500), place(1)).await.unwrap();
+    store.forget(DRIVER, Time(i64::MAX)).await.unwrap();
+    assert!(matches!(found(), Found::Marked(..)), "{:?}", found());
+    store.append(PartitionId(0), drive(9, 50), place(2)).await.unwrap();
+    drop(store);
+    assert!(matches!(found(), Found::Marked(..)), "{:?}", found());
+
+    let bytes = fs::read(&index).unwrap();
+    let used: Vec<usize> = (0..bytes.len()).step_by(4096).filter(|page| bytes[page + 4095] != 0).collect();
+    assert!(used.len() > 3, "{} pages end with an entry", used.len());
+    for page in used {
+        let mut flipped = bytes.clone();
+        flipped[page + 4095] ^= 1;
+        fs::write(&index, flipped).unwrap();
+        assert!(matches!(found(), Found::Damaged(_)), "page at {page}: {:?}", found());
+    }
+    fs::write(&index, &bytes).unwrap();
+    let store = EmbeddedTrailStore::open_with(folder.path(), config).unwrap();
+    assert_eq!(store.next_offset(PartitionId(0), 1).await.unwrap(), Offset(2));
 }
 
 fn place(offset: u64) -> TrailPlace {

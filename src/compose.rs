@@ -19,7 +19,7 @@ use backends::upkeep::{self, UpkeepParts};
 use daemon::admin::{self, Readiness};
 use daemon::meter::Exposition;
 use daemon::serve::{Listener, serve};
-use daemon::{Clock, Drain, Meter, ProcessContext, Signals, write_private};
+use daemon::{Clock, ClockWatch, Drain, Meter, ProcessContext, Signals, write_private};
 use edge::EdgeParts;
 use edge::tls::{ServerTls, server_tls};
 use gateway::{GatewayParts, SecureDoor, TileSource};
@@ -95,6 +95,7 @@ impl Whole {
     /// None: it was told to stop before it was up.
     pub async fn start(config: Config, signals: &Signals) -> Result<Option<Whole>> {
         let whole = Drain::default();
+        let clock_watch = ClockWatch::begin(config.stores.data.join(CLOCK_FILE));
         let (meter, exposition) = Meter::prometheus();
         let readiness = Readiness::default();
         let context = ProcessContext { clock: config.clock, meter, readiness, drain: whole.clone() };
@@ -108,6 +109,7 @@ impl Whole {
             opened = opening => opened.context("open the stores")??,
             () = signals.stop.cancelled() => return Ok(None),
         };
+        clock_watch.start(&context.meter, context.readiness.clone(), &stages.upkeep);
         let look_at_map = &signals.look_again;
         let composition = Composition {
             config: &config,
@@ -344,5 +346,7 @@ impl Doors {
     }
 }
 
+/// What the wall clock was believed to show, in the data folder.
+pub const CLOCK_FILE: &str = "clock.json";
 /// For each stage of stopping.
 const STAGE_GRACE: Duration = Duration::from_secs(10);

@@ -13,9 +13,10 @@ use backends::log::embedded::forget_acknowledged;
 use backends::log::{Append, Log, LogError, Topic};
 use backends::sqlite;
 use bytes::Bytes;
-use daemon::{Clock, Meter};
+use daemon::{Clock, ClockWatch, Meter};
 use protocol::{PartitionId, TenantId, Time};
 
+use crate::compose::CLOCK_FILE;
 use crate::compose::stores::Embedded;
 use crate::config::StoresConfig;
 use crate::installation::{DataFolder, Refused, acknowledged};
@@ -90,6 +91,8 @@ pub fn open_folder(stores: &StoresConfig) -> Result<DataFolder> {
     if !stores.data.is_dir() {
         bail!("{} is no folder", stores.data.display());
     }
+    // Nothing expires here because the clock was set meanwhile.
+    ClockWatch::begin(stores.data.join(CLOCK_FILE));
     DataFolder::lock(&stores.data)
 }
 

@@ -5,7 +5,7 @@
 //! believe the clock only after it has run evenly for a while, so that a wall clock that jumps ends nothing early.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use daemon::admin::{Health, Readiness};
 use daemon::{Clock, Meter, ProcessContext};
@@ -72,7 +72,7 @@ impl Upkeep {
     async fn run(self: Arc<Self>, metrics: Arc<Metrics>, stop: CancellationToken) -> anyhow::Result<()> {
         let mut evenness = Evenness::new(self.now());
         let mut expired_at: Option<Duration> = None;
-        let mut begun = Instant::now();
+        let mut begun_ms = self.clock.monotonic_ms();
         loop {
             tokio::select! {
                 () = stop.cancelled() => {
@@ -82,11 +82,14 @@ impl Upkeep {
                 }
                 () = self.clock.sleep(PASS_EVERY) => {
                     let now = self.now();
-                    let passed = now.since(Time(now.0 - passed_ms(&self.clock, begun.elapsed())));
-                    begun = Instant::now();
+                    let monotonic_ms = self.clock.monotonic_ms();
+                    let passed = Duration::from_millis((monotonic_ms - begun_ms).max(0) as u64);
+                    begun_ms = monotonic_ms;
                     let even = evenness.look(passed, now);
                     self.look_at_history().await;
-                    if even >= ABANDON_AFTER_EVEN {
+                    // A clock that was set forward is not believed for a day: nobody's delivery is older because of it.
+                    let is_believed = now.millis_since(Time(self.clock.kept_ms())) <= UNEVEN_MS;
+                    if even >= ABANDON_AFTER_EVEN && is_believed {
                         self.fail_abandoned(&metrics, &stop).await;
                     }
                     let is_due = expired_at.is_none_or(|at| even < at || even - at >= EXPIRE_EVERY);
@@ -123,7 +126,7 @@ impl Upkeep {
     /// Says that history lags while there is still as much time again to mend it: the log keeps what history has not
     /// taken no longer than everything else.
     async fn look_at_history(&self) {
-        let health = match lagging_partitions(&*self.log, &*self.trail_store, self.now()).await {
+        let health = match lagging_partitions(&*self.log, &*self.trail_store, Time(self.clock.kept_ms())).await {
             Ok(lagging) if lagging.is_empty() => Health::Ready,
             Ok(lagging) => {
                 let (hours, kept) = (HISTORY_LAG_MAX.as_secs() / 3600, HISTORY_LAG_MAX.as_secs() / 1800);
@@ -139,7 +142,8 @@ impl Upkeep {
     }
 
     async fn expire(&self, metrics: &Metrics) {
-        let expired: Result<u64, TrailStoreError> = self.trail_store.expire(self.now() - self.history_kept).await;
+        let expired: Result<u64, TrailStoreError> =
+            self.trail_store.expire(Time(self.clock.kept_ms()) - self.history_kept).await;
         match expired {
             Ok(fixes) => {
                 metrics.fixes_expired.increment(fixes);
@@ -172,12 +176,6 @@ async fn lagging_partitions(log: &dyn Log, trail_store: &dyn TrailStore, now: Ti
         }
     }
     Ok(lagging)
-}
-
-/// How much of this clock's time passes while so much really does.
-fn passed_ms(clock: &Clock, really: Duration) -> i64 {
-    let a_second = clock.real(Duration::from_secs(1)).as_secs_f64();
-    (really.as_secs_f64() / a_second * 1000.0) as i64
 }
 
 /// For how long the wall clock has gone as fast as time does.

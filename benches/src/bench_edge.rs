@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use backends::blob_store::embedded::FolderBlobStore;
 use backends::control::TokenKeys;
-use backends::control::{Control, ControlReader, ControlWriter, RegionKey, Secret};
+use backends::control::{Control, ControlReader, ControlWriter, Moment, RegionKey, Secret};
 use backends::ledger::embedded::EmbeddedLedger;
 use backends::live_store::embedded::MemoryLiveStore;
 use backends::log::{DecodedUpdates, Log};
@@ -62,7 +62,7 @@ impl BenchEdge {
     pub async fn start(log: Arc<dyn Log>, settings: &EdgeSettings, folder: &Path) -> anyhow::Result<Self> {
         let drain = Drain::default();
         let region_key = RegionKey::new(Secret::random());
-        ControlWriter::new(log.clone(), region_key.clone()).rotate(now()).await.context("make keys")?;
+        ControlWriter::new(log.clone(), region_key.clone()).rotate(Moment::of(now())).await.context("make keys")?;
         let control = Control::load(&*log, &region_key).await.context("read keys")?;
         let key = control.sealing_key(now()).context("there is a key")?;
         let kid = Kid::new(key.span.kid.0).context("a kid is one of four")?;

@@ -15,7 +15,7 @@ pub mod retry;
 pub mod serve;
 pub mod signals;
 
-pub use clock::{Clock, Scale};
+pub use clock::{Clock, ClockWatch, Reading, Scale, StepSeen};
 pub use drain::Drain;
 pub use meter::Meter;
 pub use private_file::write_private;

@@ -221,9 +221,9 @@ impl ControlFollower {
         let mut diff = ControlDiff::default();
         let mut is_ready = false;
         loop {
-            let now = Time(self.clock.now_ms());
             let control = self.control.borrow_and_update().clone();
-            if let Some(change) = diff.handle_control(&control, now) {
+            // A clock that was set forward ends no session, and so no key, before its time.
+            if let Some(change) = diff.handle_control(&control, Time(self.clock.kept_ms())) {
                 let change = Arc::new(change);
                 self.threads.iter().for_each(|thread| thread.notify(Notice::Control(change.clone())));
             }
@@ -234,7 +234,7 @@ impl ControlFollower {
                 self.readiness.set(PART, Health::Ready);
             }
             if is_ready {
-                self.readiness.set(CONTROL_PART, control_health(&self.reader, now));
+                self.readiness.set(CONTROL_PART, control_health(&self.reader, Time(self.clock.monotonic_ms())));
             }
             tokio::select! {
                 () = self.drain.token().cancelled() => break,
@@ -251,8 +251,8 @@ impl ControlFollower {
     }
 }
 
-fn control_health(reader: &ControlReader, now: Time) -> Health {
-    if reader.is_degraded(now) {
+fn control_health(reader: &ControlReader, monotonic: Time) -> Health {
+    if reader.is_degraded(monotonic) {
         Health::Degraded("control has not been read for a minute, what is known of it goes on to hold".to_string())
     } else {
         Health::Ready

@@ -18,7 +18,7 @@ use protocol::{Offset, PartitionId, Time, Update, UpdateBatch, envelope};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::hub::Handled;
+use crate::hub::{Handled, Hub};
 use crate::metrics::GatewayMetrics;
 use crate::shards::{Reign, Shards};
 
@@ -128,10 +128,11 @@ impl PartitionFeed {
 
     async fn input(&self, reader: &mut dyn LogReader) -> Input {
         let read = reader.read(ReadLimit::default(), READ_WAIT);
-        let wake = self.feed.shards.with_reign(self.partition, self.reign, |hub, _| hub.poll_timeout()).flatten();
+        let due_in = |hub: &mut Hub, now: Time| hub.poll_timeout().map(|at| at.since(now));
+        let wake = self.feed.shards.with_reign(self.partition, self.reign, due_in).flatten();
         let timer = async {
             match wake {
-                Some(at) => self.feed.clock.sleep_until_ms(at.0).await,
+                Some(wait) => self.feed.clock.sleep(wait).await,
                 None => std::future::pending().await,
             }
         };

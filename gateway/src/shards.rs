@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use daemon::Clock;
+use daemon::{Clock, StepSeen};
 use parking_lot::Mutex;
 use protocol::{PartitionId, Time, TrackerKey, partition_of};
 use tokio::sync::Notify;
@@ -39,6 +39,7 @@ struct Place {
 struct Shard {
     hub: Hub,
     wakers: HashMap<WatcherId, Arc<Notify>>,
+    step_seen: StepSeen,
 }
 
 impl Shards {
@@ -53,6 +54,23 @@ impl Shards {
 
     pub fn now(&self) -> Time {
         Time(self.clock.now_ms())
+    }
+
+    /// For what is kept for so long: time that nobody can set.
+    pub fn monotonic(&self) -> Time {
+        Time(self.clock.monotonic_ms())
+    }
+
+    /// The time, of which the hub hears first if the clock was set.
+    fn now_for(&self, shard: &mut Shard) -> Time {
+        let reading = self.clock.reading();
+        if let Some(by_ms) = shard.step_seen.look(reading) {
+            shard.hub.handle_clock_set(by_ms);
+            // Maps begin anew, with the new time.
+            self.takes.fetch_add(1, Ordering::AcqRel);
+            shard.wakers.values().for_each(|waker| waker.notify_one());
+        }
+        Time(reading.now_ms)
     }
 
     pub fn partition_of(&self, key: impl Into<TrackerKey>) -> PartitionId {
@@ -70,7 +88,9 @@ impl Shards {
         place.let_go();
         place.reign.0 += 1;
         let reign = place.reign;
-        place.shard = Some(Shard { hub: Hub::new(self.config, self.now()), wakers: HashMap::new() });
+        let reading = self.clock.reading();
+        let hub = Hub::new(self.config, Time(reading.now_ms));
+        place.shard = Some(Shard { hub, wakers: HashMap::new(), step_seen: StepSeen::since(reading) });
         drop(place);
         self.takes.fetch_add(1, Ordering::AcqRel);
         // Maps look into all hubs: theirs must begin anew.
@@ -113,7 +133,8 @@ impl Shards {
     pub fn with<R>(&self, partition: PartitionId, work: impl FnOnce(&mut Hub, Time) -> R) -> Option<R> {
         let mut place = self.shards.get(partition.0 as usize)?.lock();
         let shard = place.shard.as_mut()?;
-        let result = work(&mut shard.hub, self.now());
+        let now = self.now_for(shard);
+        let result = work(&mut shard.hub, now);
         shard.wake();
         Some(result)
     }
@@ -130,7 +151,8 @@ impl Shards {
             return None;
         }
         let shard = place.shard.as_mut()?;
-        let result = work(&mut shard.hub, self.now());
+        let now = self.now_for(shard);
+        let result = work(&mut shard.hub, now);
         shard.wake();
         Some(result)
     }
@@ -148,7 +170,8 @@ impl Shards {
         }
         let reign = place.reign;
         let shard = place.shard.as_mut()?;
-        let (id, result) = begin(&mut shard.hub, self.now());
+        let now = self.now_for(shard);
+        let (id, result) = begin(&mut shard.hub, now);
         shard.wakers.insert(id, waker);
         shard.wake();
         Some((Watch { shards: self.clone(), partition, reign, id }, result))

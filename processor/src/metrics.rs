@@ -28,6 +28,7 @@ pub struct ProcessorMetrics {
     pub facts_appended: Counter,
     /// Trackers that emitted keyframes once what was emitted before was folded again.
     keyframes_after_refold: Counter,
+    clock_steps: Counter,
     pub updates: Counter,
     pub breadcrumbs: Counter,
     pub updates_too_large: Counter,
@@ -95,6 +96,10 @@ impl ProcessorMetrics {
             facts_appended: counter(
                 "wayfix_processor_facts_appended_total",
                 "Partitions whose facts registry and ledger were asked for.",
+            ),
+            clock_steps: counter(
+                "wayfix_processor_clock_steps_total",
+                "Times that a partition's times were moved because its owner's clock was set.",
             ),
             keyframes_after_refold: counter(
                 "wayfix_processor_keyframes_after_refold_total",
@@ -166,6 +171,7 @@ impl ProcessorMetrics {
         self.planned_late.increment(counts.planned_late);
         self.folds_failed.increment(counts.folds_failed);
         self.keyframes_after_refold.increment(counts.keyframes_after_refold);
+        self.clock_steps.increment(counts.clock_steps);
     }
 }
 

@@ -428,7 +428,7 @@ impl World {
     }
 
     async fn live(&self, key: DeliveryKey) -> Option<LiveView> {
-        self.live_store.delivery(key, Time(Clock::system().now_ms())).await.unwrap()
+        self.live_store.delivery(key, Time(Clock::system().monotonic_ms())).await.unwrap()
     }
 
     async fn shows(&self, key: DeliveryKey, east_m: f64) {

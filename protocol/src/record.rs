@@ -187,6 +187,14 @@ pub enum Record {
         device: DeviceKey,
         at: Time,
     },
+    /// What the owner's wall clock shows beyond the time since its machine started, as `boot` names that start. With
+    /// another offset of the same boot the clock was set meanwhile, and all times of the partition are moved by the
+    /// difference. It holds from here on, or, if its owner is not the partition's yet, from his claim on.
+    WallOffset {
+        owner: OwnerId,
+        boot: u64,
+        offset_ms: i64,
+    },
 }
 
 /// A point of a way, with the distance and the time from its beginning.
@@ -231,7 +239,7 @@ impl Record {
             | Record::Claim { .. }
             | Record::Planned { .. }
             | Record::Vehicle { .. } => true,
-            Record::LeadEnded { .. } => false,
+            Record::LeadEnded { .. } | Record::WallOffset { .. } => false,
         }
     }
 
@@ -254,7 +262,8 @@ impl Record {
             | Record::InUse { .. }
             | Record::Mark { .. }
             | Record::Tick { .. }
-            | Record::Claim { .. } => None,
+            | Record::Claim { .. }
+            | Record::WallOffset { .. } => None,
         }
     }
 }

@@ -62,6 +62,14 @@ pub struct ShownPosition {
     pub standing: bool,
 }
 
+impl ShownPosition {
+    /// The server's clock was set: the position is as old as it was before.
+    pub fn handle_clock_set(&mut self, by_ms: i64) {
+        self.event_time = Time(self.event_time.0.saturating_add(by_ms));
+        self.received = Time(self.received.0.saturating_add(by_ms));
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize, SchemaWrite, SchemaRead)]
 #[wincode(tag_encoding = "u8")]
 #[serde(rename_all = "snake_case")]

@@ -205,3 +205,14 @@ fn the_bytes_are_bincodes() {
     let by_bincode = bincode::encode_to_vec(&some, config).expect("bincode encodes a tuple");
     assert_eq!(wincode::serialize(&some).expect("wincode encodes"), by_bincode);
 }
+
+#[test]
+fn a_claim_that_says_what_its_owners_clock_shows_is_framed_and_comes_back() {
+    let wall = Record::WallOffset { owner: OwnerId(1), boot: u64::MAX, offset_ms: i64::MIN };
+    let batch = RecordBatch { records: vec![wall, Record::Claim { owner: OwnerId(1), at: Time(5), incarnation: 1 }] };
+
+    let bytes = encode(&batch);
+
+    assert_eq!(decode::<RecordBatch>(&bytes), Ok(batch));
+    assert_ne!(bytes[2], 1, "a build that does not know the one record reads the other");
+}

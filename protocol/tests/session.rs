@@ -73,6 +73,30 @@ fn a_datagram_is_refused_when_it_is_too_old_or_too_new() {
 }
 
 #[test]
+fn a_session_goes_on_by_the_time_in_which_it_began_when_the_clock_is_set() {
+    for step_s in [2, 7_200, 172_800, 630_720_000, -2, -7_200, -172_800, -630_720_000] {
+        let by_ms = step_s * 1_000;
+        let mut pair = Pair::new(END_TO_END_SUITES[1]);
+        let before = pair.seal(DatagramKind::Fixes, 1, now());
+        assert!(pair.open(&before, now()).is_ok());
+        let (real, set) = (now() + Duration::from_secs(10), Time(now().0 + 10_000 + by_ms));
+
+        pair.edge.handle_step(by_ms);
+        pair.edge.set_unset([real], set);
+
+        let datagram = pair.seal(DatagramKind::Fixes, 2, real);
+        assert!(pair.open(&datagram, set).is_ok(), "{step_s} s");
+        assert_eq!(pair.open(&before, set), Err(RefuseReason::Replayed), "{step_s} s");
+        pair.edge.handle_timeout(set);
+        assert_eq!(pair.edge.warm().len(), 1, "{step_s} s: it is not swept away");
+        let last = pair.seal(DatagramKind::Fixes, 3, real);
+        let over = Duration::from_secs(86_400);
+        pair.edge.set_unset([real + over], set + over);
+        assert!(pair.open(&last, set + over).is_err(), "{step_s} s: it ends all the same");
+    }
+}
+
+#[test]
 fn a_revoked_device_is_refused_and_stays_so() {
     let mut pair = Pair::new(END_TO_END_SUITES[1]);
     pair.edge.revoke(common::device(), now());

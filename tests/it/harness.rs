@@ -22,6 +22,7 @@ pub struct Server {
     pub admin: SocketAddr,
     pub scale: Option<(f64, i64)>,
     descriptors: Option<u32>,
+    environment: Vec<(String, String)>,
 }
 
 #[derive(Default)]
@@ -33,6 +34,8 @@ pub struct ServerOptions {
     pub more: String,
     /// How many files it may have open.
     pub descriptors: Option<u32>,
+    /// What it finds in its environment, beside all that we have.
+    pub environment: Vec<(String, String)>,
 }
 
 impl Server {
@@ -52,8 +55,8 @@ impl Server {
         text += &format!("[edge]\nudp_listen = \"{udp}\"\n");
         text += &options.more;
         std::fs::write(folder.path().join("wayfix.toml"), text)?;
-        let descriptors = options.descriptors;
-        let mut server = Server { folder, child: None, http, udp, admin, scale, descriptors };
+        let ServerOptions { descriptors, environment, .. } = options;
+        let mut server = Server { folder, child: None, http, udp, admin, scale, descriptors, environment };
         server.launch().await?;
         Ok(server)
     }
@@ -76,6 +79,7 @@ impl Server {
             }
         };
         let child = command
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .args(["up", "--config"])
             .arg(self.folder.path().join("wayfix.toml"))
             .stdout(Stdio::null())

@@ -42,6 +42,12 @@ export function journalWords(entry) {
   return entry.milestone === "arriving" ? "The driver is arriving" : "Five minutes away";
 }
 
+/** Older by little is out of order; by much, the server's clock was set back, and the new one is right. */
+export function isOlder(position, known) {
+  const by = known.event_time - position.event_time;
+  return by > 0 && by < 60000;
+}
+
 /** How old a position is by the server's clock, and what that means: the page judges by itself when the line is cut. */
 export function judge(position, limits, serverNow) {
   if (!position) return { freshness: "unavailable", age: null };

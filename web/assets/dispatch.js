@@ -1,6 +1,6 @@
 // The dispatcher's page: all live drivers and deliveries of one tenant, each with its age; one opened at a time.
 
-import { ago, call, clock, journalWords, STATUS_WORDS as CUSTOMER_WORDS } from "/assets/api.js";
+import { ago, call, clock, isOlder, journalWords, STATUS_WORDS as CUSTOMER_WORDS } from "/assets/api.js";
 import { Dots, LngLatBounds, makeMap, showPlan, showStops } from "/assets/map.js";
 import { Stream } from "/assets/stream.js";
 
@@ -31,7 +31,7 @@ function onFrame(frame) {
 
 function takeDriver(driver) {
   const known = state.drivers.get(driver.driver);
-  if (known?.position && driver.position && known.position.event_time > driver.position.event_time) driver.position = known.position;
+  if (known?.position && driver.position && isOlder(driver.position, known.position)) driver.position = known.position;
   driver.came = serverNow();
   state.drivers.set(driver.driver, driver);
   if (driver.position && state.dots) state.dots.put(driver.driver, { ...driver.position, freshness: look(driver) });

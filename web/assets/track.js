@@ -1,6 +1,6 @@
 // The customer's page: one delivery, its dot, its status and an arrival time with how sure it is.
 
-import { ago, call, clock, journalWords, judge, STATUS_ORDER, STATUS_WORDS } from "/assets/api.js";
+import { ago, call, clock, isOlder, journalWords, judge, STATUS_ORDER, STATUS_WORDS } from "/assets/api.js";
 import { Dots, LngLatBounds, makeMap, showPlan, showStops } from "/assets/map.js";
 import { Stream } from "/assets/stream.js";
 
@@ -33,7 +33,7 @@ function onFrame(frame) {
 function onPosition(position) {
   position.heard = serverNow();
   // By event time alone: an older position never takes the dot back.
-  if (state.view.position && state.view.position.event_time > position.event_time) return;
+  if (state.view.position && isOlder(position, state.view.position)) return;
   state.view.position = position;
   const { freshness } = judge(position, limits(), serverNow());
   if (freshness !== "unavailable") state.dots?.put("driver", { ...position, freshness });

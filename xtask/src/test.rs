@@ -17,6 +17,7 @@ pub struct Options {
 pub fn run(options: &Options) -> Result<()> {
     web::fetch()?;
     prepare_browser()?;
+    prepare_faketime()?;
     step("format", &mut cargo(&["fmt", "--all", "--check"]))?;
     let lints = ["clippy", "--quiet", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"];
     step("lints", &mut cargo(&lints))?;
@@ -27,6 +28,11 @@ pub fn run(options: &Options) -> Result<()> {
     step("tests", &mut tests)?;
     let mut documents = cargo(&["doc", "--quiet", "--workspace", "--no-deps", "--locked"]);
     step("documents", documents.env("RUSTDOCFLAGS", "-D warnings"))
+}
+
+/// A server is given clocks that are set while it runs.
+fn prepare_faketime() -> Result<()> {
+    if is_there("faketime") { Ok(()) } else { apt_install("a library to set clocks with", &["faketime"]) }
 }
 
 /// The pages are opened in a real browser.

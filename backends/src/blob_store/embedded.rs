@@ -4,12 +4,13 @@
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use aws_lc_rs::digest;
 use aws_lc_rs::rand;
 use bytes::Bytes;
+use daemon::Clock;
 use protocol::record::BlobHash;
 
 use super::{BLOB_BYTES_MAX, BlobStore, BlobStoreError, ListedBlob, SweptBlobStore};
@@ -39,7 +40,7 @@ impl FolderBlobStore {
                 std::fs::rename(file.path(), self.path(hash))?;
                 continue;
             }
-            let age = SystemTime::now().duration_since(file.metadata()?.modified()?).unwrap_or_default();
+            let age = age_of(&file.metadata()?)?;
             if age > UNFINISHED_AGE_MAX {
                 std::fs::remove_file(file.path())?;
             }
@@ -146,7 +147,7 @@ impl FolderBlobStore {
                 let Some(hash) = hash_from(&name) else { continue };
                 // Removed meanwhile, it is on no list.
                 let Ok(metadata) = std::fs::metadata(self.path(hash)) else { continue };
-                let age = SystemTime::now().duration_since(metadata.modified()?).unwrap_or_default();
+                let age = age_of(&metadata)?;
                 listed.push(ListedBlob { hash, bytes: metadata.len(), age });
             }
         }
@@ -172,7 +173,7 @@ impl FolderBlobStore {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
             renamed => renamed?,
         }
-        let age = SystemTime::now().duration_since(std::fs::metadata(&aside)?.modified()?).unwrap_or_default();
+        let age = age_of(&std::fs::metadata(&aside)?)?;
         let is_old = age >= longer_ago;
         if is_old || path.exists() {
             std::fs::remove_file(&aside)?;
@@ -247,6 +248,12 @@ fn names_in(folder: &Path) -> std::io::Result<Vec<String>> {
 }
 
 /// None: it is no body's name.
+/// Since it was put last. A clock that was set forward makes nothing older for a day.
+fn age_of(file: &std::fs::Metadata) -> std::io::Result<Duration> {
+    let kept = UNIX_EPOCH + Duration::from_millis(Clock::system().kept_ms().max(0) as u64);
+    Ok(kept.duration_since(file.modified()?).unwrap_or_default())
+}
+
 fn hash_from(name: &str) -> Option<BlobHash> {
     let mut hash = [0; 32];
     if name.len() != 64 || !name.is_ascii() {

@@ -16,5 +16,6 @@ pub use credential::{CredentialError, TokenKeyId, TokenKeys};
 pub use entry::{ControlEntry, ControlKey, Kid};
 pub use reader::{Control, ControlReader, DEGRADED_AFTER, FleetKey};
 pub use region_key::{Purpose, RegionKey, RegionKeyError, UnwrapError};
+pub use rotation::Moment;
 pub use secret::{SECRET_BYTES, Secret};
 pub use writer::ControlWriter;

@@ -149,14 +149,14 @@ impl ControlReader {
         self.control.clone()
     }
 
-    /// How long ago this was all there was; None if it never was.
-    pub fn age(&self, now: Time) -> Option<Duration> {
+    /// How long ago this was all there was, by the clock's monotonic time; None if it never was.
+    pub fn age(&self, monotonic: Time) -> Option<Duration> {
         let at = self.current_at.load(Ordering::Acquire);
-        (at != NEVER).then(|| now.since(Time(at)))
+        (at != NEVER).then(|| monotonic.since(Time(at)))
     }
 
-    pub fn is_degraded(&self, now: Time) -> bool {
-        self.age(now).is_none_or(|age| age > DEGRADED_AFTER)
+    pub fn is_degraded(&self, monotonic: Time) -> bool {
+        self.age(monotonic).is_none_or(|age| age > DEGRADED_AFTER)
     }
 
     /// Returns when the topic has been read to its end once. Cancellation safe.
@@ -204,7 +204,7 @@ impl Follower {
     async fn step(&self, reader: &mut dyn LogReader) -> Result<(), LogError> {
         let wait = self.clock.real(READ_WAIT);
         // Taken before reading: an entry appended meanwhile is not known to be known.
-        let before = Time(self.clock.now_ms());
+        let before = Time(self.clock.monotonic_ms());
         let read = reader.read(ReadLimit::default(), wait).await?;
         if !read.is_empty() {
             let mut control = Control::clone(&self.sender.borrow());

@@ -19,7 +19,7 @@ async fn a_reader_comes_to_what_was_written_before_and_after_it_began() {
     let writer = ControlWriter::new(log.clone(), region_key());
     let policy = DeliveryPolicy { stale_after_s: 77, ..DeliveryPolicy::default() };
     writer.put_policy(TenantId(1), policy).await.unwrap();
-    writer.rotate(NOW).await.unwrap();
+    writer.rotate(Moment::of(NOW)).await.unwrap();
     let drain = Drain::default();
 
     let reader = ControlReader::start(log.clone(), region_key(), &drain, Clock::system());
@@ -34,7 +34,7 @@ async fn a_reader_comes_to_what_was_written_before_and_after_it_began() {
     let mut changes = reader.subscribe();
     tokio::time::timeout(PATIENCE, changes.wait_for(|control| !control.revoked.is_empty())).await.unwrap().unwrap();
     assert_eq!(reader.snapshot().check_credential(&credential), Err(CredentialError::Revoked));
-    assert!(!reader.is_degraded(Time(Clock::system().now_ms())));
+    assert!(!reader.is_degraded(Time(Clock::system().monotonic_ms())));
     assert!(drain.stop(PATIENCE).await);
     assert_eq!(drain.failure(), None);
 }
@@ -44,7 +44,7 @@ async fn what_holds_is_the_same_whoever_reads_it_and_however() {
     let (_folder, log) = log();
     let writer = ControlWriter::new(log.clone(), region_key());
     for day in 0..10 {
-        writer.rotate(NOW + DAY * day).await.unwrap();
+        writer.rotate(Moment::of(NOW + DAY * day)).await.unwrap();
     }
     let drain = Drain::default();
     let reader = ControlReader::start(log.clone(), region_key(), &drain, Clock::system());
@@ -116,10 +116,10 @@ impl Gate for Wait {
 async fn rotating_twice_changes_nothing() {
     let (_folder, log) = log();
     let writer = ControlWriter::new(log.clone(), region_key());
-    writer.rotate(NOW).await.unwrap();
+    writer.rotate(Moment::of(NOW)).await.unwrap();
     let before = Control::load(&*log, &region_key()).await.unwrap();
 
-    writer.rotate(NOW).await.unwrap();
+    writer.rotate(Moment::of(NOW)).await.unwrap();
 
     assert_eq!(Control::load(&*log, &region_key()).await.unwrap(), before);
     assert_eq!(before.fleet_keys.len(), 2, "one in use and one to come");
@@ -130,7 +130,7 @@ async fn garbage_and_other_regions_keys_are_passed_by() {
     let (_folder, log) = log();
     let other = ControlWriter::new(log.clone(), RegionKey::new(Secret::new([9; 32])));
     other.put_token_key(TokenKeyId(1), &Secret::random()).await.unwrap();
-    other.rotate(NOW).await.unwrap();
+    other.rotate(Moment::of(NOW)).await.unwrap();
     for (key, value) in [(&b"?"[..], &b"x"[..]), (b"F\0", b"x"), (b"", b""), (b"P\0\0\0\x01", b"W")] {
         let (key, value) = (bytes::Bytes::from_static(key), bytes::Bytes::from_static(value));
         let append = Append { topic: Topic::Control, partition: PartitionId(0), key, value };
@@ -151,9 +151,9 @@ async fn control_that_cannot_be_read_grows_old_and_goes_on_to_hold() {
     ControlWriter::new(log.clone(), region_key()).revoke(device()).await.unwrap();
     let drain = Drain::default();
     let reader = ControlReader::start(log.clone(), region_key(), &drain, Clock::system());
-    assert!(reader.is_degraded(Time(Clock::system().now_ms())), "nothing is known yet");
+    assert!(reader.is_degraded(Time(Clock::system().monotonic_ms())), "nothing is known yet");
     tokio::time::timeout(PATIENCE, reader.until_current()).await.unwrap();
-    let current = Time(Clock::system().now_ms());
+    let current = Time(Clock::system().monotonic_ms());
 
     drain.stop(PATIENCE).await;
 

@@ -14,7 +14,7 @@ use super::credential::TokenKeyId;
 use super::entry::{ControlEntry, ControlKey, Kid};
 use super::reader::Control;
 use super::region_key::{Purpose, RegionKey};
-use super::rotation::{FleetKeySpan, Rotation, next_step};
+use super::rotation::{FleetKeySpan, Moment, Rotation, next_step};
 use super::secret::Secret;
 use crate::log::{Append, Holding, Log, LogError, Topic, share};
 
@@ -60,7 +60,7 @@ impl ControlWriter {
         let work = |holding: Holding| {
             let (writer, made) = (self.clone(), made.clone());
             async move {
-                let rotate = || writer.rotate(Time(clock.now_ms()));
+                let rotate = || writer.rotate(Moment::by(clock));
                 retry("make keys", Backoff::default(), &holding.stop, LogError::is_transient, rotate).await?;
                 made.cancel();
                 holding.stop.cancelled().await;
@@ -88,7 +88,7 @@ impl ControlWriter {
     }
 
     /// Brings keys into being and moves them on. For one process at a time.
-    pub async fn rotate(&self, now: Time) -> Result<(), LogError> {
+    pub async fn rotate(&self, moment: Moment) -> Result<(), LogError> {
         let mut control = Control::load(&*self.log, &self.region_key).await?;
         if control.token_keys.is_empty() {
             self.put_token_key(TokenKeyId(0), &Secret::random()).await?;
@@ -97,7 +97,7 @@ impl ControlWriter {
         let spans = |control: &Control| -> Vec<FleetKeySpan> {
             control.fleet_keys.values().map(|fleet_key| fleet_key.span).collect()
         };
-        while let Some(step) = next_step(&spans(&control), now) {
+        while let Some(step) = next_step(&spans(&control), &moment) {
             match step {
                 Rotation::Publish(span) => {
                     self.put_fleet_key(span, &Secret::random()).await?;
@@ -123,8 +123,9 @@ impl ControlWriter {
     }
 
     async fn rotate_while_held(self, holding: Holding, clock: Clock) -> anyhow::Result<()> {
+        let mut stepped = clock.stepped();
         loop {
-            let rotate = || self.rotate(Time(clock.now_ms()));
+            let rotate = || self.rotate(Moment::by(clock));
             match retry("rotate keys", Backoff::default(), &holding.stop, LogError::is_transient, rotate).await {
                 Ok(()) => {}
                 Err(error) if holding.stop.is_cancelled() => {
@@ -136,6 +137,8 @@ impl ControlWriter {
             tokio::select! {
                 () = holding.stop.cancelled() => return Ok(()),
                 () = clock.sleep(ROTATE_EVERY) => {}
+                // What was published by another time may be of no use by this one.
+                Ok(()) = stepped.changed() => {}
             }
         }
     }

@@ -766,7 +766,7 @@ fn of_driver(driver: u32) -> TrackerKey {
 }
 
 fn request(key: &str, n: u8) -> Idempotency {
-    Idempotency { key: key.to_string(), request: [n; 32] }
+    Idempotency { key: key.to_string(), request: [n; 32], kept: Time(i64::MAX) }
 }
 
 const TENANT: TenantId = TenantId(7);

@@ -43,6 +43,15 @@ pub struct Idempotency {
     pub key: String,
     /// SHA-256 of the request, so that the same key with another request is refused.
     pub request: [u8; 32],
+    /// The clock's time for what is kept (`Clock::kept_ms`): a clock that was set forward forgets no request.
+    pub kept: Time,
+}
+
+impl Idempotency {
+    /// Requests made before then are forgotten.
+    pub(crate) fn forgotten_before(&self, now: Time) -> Time {
+        self.kept.min(now) - IDEMPOTENCY_KEPT
+    }
 }
 
 #[derive(Debug, thiserror::Error)]

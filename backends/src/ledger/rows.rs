@@ -13,7 +13,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{BirthMark, DeliveryFilter, IDEMPOTENCY_KEPT, Idempotency, LIST_MAX, LedgerError};
+use super::{BirthMark, DeliveryFilter, Idempotency, LIST_MAX, LedgerError};
 use crate::control::secret::random_bytes;
 use crate::installation::Numbers;
 use crate::outbox;
@@ -414,7 +414,9 @@ pub(super) fn remembered(
 ) -> Result<Option<Delivery>, LedgerError> {
     let found: Option<(Vec<u8>, String)> = connection
         .prepare_cached("SELECT request, answer FROM idempotency WHERE tenant = ?1 AND key = ?2 AND created_ms > ?3")?
-        .query_row(params![tenant.0, idempotency.key, (now - IDEMPOTENCY_KEPT).0], |row| Ok((row.get(0)?, row.get(1)?)))
+        .query_row(params![tenant.0, idempotency.key, idempotency.forgotten_before(now).0], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })
         .optional()?;
     let Some((request, answer)) = found else { return Ok(None) };
     if request != idempotency.request {
@@ -436,7 +438,7 @@ pub(super) fn remember(
             "DELETE FROM idempotency WHERE (tenant, key) IN
              (SELECT tenant, key FROM idempotency WHERE created_ms <= ?1 ORDER BY created_ms LIMIT 16)",
         )?
-        .execute([(now - IDEMPOTENCY_KEPT).0])?;
+        .execute([idempotency.forgotten_before(now).0])?;
     connection.prepare_cached("INSERT OR REPLACE INTO idempotency VALUES (?1, ?2, ?3, ?4, ?5)")?.execute(params![
         tenant.0,
         idempotency.key,

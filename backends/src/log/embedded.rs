@@ -58,6 +58,8 @@ pub struct EmbeddedLogConfig {
     /// A member that has not said within this time that its work on a revoked partition has stopped loses it.
     pub release_wait_max: Duration,
     pub now: Now,
+    /// Time for what is kept: `now`, or earlier after the clock was set forward. None: always `now`.
+    pub kept: Option<Now>,
     pub meter: Meter,
     /// For blocks of tables that readers have asked for.
     pub cache_bytes: u64,
@@ -77,6 +79,7 @@ impl Default for EmbeddedLogConfig {
             queued_bytes_max: 64 << 20,
             release_wait_max: Duration::from_secs(60),
             now: now_of(Clock::system()),
+            kept: None,
             meter: Meter::discard(),
             cache_bytes: StoreOptions::default().cache_bytes,
             place: None,
@@ -87,7 +90,8 @@ impl Default for EmbeddedLogConfig {
 
 impl EmbeddedLogConfig {
     pub fn with_clock(self, clock: Clock) -> Self {
-        EmbeddedLogConfig { now: now_of(clock), ..self }
+        let kept: Now = Arc::new(move || Time(clock.kept_ms()));
+        EmbeddedLogConfig { now: now_of(clock), kept: Some(kept), ..self }
     }
 }
 
@@ -123,6 +127,7 @@ impl EmbeddedLog {
         let writer = Writer::new(shared.clone(), requests, opened.cursors, opened.superseded, meters);
         let (stop_keeper, stop) = std::sync::mpsc::channel();
         let keeper = Keeper {
+            kept: config.kept.unwrap_or_else(|| shared.now.clone()),
             shared: shared.clone(),
             requests: queue.downgrade().ok_or(LogError::Closed)?,
             retention: retention(&config.retention),

@@ -33,6 +33,7 @@ macro_rules! registry_conformance {
             a_delivery_token_opens_one_delivery,
             what_is_no_token_of_ours_opens_nothing,
             session_starts_rise_even_when_the_clock_goes_back,
+            after_a_session_in_the_future_a_device_goes_on_under_another_number,
             sessions_at_once_share_neither_start_nor_numbers,
             a_change_of_the_leading_device_is_told_once,
             a_revoked_device_leads_no_more,
@@ -80,7 +81,7 @@ pub(crate) async fn what_is_asked_for_twice_under_one_key_is_made_once(open: imp
     let birth = Some(BirthMark([3; 16]));
     let asks = |asker, key: &str, request: u8| Once {
         asker,
-        idempotency: Idempotency { key: key.to_string(), request: [request; 32] },
+        idempotency: Idempotency { key: key.to_string(), request: [request; 32], kept: Time(i64::MAX) },
         secret: [9; 32],
     };
     let (name, external_id) = (String::from("Rui"), String::new());
@@ -254,16 +255,48 @@ pub(crate) async fn session_starts_rise_even_when_the_clock_goes_back(open: impl
     let now_s = NOW.as_secs() as u32;
 
     let mut sessions = Vec::new();
-    for now in [NOW, NOW, Time(NOW.0 - 86_400_000), Time(-5), LATER] {
+    for now in [NOW, NOW, Time(NOW.0 - 60_000), Time(NOW.0 + 3_000), LATER] {
         sessions.push(registry.start_session(device, now).await.unwrap());
     }
     let too_late = registry.start_session(device, Time::from_secs(1 << 32)).await;
 
     let starts: Vec<u32> = sessions.iter().map(|session| session.start_s).collect();
     assert_eq!(starts, [now_s, now_s + 1, now_s + 2, now_s + 3, LATER.as_secs() as u32]);
+    assert!(sessions.iter().all(|session| session.device == device));
     let numbers: Vec<u64> = sessions.iter().map(|session| session.numbers_from.0).collect();
     assert_eq!(numbers, (0..5).map(|n| 1 + n * NUMBERS_STEP).collect::<Vec<_>>());
     assert!(matches!(too_late, Err(RegistryError::Exhausted { .. })), "{too_late:?}");
+}
+
+pub(crate) async fn after_a_session_in_the_future_a_device_goes_on_under_another_number(
+    open: impl AsyncFn() -> Opened,
+) {
+    let registry = open().await;
+    let (tenant, driver) = driver(&registry).await;
+    let (device, credential) = registry.enrol(tenant, driver, NOW).await.unwrap();
+    registry.lead(device, NOW).await.unwrap();
+    let steps_s = [0, 2, 7_200, 172_800, 630_720_000, -2, -7_200, -172_800, -630_720_000];
+
+    let mut seen = BTreeSet::new();
+    let mut numbers = 0;
+    for now_s in steps_s.iter().flat_map(|step_s| [NOW.as_secs() + step_s, NOW.as_secs(), NOW.as_secs() + step_s]) {
+        let session = registry.start_session(device, Time::from_secs(now_s)).await.unwrap();
+        let ahead_s = i64::from(session.start_s) - now_s;
+        assert!((0..=64).contains(&ahead_s), "{ahead_s} s ahead of {now_s}");
+        assert!(seen.insert((session.device, session.start_s)), "the keys of {session:?} were derived before");
+        assert!(session.numbers_from.0 > numbers, "{session:?}");
+        numbers = session.numbers_from.0;
+    }
+
+    assert_eq!(registry.scope_of(&credential).await.unwrap(), Some(Scope::Device(device)));
+    let newest = registry.start_session(device, NOW).await.unwrap().device;
+    assert_ne!(newest, device);
+    let leads = records(&registry).await;
+    assert!(matches!(leads.last(), Some(Record::Lead { device, .. }) if *device == newest), "it leads as before");
+    let revoked = registry.revoke(device, NOW).await.unwrap();
+    assert!(revoked.contains(&device) && revoked.contains(&newest));
+    assert_eq!(registry.revoked().await.unwrap(), revoked);
+    assert!(matches!(registry.start_session(device, NOW).await, Err(RegistryError::NoDevice)));
 }
 
 pub(crate) async fn sessions_at_once_share_neither_start_nor_numbers(open: impl AsyncFn() -> Opened) {
@@ -475,7 +508,7 @@ pub(crate) async fn nothing_acknowledged_is_given_again(registry: Opened, said: 
         };
         devices.insert(device);
 
-        let next = registry.start_session(device, Time(0)).await.unwrap();
+        let next = registry.start_session(device, NOW).await.unwrap();
 
         assert!(u64::from(next.start_s) > start_s && next.numbers_from.0 > numbers_from, "{line}: {next:?}");
     }

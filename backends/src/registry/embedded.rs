@@ -2,6 +2,7 @@
 //! tokens are looked up by their hash alone, device credentials first checked by their seal.
 
 mod repeats;
+mod sessions;
 mod upkeep;
 
 use std::path::Path;
@@ -14,8 +15,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use parking_lot::RwLock;
 use protocol::record::Vehicle;
 use protocol::{
-    DeliveryId, DeliveryKey, DeliveryPolicy, DeviceKey, DeviceNumber, DriverId, DriverKey, FixNumber, PartitionId,
-    Record, TENANT_MAX, TenantId, Time, TrackerKey, partition_of,
+    DeliveryId, DeliveryKey, DeliveryPolicy, DeviceKey, DeviceNumber, DriverId, DriverKey, PartitionId, Record,
+    TENANT_MAX, TenantId, Time, TrackerKey, partition_of,
 };
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use tokio::sync::Notify;
@@ -208,30 +209,8 @@ impl Registry for EmbeddedRegistry {
         Ok((device, credential))
     }
 
-    async fn revoke(&self, device: DeviceKey, now: Time) -> Result<(), RegistryError> {
-        self.db
-            .write(move |connection| {
-                let of_device = (device.tenant.0, device.driver.0, device.device.0);
-                let revoked_before = connection
-                    .prepare_cached("SELECT revoked_ms FROM devices WHERE tenant = ?1 AND driver = ?2 AND device = ?3")?
-                    .query_row(of_device, |row| row.get::<_, Option<i64>>(0))
-                    .optional()?
-                    .ok_or(RegistryError::NoDevice)?;
-                if revoked_before.is_some() {
-                    return Ok(());
-                }
-                connection
-                    .prepare_cached(
-                        "UPDATE devices SET revoked_ms = ?4 WHERE tenant = ?1 AND driver = ?2 AND device = ?3",
-                    )?
-                    .execute(params![of_device.0, of_device.1, of_device.2, now.0])?;
-                connection
-                    .prepare_cached("UPDATE drivers SET lead = NULL WHERE tenant = ?1 AND driver = ?2 AND lead = ?3")?
-                    .execute(of_device)?;
-                // Also where nobody said that it leads: the first that is heard does.
-                Ok(outbox::insert(connection, Record::LeadEnded { device, at: now })?)
-            })
-            .await
+    async fn revoke(&self, device: DeviceKey, now: Time) -> Result<Vec<DeviceKey>, RegistryError> {
+        self.db.write(move |connection| sessions::revoke(connection, device, now)).await
     }
 
     async fn facts(&self, partition: PartitionId, count: u32) -> Result<Vec<DriverFact>, RegistryError> {
@@ -304,7 +283,14 @@ impl Registry for EmbeddedRegistry {
     }
 
     async fn start_session(&self, device: DeviceKey, now: Time) -> Result<SessionStart, RegistryError> {
-        self.db.write(move |connection| start_session(connection, device, now)).await
+        let given = self.given.clone();
+        self.db
+            .write(move |connection| {
+                let start = sessions::start(connection, device, now)?;
+                given.give(Numbers { device: u64::from(start.device.device.0), ..Numbers::default() });
+                Ok(start)
+            })
+            .await
     }
 
     async fn lead(&self, device: DeviceKey, now: Time) -> Result<(), RegistryError> {
@@ -451,30 +437,6 @@ fn is_enrolled(connection: &Connection, device: DeviceKey) -> Result<bool, Regis
     Ok(statement.exists(params![device.tenant.0, device.driver.0, device.device.0])?)
 }
 
-fn start_session(connection: &Connection, device: DeviceKey, now: Time) -> Result<SessionStart, RegistryError> {
-    let key = params![device.tenant.0, device.driver.0, device.device.0];
-    let found: Option<(i64, i64)> = connection
-        .prepare_cached(
-            "SELECT session_start_s, numbers_next FROM devices
-             WHERE tenant = ?1 AND driver = ?2 AND device = ?3 AND revoked_ms IS NULL",
-        )?
-        .query_row(key, |row| Ok((row.get(0)?, row.get(1)?)))
-        .optional()?;
-    let (last_start_s, numbers_from) = found.ok_or(RegistryError::NoDevice)?;
-    // A clock that went back must not give a device the same start, and so the same nonces, twice.
-    let start_s = u32::try_from(now.as_secs().max(last_start_s + 1));
-    let start_s = start_s.map_err(|_| RegistryError::Exhausted { what: "session of this device" })?;
-    let numbers_next = numbers_from.checked_add(NUMBERS_STEP as i64);
-    let numbers_next = numbers_next.ok_or(RegistryError::Exhausted { what: "fix of this device" })?;
-    connection
-        .prepare_cached(
-            "UPDATE devices SET session_start_s = ?4, numbers_next = ?5
-             WHERE tenant = ?1 AND driver = ?2 AND device = ?3",
-        )?
-        .execute(params![device.tenant.0, device.driver.0, device.device.0, start_s, numbers_next])?;
-    Ok(SessionStart { device, start_s, numbers_from: FixNumber(numbers_from as u64) })
-}
-
 fn insert_token(
     connection: &Connection,
     hash: &Hash,
@@ -616,6 +578,7 @@ const SCHEMA: Schema = Schema {
         CREATE TABLE token_keys (id INTEGER PRIMARY KEY, wrapped BLOB NOT NULL) STRICT;
         ",
         repeats::TABLE,
+        "ALTER TABLE devices ADD COLUMN successor INTEGER",
     ],
 };
 

@@ -168,8 +168,8 @@ pub trait Registry: Send + Sync + 'static {
     /// A new device of this driver and its credential, `wfd_…`, answered this once.
     async fn enrol(&self, tenant: TenantId, driver: DriverId, now: Time) -> Result<(DeviceKey, String), RegistryError>;
 
-    /// Kills the device number for good; edges learn it from `control`.
-    async fn revoke(&self, device: DeviceKey, now: Time) -> Result<(), RegistryError>;
+    /// Kills the device's number for good, and those that it went on under. Answers them: edges learn them from `control`.
+    async fn revoke(&self, device: DeviceKey, now: Time) -> Result<Vec<DeviceKey>, RegistryError>;
 
     /// What trackers of one partition of so many are to know of drivers: those who have a leading device or do not drive a
     /// car. Who is not listed has neither.
@@ -193,7 +193,8 @@ pub trait Registry: Send + Sync + 'static {
     /// What a token opens; None if nothing (unknown, revoked, malformed: not told apart).
     async fn scope_of(&self, token: &str) -> Result<Option<Scope>, RegistryError>;
 
-    /// A new session for a device: its start is `now` or later, above every start before.
+    /// A new session for a device: its start is `now` or up to `START_AHEAD_MAX` later, above every start before. Where
+    /// there is none such, because a clock was ahead, the device goes on under another number, which the answer names.
     async fn start_session(&self, device: DeviceKey, now: Time) -> Result<SessionStart, RegistryError>;
 
     /// Says which device leads for its driver; the `Lead` record goes to the outbox. A renewal changes nothing.
@@ -208,5 +209,7 @@ pub trait Registry: Send + Sync + 'static {
     async fn outbox_changed(&self);
 }
 
+/// A session begins no later than this: as far as a phone's counter may be ahead.
+pub const START_AHEAD_MAX: std::time::Duration = std::time::Duration::from_secs(64);
 /// How far above the last a new session's fix numbers begin.
 pub const NUMBERS_STEP: u64 = protocol::session::grant::NUMBERS_PER_SESSION;

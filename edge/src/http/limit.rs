@@ -48,7 +48,7 @@ impl DeviceLimit {
     }
 }
 
-/// Our clock, which may be a scaled one, as governor asks for it.
+/// Our clock, which may be a scaled one, as governor asks for it: by the time that nobody can set.
 #[derive(Clone)]
 struct MilliClock(Clock);
 
@@ -59,7 +59,7 @@ impl GovernorClock for MilliClock {
     type Instant = MilliInstant;
 
     fn now(&self) -> MilliInstant {
-        MilliInstant(self.0.now_ms().max(0) as u64)
+        MilliInstant(self.0.monotonic_ms().max(0) as u64)
     }
 }
 

@@ -20,6 +20,14 @@ impl Default for JudgeLimits {
     }
 }
 
+impl JudgeLimits {
+    /// Where the clock was set lately, a phone may be right by what it showed before: neither is called wrong.
+    pub fn across(self, unset: &[Time], now: Time) -> JudgeLimits {
+        let (earliest, latest) = unset.iter().fold((now, now), |(a, b), time| (a.min(*time), b.max(*time)));
+        JudgeLimits { future_max: self.future_max + latest.since(now), age_max: self.age_max + now.since(earliest) }
+    }
+}
+
 /// The first reason in the order of the list, so that one fix counts once.
 pub fn judge(fix: &Fix, received: Time, limits: &JudgeLimits) -> Verdict {
     match reason_against(fix, received, limits) {
@@ -106,6 +114,26 @@ mod tests {
         for (last, next, reason) in cases {
             assert_eq!(verdict(last), Verdict::Accepted, "{last:?}");
             assert_eq!(verdict(next), Verdict::Rejected(reason), "{next:?}");
+        }
+    }
+
+    #[test]
+    fn a_phone_that_is_right_by_the_time_before_a_step_is_not_called_wrong() {
+        const DAY_S: i64 = 86_400;
+        let judged = |measured: Time, unset: &[Time]| {
+            let limits = JudgeLimits::default().across(unset, RECEIVED);
+            judge(&Fix { measured: MeasuredTime::from_time(measured), ..good() }, RECEIVED, &limits)
+        };
+        for step_s in [2, 7_200, 2 * DAY_S, 7_300 * DAY_S] {
+            for step_s in [step_s, -step_s] {
+                let before = Time(RECEIVED.0 - step_s * 1_000);
+
+                assert!(judged(before, &[before]).is_accepted() && judged(RECEIVED, &[before]).is_accepted());
+                let ahead = before.max(RECEIVED) + std::time::Duration::from_secs(31);
+                assert_eq!(judged(ahead, &[before]), Verdict::Rejected(RejectReason::FromFuture), "{step_s}");
+                let old = before.min(RECEIVED) - std::time::Duration::from_secs(72 * 3_600 + 1);
+                assert_eq!(judged(old, &[before]), Verdict::Rejected(RejectReason::TooOld), "{step_s}");
+            }
         }
     }
 

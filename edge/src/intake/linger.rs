@@ -56,6 +56,11 @@ impl Linger {
         }
     }
 
+    /// The clock was set.
+    pub fn handle_step(&mut self, by_ms: i64) {
+        self.window_began.0 = self.window_began.0.saturating_add(by_ms);
+    }
+
     pub fn duration(&self) -> Duration {
         let base = match self.rule {
             LingerRule::None => Duration::ZERO,

@@ -84,12 +84,16 @@ pub struct Intake<A> {
     config: IntakeConfig,
     linger: Linger,
     now: Time,
+    /// Of `config`, wider while a step of the clock is not a day ago.
+    judge: JudgeLimits,
     /// Being filled, with when its first record came.
     open: Parcel,
     open_receipts: Receipts<A>,
     open_bytes: usize,
     open_since: Option<Time>,
     sealed_at: Time,
+    /// How often the clock was set.
+    steps: u32,
     next_sequence: u64,
     free: Vec<Parcel>,
     ready: VecDeque<Parcel>,
@@ -107,11 +111,13 @@ impl<A> Intake<A> {
         Intake {
             linger: Linger::new(config.linger, config.partition_count, now),
             now,
+            judge: config.judge,
             open: parcel(),
             open_receipts: Receipts::default(),
             open_bytes: 0,
             open_since: None,
             sealed_at: now,
+            steps: 0,
             next_sequence: 1,
             free: (0..config.parcels_max).map(|_| parcel()).collect(),
             ready: VecDeque::with_capacity(config.parcels_max),
@@ -258,6 +264,25 @@ impl<A> Intake<A> {
         }
     }
 
+    /// The clock was set: what was received before is shipped with its times, all that is waited for goes on as before,
+    /// and what comes next bears the new time.
+    pub fn handle_step(&mut self, by_ms: i64) {
+        self.seal();
+        self.steps = self.steps.wrapping_add(1);
+        let shift = |time: &mut Time| time.0 = time.0.saturating_add(by_ms);
+        shift(&mut self.now);
+        shift(&mut self.sealed_at);
+        self.open_since.iter_mut().for_each(shift);
+        self.linger.handle_step(by_ms);
+        self.unsettled.iter_mut().chain([&mut self.open_receipts]).for_each(|receipts| receipts.handle_step(by_ms));
+        self.settled.iter_mut().for_each(|(receipts, _)| receipts.handle_step(by_ms));
+    }
+
+    /// What the clock would show, beside `now`, if it had not been set within the last day.
+    pub fn set_unset(&mut self, unset: &[Time], now: Time) {
+        self.judge = self.config.judge.across(unset, now);
+    }
+
     /// Ships what there is, without waiting: the thread is about to stop.
     pub fn handle_stop(&mut self, now: Time) {
         self.note_time(now);
@@ -306,7 +331,7 @@ impl<A> Intake<A> {
         let records = open_partition(&mut self.open, source, self.config.partition_count);
         let before_bytes = records.len_bytes();
         for (index, (number, fix)) in fixes.enumerate() {
-            let verdict = judge(fix, source.received, &self.config.judge);
+            let verdict = judge(fix, source.received, &self.judge);
             match verdict {
                 Verdict::Accepted => self.counts.fixes_accepted += 1,
                 Verdict::Rejected(reason) => {
@@ -343,7 +368,7 @@ impl<A> Intake<A> {
         let Some(mut parcel) = self.free.pop() else { return };
         std::mem::swap(&mut parcel, &mut self.open);
         parcel.sequence = self.next_sequence;
-        parcel.received_before = self.now;
+        (parcel.received_before, parcel.steps) = (self.now, self.steps);
         let mut receipts = self.spare_receipts.pop().unwrap_or_default();
         std::mem::swap(&mut receipts, &mut self.open_receipts);
         receipts.sequence = self.next_sequence;

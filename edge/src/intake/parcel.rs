@@ -15,6 +15,8 @@ pub struct Parcel {
     pub sequence: u64,
     /// All that this thread received before is in this parcel or in one before it.
     pub received_before: Time,
+    /// How often the clock that said so was set before.
+    pub steps: u32,
     /// By partition.
     pub partitions: Vec<EncodedRecords>,
 }
@@ -22,7 +24,7 @@ pub struct Parcel {
 impl Parcel {
     pub(super) fn new(thread: usize, partition_count: u32) -> Self {
         let partitions = vec![EncodedRecords::default(); partition_count as usize];
-        Parcel { thread, sequence: 0, received_before: Time(i64::MIN), partitions }
+        Parcel { thread, sequence: 0, received_before: Time(i64::MIN), steps: 0, partitions }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -84,6 +86,14 @@ impl<A> Default for Receipts<A> {
 impl<A> Receipts<A> {
     pub fn is_empty(&self) -> bool {
         self.runs.is_empty() && self.answers.is_empty() && self.submissions.is_empty()
+    }
+
+    /// The clock was set.
+    pub(super) fn handle_step(&mut self, by_ms: i64) {
+        self.since.0 = self.since.0.saturating_add(by_ms);
+        for waiting in &mut self.answers {
+            waiting.received.0 = waiting.received.0.saturating_add(by_ms);
+        }
     }
 
     pub(super) fn clear(&mut self) {

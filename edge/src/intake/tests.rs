@@ -70,6 +70,32 @@ fn a_datagram_that_never_left_the_open_parcel_is_answered_with_hold_too() {
 }
 
 #[test]
+fn when_the_clock_is_set_all_that_waits_goes_on_and_records_bear_the_new_time() {
+    const DAY_MS: i64 = 86_400_000;
+    for by_ms in [2_000, 7_200_000, 2 * DAY_MS, 7_300 * DAY_MS].into_iter().flat_map(|ms| [ms, -ms]) {
+        let set = |after_ms: i64| Time(T0.0 + by_ms + after_ms);
+        let mut edge = Edge::new(config());
+        edge.hear(T0, 1, DatagramKind::FixesAckWanted, &[good_fix(T0)]);
+
+        edge.intake.handle_step(by_ms);
+
+        let before = edge.intake.poll_parcel().expect("what came before is shipped");
+        assert_eq!((before.received_before, before.steps), (T0, 0), "{by_ms} ms: with its times");
+        edge.intake.set_unset(&[T0], set(0));
+        let rejected = edge.submit(set(100), 7, &[good_fix(T0 + Duration::from_millis(100))]);
+        assert_eq!(rejected, [], "{by_ms} ms: a phone that is right is not called wrong");
+        edge.intake.handle_timeout(set(700));
+        let after = edge.intake.poll_parcel().expect("the pulse goes on");
+        assert_eq!((after.received_before, after.steps), (set(700), 1), "{by_ms} ms");
+        edge.intake.handle_timeout(set(999));
+        assert!(edge.intake.poll_hold().is_none(), "{by_ms} ms: a second has not passed");
+        edge.intake.handle_timeout(set(1_000));
+        assert!(edge.intake.poll_hold().is_some(), "{by_ms} ms");
+        assert!(edge.intake.poll_timeout() <= set(1_200), "{by_ms} ms: the next pulse is soon");
+    }
+}
+
+#[test]
 fn bad_fixes_are_recorded_with_their_verdict_and_counted() {
     let mut edge = Edge::new(config());
     let good = good_fix(T0);

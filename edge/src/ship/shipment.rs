@@ -38,7 +38,7 @@ impl Shipment {
     pub fn pack(run: u64, edge: EdgeId, parcels: &[Parcel], marks: &mut Marks, now: Time) -> Self {
         let mut origins = Vec::with_capacity(parcels.len());
         for parcel in parcels {
-            marks.handle_parcel(parcel.thread, parcel.received_before);
+            marks.handle_parcel(parcel.thread, parcel.steps, parcel.received_before);
             origins.push(Origin { thread: parcel.thread as u32, sequence: parcel.sequence });
         }
         let mut mark = EncodedRecords::default();

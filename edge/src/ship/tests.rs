@@ -70,7 +70,7 @@ fn parcel(sequence: u64, records: usize) -> Parcel {
         encoded.push(&Record::Mark { edge: EdgeId(9), received_before: Time(0) });
     }
     // Long ago, so that no mark of our own is due.
-    Parcel { thread: 0, sequence, received_before: Time(i64::MIN), partitions: vec![encoded] }
+    Parcel { thread: 0, sequence, received_before: Time(i64::MIN), steps: 0, partitions: vec![encoded] }
 }
 
 fn until_returned(inbox: &Inbox, sequence: u64) -> Vec<Notice> {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use daemon::Clock;
+use daemon::{Clock, StepSeen};
 use mio::{Events, Interest, Poll, Token};
 use protocol::Time;
 use protocol::datagram::{Control, thread_of};
@@ -51,6 +51,7 @@ pub struct UdpThread {
     said: OpenedDatagram,
     counts: ThreadCounts,
     sessions_due: Time,
+    step_seen: StepSeen,
     /// Failures of the socket in a row.
     receive_failures: u32,
     stop: Option<Stop>,
@@ -74,6 +75,7 @@ struct ReceiveBuffers {
 impl UdpThread {
     pub fn new(parts: ThreadParts) -> Self {
         UdpThread {
+            step_seen: StepSeen::since(parts.clock.reading()),
             parts,
             said: OpenedDatagram::default(),
             counts: ThreadCounts::default(),
@@ -98,7 +100,11 @@ impl UdpThread {
             ReceiveBuffers { bytes: vec![0; each * BATCH_SIZE], each, metas: [RecvMeta::default(); BATCH_SIZE] };
         let mut events = Events::with_capacity(16);
         loop {
-            let now = Time(self.parts.clock.now_ms());
+            let reading = self.parts.clock.reading();
+            if let Some(by_ms) = self.step_seen.look(reading) {
+                self.handle_step(by_ms, Time(reading.now_ms));
+            }
+            let now = Time(reading.now_ms);
             let received = self.receive(now, &mut buffers);
             self.handle_notices(now);
             let visited = self.handle_visitors(now);
@@ -116,6 +122,20 @@ impl UdpThread {
                 std::thread::sleep(GATHER);
             }
         }
+    }
+
+    /// The clock was set: all that is waited for goes on as before.
+    fn handle_step(&mut self, by_ms: i64, now: Time) {
+        self.parts.intake.handle_step(by_ms);
+        self.parts.sessions.handle_step(by_ms);
+        self.set_unset(now);
+        self.sessions_due.0 = self.sessions_due.0.saturating_add(by_ms);
+    }
+
+    fn set_unset(&mut self, now: Time) {
+        let unset: Vec<Time> = self.parts.clock.unset_ms().into_iter().map(Time).collect();
+        self.parts.intake.set_unset(&unset, now);
+        self.parts.sessions.set_unset(unset, now);
     }
 
     /// One batch from the socket; 0 when it is empty.
@@ -253,6 +273,7 @@ impl UdpThread {
 
     fn handle_time(&mut self, now: Time) {
         if now >= self.sessions_due {
+            self.set_unset(now);
             self.parts.sessions.handle_timeout(now);
             self.sessions_due = self.parts.sessions.poll_timeout(now);
         }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use axum::body::Body;
 use axum::http::{Request, Response, StatusCode};
-use backends::control::{Control, ControlReader, ControlWriter, RegionKey, Secret, credential};
+use backends::control::{Control, ControlReader, ControlWriter, Moment, RegionKey, Secret, credential};
 use backends::log::embedded::{EmbeddedLog, EmbeddedLogConfig};
 use backends::log::front::{Front, Gate};
 use backends::log::{Append, Appended, Log, LogError, Topic, read_range};
@@ -60,7 +60,7 @@ impl TestEdge {
         let region_key = RegionKey::new(Secret::new([5; 32]));
         let writer = ControlWriter::new(log.clone(), region_key.clone());
         let was_away = log.is_away.swap(false, Ordering::SeqCst);
-        writer.rotate(now()).await.unwrap();
+        writer.rotate(Moment::of(now())).await.unwrap();
         let reader = ControlReader::start(log.clone(), region_key, &drain, Clock::system());
         reader.until_current().await;
         log.is_away.store(was_away, Ordering::SeqCst);

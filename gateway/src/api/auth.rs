@@ -132,7 +132,7 @@ async fn scope_of(api: &Api, token: &str) -> Result<Scope, Problem> {
     if token.len() > TOKEN_CHARS_MAX {
         return Err(bad_token());
     }
-    let recalled = |problem: Problem| api.scopes.recall(token, api.now()).ok_or(problem);
+    let recalled = |problem: Problem| api.scopes.recall(token, api.monotonic()).ok_or(problem);
     let scope = match api.registry.scope_of(token).await {
         Ok(scope) => scope,
         Err(error) if error.is_transient() => return recalled(error.into()),
@@ -147,7 +147,7 @@ async fn scope_of(api: &Api, token: &str) -> Result<Scope, Problem> {
         },
         Some(Scope::Tenant(_) | Scope::Device(_)) | None => scope,
     };
-    api.scopes.handle_answer(token, scope, api.now());
+    api.scopes.handle_answer(token, scope, api.monotonic());
     scope.ok_or_else(bad_token)
 }
 

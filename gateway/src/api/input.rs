@@ -67,7 +67,7 @@ impl<T: DeserializeOwned> FromRequest<Api> for Input<T> {
         let value = serde_json::from_slice(json)
             .map_err(|error| Problem::new(ProblemKind::BadRequest, format!("the body: {error}")))?;
         let secret = repeat_secret(&parts.headers, key.as_deref().unwrap_or_default());
-        let idempotency = key.map(|key| Idempotency { key, request: digest(&parts, &bytes) });
+        let idempotency = key.map(|key| Idempotency { key, request: digest(&parts, &bytes), kept: api.kept() });
         Ok(Input { value, idempotency, secret })
     }
 }

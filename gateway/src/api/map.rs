@@ -129,7 +129,7 @@ async fn known_map(
 ) -> Result<MapSnapshot, Problem> {
     let now = api.now();
     let mut snapshot = MapSnapshot { degraded: true, server_time: now, ..MapSnapshot::default() };
-    for live in api.live_store.drivers(tenant, now).await? {
+    for live in api.live_store.drivers(tenant, api.monotonic()).await? {
         let position = live.view.position.map(|shown| shown.position);
         if viewport.is_none_or(|viewport| position.is_some_and(|at| viewport.contains(at))) {
             snapshot.drivers.push(DriverFrame::of(&live.view, &policy, now));

@@ -89,6 +89,16 @@ impl Api {
         Time(self.clock.now_ms())
     }
 
+    /// What is kept for so long is compared with this: a clock that was set forward ends nothing early.
+    fn kept(&self) -> Time {
+        Time(self.clock.kept_ms())
+    }
+
+    /// For what is kept for so long within this process: time that nobody can set.
+    pub fn monotonic(&self) -> Time {
+        Time(self.clock.monotonic_ms())
+    }
+
     /// A stream's place. The token it was opened with, if it is known yet, stays known until its end.
     fn place(&self, kind: StreamKind, token: Option<TokenHash>) -> Result<Place, Problem> {
         let mut place = Place::take(&self.places, &self.metrics, kind).ok_or_else(Problem::no_room)?;

@@ -57,7 +57,7 @@ impl HeldScope {
 
 impl Drop for HeldScope {
     fn drop(&mut self) {
-        self.api.scopes.release(self.token, self.api.now());
+        self.api.scopes.release(self.token, self.api.monotonic());
     }
 }
 

@@ -44,12 +44,12 @@ pub(crate) async fn start(
     let fleet_key = FleetKey::new(kid, key.secret.bytes());
     let start = api.registry.start_session(device, now).await.map_err(gone)?;
     if input.value.logged_in {
-        api.registry.lead(device, now).await.map_err(gone)?;
+        api.registry.lead(start.device, now).await.map_err(gone)?;
     }
     let host = host_of(&uri, &headers);
     let terms = SessionTerms {
         suite: api.config.suite,
-        device,
+        device: start.device,
         start_s: start.start_s,
         lifetime: api.config.lifetime,
         numbers_from: start.numbers_from,

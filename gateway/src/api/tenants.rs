@@ -235,8 +235,9 @@ pub(crate) async fn revoke(
     DevicePath(driver, device): DevicePath,
 ) -> Result<impl IntoResponse, Problem> {
     let key = DeviceKey { tenant, driver, device };
-    api.registry.revoke(key, api.now()).await?;
-    api.control_writer.revoke(key).await?;
+    for revoked in api.registry.revoke(key, api.now()).await? {
+        api.control_writer.revoke(revoked).await?;
+    }
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -106,6 +106,19 @@ impl DeliveryEntry {
         (taken, news | self.state_news(now))
     }
 
+    /// The clock was set: the position is as old as it was, and he arrives in as many minutes. The journal's times stay.
+    pub fn handle_clock_set(&mut self, by_ms: i64) {
+        let moved = |time: &mut Time| time.0 = time.0.saturating_add(by_ms);
+        self.armed.iter_mut().chain(&mut self.ended).chain([&mut self.touched]).for_each(moved);
+        let view = &mut self.live.view;
+        view.position.iter_mut().for_each(|position| position.handle_clock_set(by_ms));
+        for eta in view.eta.iter_mut().chain(&mut self.eta_told).chain(&mut self.eta_mapped) {
+            [&mut eta.arrival, &mut eta.p10, &mut eta.p90].into_iter().for_each(moved);
+        }
+        self.dot.handle_clock_set(by_ms);
+        self.kept.clear_states();
+    }
+
     /// What has become news by time alone.
     pub fn handle_timeout(&mut self, now: Time) -> News {
         self.state_news(now)

@@ -30,6 +30,12 @@ impl Dot {
             || (told.seen() != position.seen() && now >= self.heartbeat_at(policy))
     }
 
+    /// The clock was set.
+    pub fn handle_clock_set(&mut self, by_ms: i64) {
+        self.at = Time(self.at.0.saturating_add(by_ms));
+        self.told.iter_mut().for_each(|told| told.handle_clock_set(by_ms));
+    }
+
     pub fn has_told(&self) -> bool {
         self.told.is_some()
     }

@@ -27,6 +27,15 @@ impl DriverEntry {
         Some(DriverEntry { live, touched: now, armed: None, dot, kept: Kept::default() })
     }
 
+    /// The clock was set.
+    pub fn handle_clock_set(&mut self, by_ms: i64) {
+        let armed = self.armed.iter_mut();
+        armed.chain([&mut self.touched]).for_each(|time| time.0 = time.0.saturating_add(by_ms));
+        self.live.view.position.iter_mut().for_each(|position| position.handle_clock_set(by_ms));
+        self.dot.handle_clock_set(by_ms);
+        self.kept.clear();
+    }
+
     /// None: dropped by the rule of readers.
     pub fn handle_update(&mut self, update: &DriverUpdate, policy: &DeliveryPolicy, now: Time) -> Option<News> {
         let view = &self.live.view;

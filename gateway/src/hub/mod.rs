@@ -274,6 +274,20 @@ impl Hub {
         }
     }
 
+    /// The clock was set: all that is waited for goes on as before, and whoever watches is given the whole view anew, by
+    /// the new time.
+    pub fn handle_clock_set(&mut self, by_ms: i64) {
+        let timers = std::mem::take(&mut self.timers).into_iter();
+        self.timers = timers.map(|(at, key)| (Time(at.0.saturating_add(by_ms)), key)).collect();
+        self.deliveries.values_mut().for_each(|entry| entry.handle_clock_set(by_ms));
+        self.drivers.values_mut().for_each(|entry| entry.handle_clock_set(by_ms));
+        for key in self.watching.keys().copied().collect::<Vec<_>>() {
+            if self.deliveries.contains_key(&key) {
+                self.tell_customers(key, News::WHOLE);
+            }
+        }
+    }
+
     pub fn poll_timeout(&self) -> Option<Time> {
         self.timers.first().map(|(at, _)| *at)
     }

@@ -526,6 +526,32 @@ fn begun(hub: &mut Hub, resume: &Resume) -> WatcherId {
     watcher
 }
 
+#[test]
+fn when_the_clock_is_set_dots_stay_as_old_as_they_were_and_whoever_watches_is_given_the_whole_view() {
+    const DAY_MS: i64 = 86_400_000;
+    for by_ms in [2_000, 7_200_000, 2 * DAY_MS, 7_300 * DAY_MS].into_iter().flat_map(|ms| [ms, -ms]) {
+        let set = |after_s: u64| Time(T0.0 + by_ms) + Duration::from_secs(after_s);
+        let mut hub = Hub::new(HubConfig::default(), T0);
+        hub.handle_whole();
+        hub.handle_update(&keyframe(1, 1, 1, Some(at(0))), T0);
+        let id = hub.handle_watch(KEY);
+        assert_eq!(hub.handle_begin(id, &Resume::default()), Begin::Begun);
+        poll(&mut hub, id, T0);
+
+        hub.handle_clock_set(by_ms);
+
+        let frames = poll(&mut hub, id, set(1));
+        assert_eq!(kinds(&frames), ["snapshot"], "{by_ms} ms");
+        assert_eq!(frames[0]["position"]["age_ms"], 1_000, "{by_ms} ms");
+        assert_eq!(frames[0]["position"]["freshness"], "live", "{by_ms} ms");
+        hub.handle_update(&moved(1, 2, later(at(100), set(4))), set(4));
+        assert_eq!(kinds(&poll(&mut hub, id, set(4))), ["position"], "{by_ms} ms: the dot moves on");
+        let stale_s = DeliveryPolicy::default().stale_after_ms() as u64 / 1_000;
+        hub.handle_timeout(set(4 + stale_s));
+        assert_eq!(kinds(&poll(&mut hub, id, set(4 + stale_s))), ["stale"], "{by_ms} ms: in its time");
+    }
+}
+
 fn poll(hub: &mut Hub, id: WatcherId, now: Time) -> Vec<Value> {
     let mut frames = Vec::new();
     hub.poll_frames(id, now, &mut frames);

@@ -143,7 +143,7 @@ impl Views {
     async fn known(&self, key: DeliveryKey) -> Result<Known, ViewError> {
         let partition = self.shards.partition_of(key);
         let is_whole = self.shards.with(partition, |hub, _| hub.is_whole()).unwrap_or(false);
-        let stored = self.live_store.delivery(key, self.shards.now()).await;
+        let stored = self.live_store.delivery(key, self.shards.monotonic()).await;
         if let Err(error) = &stored {
             tracing::debug!(%error, "the live store was asked in vain");
         }

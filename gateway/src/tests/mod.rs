@@ -17,7 +17,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Bytes;
 use axum::routing::get;
-use backends::control::{Control, ControlReader, ControlWriter, secret::Secret};
+use backends::control::{Control, ControlReader, ControlWriter, Moment, secret::Secret};
 use backends::ledger::embedded::EmbeddedLedger;
 use backends::live_store::embedded::MemoryLiveStore;
 use backends::log::embedded::{EmbeddedLog, EmbeddedLogConfig};
@@ -89,7 +89,7 @@ impl World {
         let log = Arc::new(EmbeddedLog::open(path.join("log"), log_config).unwrap());
         let region_key = backends::control::RegionKey::new(Secret::random());
         let control_writer = ControlWriter::new(log.clone(), region_key.clone());
-        control_writer.rotate(Time(clock.now_ms())).await.unwrap();
+        control_writer.rotate(Moment::by(clock)).await.unwrap();
         let control = Control::load(&*log, &region_key).await.unwrap();
         let drain = Drain::default();
         let reader = ControlReader::start(log.clone(), region_key, &drain, clock);

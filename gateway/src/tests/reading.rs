@@ -73,7 +73,7 @@ async fn what_another_gateway_owns_is_answered_from_the_stores_with_its_age_and_
         unreachable!()
     };
     let live = LiveView::begin(&update).unwrap();
-    world.live_store.put(vec![LiveEntry::Delivery(Box::new(live))], world.now()).await.unwrap();
+    world.live_store.put(vec![LiveEntry::Delivery(Box::new(live))], Time(world.clock.monotonic_ms())).await.unwrap();
 
     // Another member of the same group takes its share; this delivery's partition goes to one of the two.
     let second = world.begin(settings().check().unwrap(), &Readiness::default()).await;

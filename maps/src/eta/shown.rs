@@ -14,6 +14,11 @@ pub struct ShownEta {
 }
 
 impl ShownEta {
+    /// The clock was set: he arrives in as many minutes as before.
+    pub fn handle_clock_set(&mut self, by_ms: i64) {
+        self.arrival.iter_mut().for_each(|arrival| arrival.0 = arrival.0.saturating_add(by_ms));
+    }
+
     /// Takes a new prediction and answers when arrival is shown to be.
     pub fn handle_eta(&mut self, eta: &Eta, now: Time) -> Time {
         let at = |ms: u32| Time(now.0.saturating_add(i64::from(ms)));

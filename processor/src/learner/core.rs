@@ -312,8 +312,21 @@ impl Learner {
                 self.keep_state(now);
             }
         }
-        let expired = self.state.bodies.take_expired(now);
+    }
+
+    /// Lets go of the bodies that nobody can need any more, by the time for what is kept.
+    pub fn handle_kept(&mut self, kept: Time) {
+        let expired = self.state.bodies.take_expired(kept);
         self.outputs.extend(expired.into_iter().map(|hash| Output::Expired { hash }));
+    }
+
+    /// The clock was set: what is due in an hour is due in an hour.
+    pub fn handle_clock_set(&mut self, by_ms: i64) {
+        let Due { live, live_told, speeds, eta, cells, state, state_told } = &mut self.due;
+        let faded = &mut self.state.faded;
+        for time in [live, live_told, speeds, eta, cells, state, state_told, faded] {
+            time.0 = time.0.saturating_add(by_ms);
+        }
     }
 
     /// Whoever learns on begins here.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use backends::log::{DecodedUpdates, LogError, ReadLimit, StoredEntry, Topic, read_again};
-use daemon::Clock;
+use daemon::{Clock, StepSeen};
 use maps::Graph;
 use protocol::envelope;
 use protocol::record::BlobHash;
@@ -38,8 +38,13 @@ pub fn run(
     metrics: &LearnerMetrics,
     clock: Clock,
 ) {
+    let mut step_seen = StepSeen::since(clock.reading());
     while let Some(input) = inputs.blocking_recv() {
-        let now = Time(clock.now_ms());
+        let reading = clock.reading();
+        if let Some(by_ms) = step_seen.look(reading) {
+            learner.handle_clock_set(by_ms);
+        }
+        let now = Time(reading.now_ms);
         match input {
             Input::Trail { partition, entries } => handle_trail(&mut learner, partition, &entries, now, metrics),
             Input::Updates { partition, entries } => {
@@ -50,6 +55,7 @@ pub fn run(
         }
         if learner.poll_timeout() <= now {
             learner.handle_timeout(now);
+            learner.handle_kept(Time(clock.kept_ms()));
         }
         metrics.count(&mut learner);
         // What does not fit waits in the learner, where newer tables take the place of older ones.
@@ -130,7 +136,7 @@ impl Readers {
             warn!(error = format!("{error:#}"), map = %known, "what was learned of this map is lost with it");
         }
         let mut opened = None;
-        let mut next_ms = self.role.clock.now_ms();
+        let mut next_ms = self.role.clock.monotonic_ms();
         loop {
             let newest = *in_use.borrow_and_update();
             if let Some(hash) = newest.filter(|_| newest != opened) {
@@ -145,8 +151,8 @@ impl Readers {
                 () = self.stop.cancelled() => return Ok(()),
                 changed = in_use.changed() => if changed.is_err() { self.stop.cancelled().await },
                 Some(ended) = tasks.join_next() => ended.context("read for the learner")??,
-                () = self.role.clock.sleep_until_ms(next_ms) => {
-                    next_ms = self.role.clock.now_ms() + TIME_MS;
+                () = self.role.clock.sleep_until_monotonic_ms(next_ms) => {
+                    next_ms = self.role.clock.monotonic_ms() + TIME_MS;
                     if self.inputs.send(Input::Time).await.is_err() {
                         return std::future::pending().await; // the teller says why
                     }

@@ -74,7 +74,7 @@ impl Teller {
     /// Best effort: all cells come again in a minute.
     async fn put_cells(&self, at: Time, speeds: &[RoadSpeed]) {
         for some in cells(at, speeds).chunks(CELLS_PER_PUT) {
-            let now = Time(self.role.clock.now_ms());
+            let now = Time(self.role.clock.monotonic_ms());
             if let Err(error) = self.role.live_store.put_speeds(some.to_vec(), now).await {
                 warn!(%error, "speeds cannot be kept in the live store");
                 return;

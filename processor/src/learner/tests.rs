@@ -373,7 +373,12 @@ async fn the_role_offers_tables_to_every_partition_and_learns_on_after_a_restart
     assert!(factors.factor(graph(), street(), factors.at) > 1.5);
     let street = graph().position_at(street(), graph().length_cm(street()) / 2);
     let cell = Hexagons::name_at(street.lat(), street.lon()).and_then(|name| Hexagons::parse(&name)).unwrap();
-    let speeds = fleet.live_store.speeds(SpeedCell(cell), fleet.now()).await.unwrap().expect("speeds of the cell");
+    let speeds = fleet
+        .live_store
+        .speeds(SpeedCell(cell), Time(fleet.clock.monotonic_ms()))
+        .await
+        .unwrap()
+        .expect("speeds of the cell");
     assert!(!speeds.roads.is_empty());
 
     let (state, _) = super::telling::restore(&*fleet.log, &*fleet.blobs, drain.token()).await.unwrap();

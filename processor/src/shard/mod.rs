@@ -53,7 +53,7 @@ pub use outside::RouteServiceConfig;
 use restore::Restored;
 use skew::Skew;
 use snapshotting::{DurableBase, Snapshotter};
-use tell::{Teller, record_entry};
+use tell::{Teller, record_entry, records_entry};
 use tick::Ticker;
 
 /// What all shards share.
@@ -247,14 +247,14 @@ impl Shard {
 
     async fn run_as(&self, owner: OwnerId) -> anyhow::Result<Ended> {
         let (shards, partition) = (&self.shards, self.partition);
-        let own = self.claim(owner).await?;
+        let (own, offset_ms) = self.claim(owner).await?;
         let restored = restore::restore(shards, partition, own, &self.stop).await?;
         let Restored { partition: restored, mut kept, is_beginning } = restored;
         if is_beginning {
             // An owner that takes over before our first snapshot must begin where we did, to emit the same numbers.
             self.keep_beginning(own, &restored, &mut kept).await;
         }
-        shards.ticker.begin(partition, owner);
+        shards.ticker.begin(partition, owner, offset_ms);
         let (inputs_tx, inputs) = mpsc::channel(shards.config.reads_waiting_max);
         let (outputs_tx, outputs) = mpsc::channel(shards.config.reads_waiting_max);
         let (from, durable) = (restored.next(), DurableBase::default());
@@ -315,19 +315,24 @@ impl Shard {
         ended
     }
 
-    /// From here on the partition is ours.
-    async fn claim(&self, owner: OwnerId) -> anyhow::Result<Generation> {
-        let log = &self.shards.log;
+    /// From here on the partition is ours. Answers what it was told of our clock, too: with that it knows by how much the
+    /// clock was set since the owner before, if he was of this machine.
+    async fn claim(&self, owner: OwnerId) -> anyhow::Result<(Generation, i64)> {
+        let (log, clock) = (&self.shards.log, &self.shards.clock);
         let incarnation = log.incarnation();
         let append = || async {
-            let at = Time(self.shards.clock.now_ms());
-            let claim = record_entry(self.partition, Record::Claim { owner, at, incarnation });
-            log.append(&[claim]).await.into_offsets()
+            let reading = clock.reading();
+            let wall = Record::WallOffset { owner, boot: clock.boot(), offset_ms: reading.offset_ms() };
+            let claim = Record::Claim { owner, at: Time(reading.now_ms), incarnation };
+            let offsets = log.append(&[records_entry(self.partition, vec![wall, claim])]).await.into_offsets()?;
+            Ok((offsets, reading.offset_ms()))
         };
-        let offsets = retry("claim a partition", Backoff::default(), &self.stop, LogError::is_transient, append)
-            .await
-            .context("claim the partition")?;
-        Ok(Generation { incarnation, claim: *offsets.first().context("the log answered no offset")? })
+        let (offsets, offset_ms) =
+            retry("claim a partition", Backoff::default(), &self.stop, LogError::is_transient, append)
+                .await
+                .context("claim the partition")?;
+        let claim = *offsets.first().context("the log answered no offset")?;
+        Ok((Generation { incarnation, claim }, offset_ms))
     }
 
     /// Without it a takeover begins new epochs: worse, not wrong.
@@ -353,8 +358,8 @@ impl Shard {
         let mut reader = shards.log.reader(Topic::Records, partition, from).await.context("read records")?;
         let mut snapshot_ms = self.first_snapshot_ms(every_ms);
         loop {
-            if shards.clock.now_ms() >= snapshot_ms {
-                snapshot_ms = (snapshot_ms + every_ms).max(shards.clock.now_ms());
+            if shards.clock.monotonic_ms() >= snapshot_ms {
+                snapshot_ms = (snapshot_ms + every_ms).max(shards.clock.monotonic_ms());
                 if inputs.send(Input::Snapshot).await.is_err() {
                     return std::future::pending().await; // the publisher says why
                 }
@@ -383,7 +388,7 @@ impl Shard {
     /// Each partition has its own place within the interval.
     fn first_snapshot_ms(&self, every_ms: i64) -> i64 {
         let count = i64::from(self.shards.log.partition_count(Topic::Records).max(1));
-        self.shards.clock.now_ms() + every_ms / 2 + every_ms * i64::from(self.partition.0) / count / 2
+        self.shards.clock.monotonic_ms() + every_ms / 2 + every_ms * i64::from(self.partition.0) / count / 2
     }
 }
 

@@ -61,7 +61,7 @@ impl OutsidePlanner {
 
     pub(crate) fn want(&self, partition: PartitionId, wanted: Vec<RouteWanted>) {
         let Some(wishes) = &self.wishes else { return };
-        let since_ms = self.clock.now_ms();
+        let since_ms = self.clock.monotonic_ms();
         for wanted in wanted {
             if wishes.try_send(Wish { partition, wanted, since_ms }).is_err() {
                 self.metrics.routes_dropped.increment(1);
@@ -92,7 +92,7 @@ impl Asker {
                 () = self.stop.cancelled() => return Ok(()),
                 place = places.clone().acquire_owned() => place?,
             };
-            if self.clock.now_ms() - wish.since_ms > OLD_MS {
+            if self.clock.monotonic_ms() - wish.since_ms > OLD_MS {
                 self.metrics.routes_dropped.increment(1);
                 continue;
             }

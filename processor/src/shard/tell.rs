@@ -53,9 +53,9 @@ impl Teller {
         let mut waiting: Vec<Output> = Vec::new();
         let mut folded = None;
         let mut pipeline = Pipeline::new(&*self.shards.log, PIPELINE, self.give_up.clone());
-        let mut beat_ms = self.shards.clock.now_ms();
+        let mut beat_ms = self.shards.clock.monotonic_ms();
         loop {
-            let beat = self.shards.clock.sleep_until_ms(beat_ms);
+            let beat = self.shards.clock.sleep_until_monotonic_ms(beat_ms);
             let received = tokio::select! {
                 count = outputs.recv_many(&mut waiting, OUTPUTS_MAX), if pipeline.has_room() => count,
                 heard = pipeline.drive(), if !pipeline.is_empty() => {
@@ -63,7 +63,7 @@ impl Teller {
                     continue;
                 }
                 () = beat => {
-                    beat_ms = self.shards.clock.now_ms() + HEARTBEAT_MS;
+                    beat_ms = self.shards.clock.monotonic_ms() + HEARTBEAT_MS;
                     self.beat(folded, &mut pipeline).await?;
                     continue;
                 }
@@ -231,7 +231,11 @@ impl Teller {
 }
 
 pub fn record_entry(partition: PartitionId, record: Record) -> Append {
-    let value = envelope::encode(&RecordBatch { records: vec![record] }).into();
+    records_entry(partition, vec![record])
+}
+
+pub fn records_entry(partition: PartitionId, records: Vec<Record>) -> Append {
+    let value = envelope::encode(&RecordBatch { records }).into();
     Append { topic: Topic::Records, partition, key: Bytes::new(), value }
 }
 

@@ -1,5 +1,6 @@
 //! Appends the ticks of all partitions that are ours, every second, in one append: time goes on in every fold by them.
 //! Where our clock differs from the edges' by more than 5 s, time stands still instead of running wrong, and we say so.
+//! Where our clock was set, each partition is told so at once, so that all its times move with it.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,11 +24,13 @@ struct Ticking {
     owner: OwnerId,
     is_live: bool,
     ahead_ms: Option<i64>,
+    /// What the partition was told that our wall clock shows beyond the time since the start.
+    offset_ms: i64,
 }
 
 impl Ticker {
-    pub fn begin(&self, partition: PartitionId, owner: OwnerId) {
-        self.lock().insert(partition, Ticking { owner, is_live: false, ahead_ms: None });
+    pub fn begin(&self, partition: PartitionId, owner: OwnerId, offset_ms: i64) {
+        self.lock().insert(partition, Ticking { owner, is_live: false, ahead_ms: None, offset_ms });
     }
 
     pub fn end(&self, partition: PartitionId, owner: OwnerId) {
@@ -61,20 +64,41 @@ impl Ticker {
         due.map(|(partition, ticking)| (*partition, ticking.owner)).collect()
     }
 
+    /// Those that were told another offset than this: the clock was set.
+    fn set_for(&self, offset_ms: i64) -> Vec<(PartitionId, OwnerId)> {
+        let is_other = |ticking: &Ticking| ticking.offset_ms.abs_diff(offset_ms) > STEP_MS;
+        let partitions = self.lock();
+        let others = partitions.iter().filter(|(_, ticking)| is_other(ticking));
+        others.map(|(partition, ticking)| (*partition, ticking.owner)).collect()
+    }
+
+    fn handle_told(&self, told: &[(PartitionId, OwnerId)], offset_ms: i64) {
+        let mut partitions = self.lock();
+        for (partition, owner) in told {
+            if let Some(ticking) = partitions.get_mut(partition).filter(|ticking| ticking.owner == *owner) {
+                ticking.offset_ms = offset_ms;
+            }
+        }
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<PartitionId, Ticking>> {
         self.partitions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Until told to stop.
     pub async fn run(self: Arc<Self>, log: Arc<dyn Log>, clock: Clock, after_each: impl Fn(), stop: CancellationToken) {
-        let mut next_ms = clock.now_ms();
+        let mut next_ms = clock.monotonic_ms();
+        let mut stepped = clock.stepped();
         loop {
             tokio::select! {
-                () = clock.sleep_until_ms(next_ms) => {}
+                () = clock.sleep_until_monotonic_ms(next_ms) => {}
+                Ok(()) = stepped.changed() => {}
                 () = stop.cancelled() => return,
             }
-            let at = clock.now_ms();
-            next_ms = at + TICK_MS;
+            let reading = clock.reading();
+            self.tell_steps(&*log, clock, reading.offset_ms()).await;
+            let at = reading.now_ms;
+            next_ms = reading.monotonic_ms + TICK_MS;
             let tick = |(partition, owner)| record_entry(partition, Record::Tick { owner, at: Time(at) });
             let ticks: Vec<_> = self.due().into_iter().map(tick).collect();
             if !ticks.is_empty()
@@ -83,6 +107,21 @@ impl Ticker {
                 warn!(%error, "time stands still: ticks cannot be appended");
             }
             after_each();
+        }
+    }
+
+    /// Until all partitions know it, each turn tries again.
+    async fn tell_steps(&self, log: &dyn Log, clock: Clock, offset_ms: i64) {
+        let told = self.set_for(offset_ms);
+        if told.is_empty() {
+            return;
+        }
+        let wall = |(partition, owner): &(PartitionId, OwnerId)| {
+            record_entry(*partition, Record::WallOffset { owner: *owner, boot: clock.boot(), offset_ms })
+        };
+        match log.append(&told.iter().map(wall).collect::<Vec<_>>()).await.into_offsets() {
+            Ok(_) => self.handle_told(&told, offset_ms),
+            Err(error) => warn!(%error, "partitions cannot be told that the clock was set"),
         }
     }
 }
@@ -94,6 +133,8 @@ impl Ticking {
 }
 
 const TICK_MS: i64 = 1_000;
+/// As for the clock's own watcher.
+const STEP_MS: u64 = 1_000;
 const WRONG_MS: i64 = 5_000;
 
 #[cfg(test)]
@@ -105,7 +146,7 @@ mod tests {
         let ticker = Ticker::default();
         let (a, b) = (PartitionId(0), PartitionId(1));
         for partition in [a, b] {
-            ticker.begin(partition, OwnerId(7));
+            ticker.begin(partition, OwnerId(7), 0);
             ticker.set_live(partition);
         }
 
@@ -119,8 +160,22 @@ mod tests {
     #[test]
     fn no_ticks_go_out_before_what_lies_behind_is_folded() {
         let ticker = Ticker::default();
-        ticker.begin(PartitionId(0), OwnerId(7));
+        ticker.begin(PartitionId(0), OwnerId(7), 0);
 
         assert!(ticker.due().is_empty());
+    }
+
+    #[test]
+    fn a_partition_is_told_once_that_the_clock_was_set_live_or_not() {
+        let ticker = Ticker::default();
+        let partition = PartitionId(0);
+        ticker.begin(partition, OwnerId(7), 10_000);
+        assert!(ticker.set_for(10_900).is_empty(), "a correction");
+
+        let told = ticker.set_for(-7_190_000);
+
+        assert_eq!(told, [(partition, OwnerId(7))]);
+        ticker.handle_told(&told, -7_190_000);
+        assert!(ticker.set_for(-7_190_000).is_empty());
     }
 }

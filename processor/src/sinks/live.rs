@@ -65,7 +65,7 @@ impl Work for LiveWork {
         if entries.is_empty() {
             return Ok(());
         }
-        let put = || self.store.put(entries.clone(), reader.now());
+        let put = || self.store.put(entries.clone(), reader.monotonic());
         let is_transient = LiveStoreError::is_transient;
         retry("keep live views", Backoff::default(), &reader.stop, is_transient, put).await.context("keep live views")
     }

@@ -70,6 +70,11 @@ impl Reader {
         Time(self.clock.now_ms())
     }
 
+    /// For what is kept for so long: time that nobody can set.
+    pub fn monotonic(&self) -> Time {
+        Time(self.clock.monotonic_ms())
+    }
+
     /// What the entries hold; those that do not decode are counted and passed by.
     pub fn decode<T: Enveloped>(&self, entries: &[StoredEntry]) -> Vec<(Offset, T)> {
         let decode = |entry: &StoredEntry| self.whole(entry, envelope::decode(&entry.value));

@@ -10,6 +10,7 @@ use protocol::update::{Generation, SilentCause};
 use protocol::{EdgeId, Time};
 use wincode::{SchemaRead, SchemaWrite};
 
+use super::clock_set::ClockSet;
 use super::fields::{Plain, fields};
 
 /// What one partition knows of time and of who reigns over it.
@@ -21,6 +22,10 @@ pub struct FoldClock {
     floor: Generation,
     now: Time,
     marks: BTreeMap<EdgeId, Mark>,
+    /// The owner's.
+    wall: Option<WallOffset>,
+    /// Of whoever is about to claim the partition.
+    announced: Option<(OwnerId, WallOffset)>,
 }
 
 fields! {
@@ -30,7 +35,17 @@ fields! {
         3 floor: Plain,
         4 now: Plain,
         5 marks: Plain = BTreeMap::new(),
+    } since {
+        6 wall: Plain = None,
+        7 announced: Plain = None,
     }
+}
+
+/// What an owner's wall clock shows beyond the time since its machine started.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, SchemaWrite, SchemaRead)]
+struct WallOffset {
+    boot: u64,
+    offset_ms: i64,
 }
 
 /// What one edge's marks say.
@@ -63,6 +78,46 @@ impl FoldClock {
 
     pub fn raise_floor(&mut self, floor: Generation) {
         self.floor = self.floor.max(floor);
+    }
+
+    /// By how much the owner's clock was set since he last said what it shows. Who is not the owner yet is heard when he
+    /// claims the partition.
+    pub fn handle_wall_offset(&mut self, owner: OwnerId, boot: u64, offset_ms: i64) -> Option<i64> {
+        let said = WallOffset { boot, offset_ms };
+        if self.owner == Some(owner) {
+            return self.step_to(said);
+        }
+        self.announced = Some((owner, said));
+        None
+    }
+
+    /// By how much the clock of whoever claims the partition differs from the owner's before, if both are of one machine
+    /// that went on all the while.
+    pub fn handle_new_owner(&mut self, owner: OwnerId) -> Option<i64> {
+        let announced = self.announced.take().filter(|(other, _)| *other == owner);
+        let Some((_, said)) = announced else {
+            self.wall = None;
+            return None;
+        };
+        self.step_to(said)
+    }
+
+    fn step_to(&mut self, said: WallOffset) -> Option<i64> {
+        let before = self.wall.replace(said).filter(|before| before.boot == said.boot)?;
+        let by_ms = said.offset_ms.saturating_sub(before.offset_ms);
+        (by_ms.saturating_abs() > STEP_MS).then_some(by_ms)
+    }
+
+    /// All goes on by the new time.
+    pub(super) fn handle_clock_set(&mut self, by_ms: i64) -> ClockSet {
+        self.now = Time(self.now.0.saturating_add(by_ms));
+        let set = ClockSet { by_ms, now: self.now };
+        for mark in self.marks.values_mut() {
+            set.stamp(&mut mark.received_before);
+            set.stamp(&mut mark.steady_since);
+            set.stamp(&mut mark.at);
+        }
+        set
     }
 
     /// A new reign begins; it may set the time back.
@@ -148,6 +203,8 @@ impl FoldClock {
 const EDGE_GONE_MS: i64 = 60_000;
 /// Marks come every second; when none has passed a time-out for so long after it, it is not the driver who is silent.
 pub(super) const MARK_GRACE_MS: i64 = 10_000;
+/// Less is what two clocks read one after the other differ.
+pub(super) const STEP_MS: i64 = 1_000;
 /// More edges than this do not serve one partition; the one heard longest ago is forgotten.
 const EDGES_MAX: usize = 1_024;
 

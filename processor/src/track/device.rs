@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use protocol::{DeviceNumber, FixNumber, FixRecord, MeasuredTime, Position, Time};
 use wincode::{SchemaRead, SchemaWrite};
 
+use super::clock_set::ClockSet;
 use super::dormant::{Reader, Writer};
 use super::fields::{One, Plain, Required, fields};
 use super::judge::Neighbours;
@@ -81,6 +82,13 @@ impl Device {
         self.identities.push_back(identity);
         self.measured_max = self.measured_max.max(Some(identity.measured));
         if is_settled { Novelty::Settled } else { Novelty::New }
+    }
+
+    /// Our clock was set.
+    pub(super) fn handle_clock_set(&mut self, set: ClockSet) {
+        self.clock.handle_clock_set(set);
+        self.neighbours.handle_clock_set(set);
+        set.stamp(&mut self.heard);
     }
 
     pub(super) fn write_dormant(&self, to: &mut Writer) -> Option<()> {

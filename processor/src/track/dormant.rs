@@ -9,6 +9,7 @@ use wincode::config::DefaultConfig;
 use wincode::{SchemaReadOwned, deserialize_from, serialize_into};
 
 use super::clock::FoldClock;
+use super::clock_set::ClockSet;
 use super::listening::Listening;
 use super::tracker::{LIVE_MS, Tracker};
 
@@ -18,6 +19,7 @@ pub(super) struct Dormant {
     edge: EdgeId,
     silent: Option<SilentCause>,
     vehicle: Vehicle,
+    /// First by how much the clock was set since it was packed, in eight bytes, then the tracker.
     packed: Box<[u8]>,
 }
 
@@ -26,6 +28,7 @@ impl Dormant {
     pub(super) fn pack(tracker: &Tracker, now: Time) -> Option<Dormant> {
         let (heard, edge) = tracker.heard_before_sleep(now)?;
         let mut bytes = Writer(Vec::with_capacity(1_024));
+        bytes.write(&0_i64)?;
         tracker.write_dormant(&mut bytes)?;
         Some(Dormant {
             heard,
@@ -39,8 +42,26 @@ impl Dormant {
     pub(super) fn unpack(&self, key: TrackerKey) -> Tracker {
         let bytes = with_zeros(&self.packed);
         let Dormant { heard, edge, silent, vehicle, packed: _ } = *self;
-        let unpacked = Tracker::read_dormant(key, (heard, edge), silent, vehicle, &mut Reader(&bytes));
-        unpacked.expect("it was packed by this very process")
+        let mut reader = Reader(&bytes);
+        let set_by_ms: i64 = reader.read().expect("it was packed by this very process");
+        let unpacked = Tracker::read_dormant(key, (heard, edge), silent, vehicle, &mut reader);
+        let mut tracker = unpacked.expect("it was packed by this very process");
+        if set_by_ms != 0 {
+            // What it keeps happened long ago, so none of it comes to lie in the future.
+            tracker.move_times(ClockSet { by_ms: set_by_ms, now: Time(i64::MAX) });
+            tracker.set_heard(heard);
+        }
+        tracker
+    }
+
+    /// The clock was set: when it was heard is known at once, the rest when it wakes.
+    pub(super) fn handle_clock_set(&mut self, set: ClockSet) {
+        set.stamp(&mut self.heard);
+        let (first, rest) = self.packed.split_at(first_eight(&self.packed));
+        let mut before = [0; 8];
+        before.copy_from_slice(&with_zeros(first));
+        let set_by_ms = i64::from_le_bytes(before).saturating_add(set.by_ms);
+        self.packed = [&*without_zeros(&set_by_ms.to_le_bytes()), rest].concat().into_boxed_slice();
     }
 
     /// Somebody may be looking at the driver. See `Tracker::is_live`: one that sleeps has no delivery.
@@ -99,6 +120,11 @@ fn without_zeros(bytes: &[u8]) -> Box<[u8]> {
         }
     }
     packed.into_boxed_slice()
+}
+
+/// How many packed bytes stand for the first eight.
+fn first_eight(packed: &[u8]) -> usize {
+    packed.first().map_or(0, |mask| 1 + mask.count_ones() as usize)
 }
 
 /// The last bytes may be zeros that were never there: nobody reads them.

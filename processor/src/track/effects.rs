@@ -103,6 +103,8 @@ pub struct Counts {
     pub folds_failed: u64,
     /// Trackers that emitted keyframes once all that was emitted before was folded again.
     pub keyframes_after_refold: u64,
+    /// The owner's clock was set, or another owner's is behind.
+    pub clock_steps: u64,
 }
 
 impl Counts {

@@ -6,6 +6,8 @@ use protocol::record::Fence;
 use protocol::{Position, Time};
 use wincode::{SchemaRead, SchemaWrite};
 
+use super::clock_set::ClockSet;
+
 /// One driver and one place.
 #[derive(Clone, Copy, PartialEq, Debug, Default, SchemaWrite, SchemaRead)]
 pub(crate) struct Presence {
@@ -70,6 +72,11 @@ impl Presence {
                 Some(passage)
             }
         }
+    }
+
+    /// The clock was set.
+    pub(crate) fn handle_clock_set(&mut self, set: ClockSet) {
+        self.entered.iter_mut().for_each(|entered| set.stamp(entered));
     }
 
     /// When he will have been inside for so long; None if that was said, or if he is not inside.

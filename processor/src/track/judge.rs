@@ -7,6 +7,7 @@ use maps::geo;
 use protocol::{Position, RejectReason, Time, Verdict};
 use wincode::{SchemaRead, SchemaWrite};
 
+use super::clock_set::ClockSet;
 use super::dormant::{Reader, Writer};
 use super::fields::{Plain, fields};
 
@@ -86,6 +87,12 @@ impl Neighbours {
     pub(super) fn trim(&mut self) {
         self.accepted.drain(..self.accepted.len().saturating_sub(NEIGHBOURS_DORMANT));
         self.accepted.shrink_to_fit();
+    }
+
+    /// The clock was set.
+    pub(super) fn handle_clock_set(&mut self, set: ClockSet) {
+        let suspected = self.suspect.iter_mut().map(|suspect| &mut suspect.last);
+        self.accepted.iter_mut().chain(suspected).for_each(|neighbour| set.stamp(&mut neighbour.at));
     }
 
     fn is_confirmed(&mut self, fix: Neighbour) -> bool {

@@ -50,6 +50,11 @@ impl Listening {
         true
     }
 
+    /// The clock was set: all are judged anew.
+    pub(super) fn handle_clock_set(&mut self) {
+        self.edges.clear();
+    }
+
     /// The earliest time at which a driver who was judged `silent` may be judged otherwise, if the edges go on as they
     /// are. None: not at all.
     pub(super) fn due(

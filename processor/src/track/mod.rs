@@ -16,6 +16,7 @@
 
 mod bodies_in_use;
 mod clock;
+mod clock_set;
 mod delivery;
 mod device;
 mod dormant;

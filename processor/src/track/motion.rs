@@ -5,6 +5,8 @@ use protocol::update::Event;
 use protocol::{Position, Time};
 use wincode::{SchemaRead, SchemaWrite};
 
+use super::clock_set::ClockSet;
+
 #[derive(Clone, Copy, PartialEq, Debug, Default, SchemaWrite, SchemaRead)]
 pub(crate) struct Motion {
     /// The position at the last `Moved`.
@@ -35,6 +37,11 @@ impl Motion {
         };
         self.stay = Some(stay);
         self.handle_stay(at, events);
+    }
+
+    /// The clock was set.
+    pub(crate) fn handle_clock_set(&mut self, set: ClockSet) {
+        self.stay.iter_mut().for_each(|stay| set.stamp(&mut stay.since));
     }
 
     /// The phone says that it is where it was.

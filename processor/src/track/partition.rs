@@ -10,14 +10,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use maps::matcher::Scratch;
-use protocol::record::{BlobHash, BodyKind, Vehicle};
+use protocol::record::{BlobHash, BodyKind, OwnerId, Vehicle};
 use protocol::update::{Generation, Source};
 use protocol::{
     AssignmentNumber, Breadcrumb, DeliveryKey, FixRecord, Offset, PartitionId, Record, RecordBatch, Time, TrackerKey,
 };
 
 use super::bodies_in_use::{BodiesInUse, RegionInUse};
-use super::clock::FoldClock;
+use super::clock::{FoldClock, STEP_MS};
 use super::delivery::Numbering;
 use super::effects::{Effects, Step};
 use super::fields::{One, Plain, Required, fields};
@@ -70,6 +70,8 @@ pub(super) struct State {
     pub trail_from: Offset,
     /// Registry and ledger are still to be asked what is true: the log does not hold it all.
     pub facts_due: bool,
+    /// The clock was set by so much since the newest live speeds came into use: they say when they were made.
+    pub live_speeds_set_by_ms: i64,
 }
 
 fields! {
@@ -85,6 +87,7 @@ fields! {
         8 told_at: Plain = Time::default(),
         9 trail_from: Plain = Offset::default(),
         10 facts_due: Plain = false,
+        11 live_speeds_set_by_ms: Plain = 0,
     }
 }
 
@@ -104,6 +107,7 @@ impl Partition {
             told_at: Time::default(),
             trail_from: Offset::default(),
             facts_due: false,
+            live_speeds_set_by_ms: 0,
         };
         Partition::of(state)
     }
@@ -263,12 +267,12 @@ impl Partition {
         match record {
             Record::Claim { owner, at, incarnation } => {
                 let generation = Generation { incarnation: *incarnation, claim: offset };
-                let before = self.state.clock.now();
-                self.state.clock.handle_claim(*owner, *at, generation);
-                if self.state.clock.now() < before {
-                    self.trackers.schedule_all();
+                self.handle_claim((*owner, *at, generation), offset, index, effects);
+            }
+            Record::WallOffset { owner, boot, offset_ms } => {
+                if let Some(by_ms) = self.state.clock.handle_wall_offset(*owner, *boot, *offset_ms) {
+                    self.handle_clock_set(by_ms, offset, index, effects);
                 }
-                self.trackers.handle_claim(self.state.clock.now());
             }
             Record::Tick { owner, at } => {
                 if self.state.clock.handle_tick(*owner, *at) {
@@ -281,6 +285,9 @@ impl Partition {
             Record::Offered { kind, hash, .. } => self.state.bodies.offer(*kind, *hash),
             Record::InUse { kind, hash } => {
                 self.state.bodies.take(&mut self.roads, *kind, *hash, bodies);
+                if *kind == BodyKind::LiveSpeeds {
+                    self.state.live_speeds_set_by_ms = 0;
+                }
                 if *kind == BodyKind::Map {
                     self.trackers.handle_maps_changed(&self.roads);
                 }
@@ -299,9 +306,49 @@ impl Partition {
         }
     }
 
+    fn handle_claim(
+        &mut self,
+        (owner, at, generation): (OwnerId, Time, Generation),
+        offset: Offset,
+        index: u32,
+        effects: &mut Effects,
+    ) {
+        if let Some(by_ms) = self.state.clock.handle_new_owner(owner) {
+            self.handle_clock_set(by_ms, offset, index, effects);
+        }
+        let before = self.state.clock.now();
+        self.state.clock.handle_claim(owner, at, generation);
+        let back_ms = before.millis_since(at);
+        if back_ms > STEP_MS {
+            // Another machine's clock, or it is not known how far it was set: nothing lies in the future from here on.
+            self.trackers.wake_all();
+            self.handle_clock_set(0, offset, index, effects);
+        }
+        if back_ms > 0 {
+            self.trackers.schedule_all();
+        }
+        self.trackers.handle_claim(at);
+    }
+
+    /// The owner's clock was set: all times are moved, and whoever is live is told of by the new ones.
+    fn handle_clock_set(&mut self, by_ms: i64, offset: Offset, index: u32, effects: &mut Effects) {
+        let set = self.state.clock.handle_clock_set(by_ms);
+        set.due(&mut self.state.told_at);
+        self.state.live_speeds_set_by_ms = self.state.live_speeds_set_by_ms.saturating_add(by_ms);
+        self.released.handle_clock_set(set);
+        self.trackers.handle_clock_set(set);
+        for key in self.trackers.live_keys() {
+            self.with_tracker((key, Changes::All), offset, index, effects, |tracker, _, step| {
+                tracker.handle_clock_set(set, step);
+            });
+        }
+        effects.counts.clock_steps += 1;
+    }
+
     fn handle_tick(&mut self, offset: Offset, index: u32, bodies: &dyn Bodies, effects: &mut Effects) {
         let now = self.state.clock.now();
-        self.state.bodies.end_live(&mut self.roads, now, bodies);
+        let by_table = Time(now.0.saturating_sub(self.state.live_speeds_set_by_ms));
+        self.state.bodies.end_live(&mut self.roads, by_table, bodies);
         self.moves_left = MOVES_PER_TICK;
         #[cfg(test)]
         if self.visits_all {
@@ -494,7 +541,8 @@ fn handle_keyed(tracker: &mut Tracker, released: &mut ReleasedDeliveries, record
         | Record::InUse { .. }
         | Record::Mark { .. }
         | Record::Tick { .. }
-        | Record::Claim { .. } => {}
+        | Record::Claim { .. }
+        | Record::WallOffset { .. } => {}
     }
 }
 

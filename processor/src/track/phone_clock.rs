@@ -3,8 +3,9 @@
 //!
 //! A phone is trusted until it is seen to be wrong. A fix from the future shows at once that the clock is ahead. A clock
 //! that is behind looks like a backlog at first; what tells them apart is the pace: a backlog comes as fast as the
-//! network lets it, live fixes come at the pace at which they are measured. So three fixes in a row that lag and yet
-//! keep pace begin a new *era* of that clock. A clock that returns to where it was before is believed at once.
+//! network lets it, live fixes come at the pace at which they are measured. A phone sends one fix at a time or several at
+//! once, so the pace is that of the newest fix of each batch. Three batches in a row that lag and yet keep pace begin a
+//! new *era* of that clock. A clock that returns to where it was before is believed at once.
 //!
 //! **Invariant:** mapped time is never later than received, and the first fix of an era is mapped to when it was
 //! received: whatever a phone's clock does, the dot can neither go back nor stand still for more than a few fixes.
@@ -12,6 +13,7 @@
 use protocol::{MeasuredTime, Time};
 use wincode::{SchemaRead, SchemaWrite};
 
+use super::clock_set::ClockSet;
 use super::dormant::{Reader, Writer};
 use super::fields::{Plain, fields};
 
@@ -31,17 +33,38 @@ fields! {
         1 offset_ms: Plain,
         2 offset_before_ms: Plain = None,
         3 newest: Plain = None,
-        4 lagging: Plain = None,
+        4 [gone Option<LaggingFixes>],
+    } since {
+        5 lagging: Plain = None,
     }
 }
 
-/// Fixes that lag, and keep pace.
-#[derive(Clone, Copy, PartialEq, Debug, SchemaWrite, SchemaRead)]
-struct Lagging {
+/// What older snapshots hold in the place of `Lagging`.
+#[derive(SchemaWrite, SchemaRead)]
+struct LaggingFixes {
     since: Time,
     received: Time,
     measured: MeasuredTime,
     fixes: u8,
+}
+
+/// Batches of fixes that lag, and keep pace.
+#[derive(Clone, Copy, PartialEq, Debug, SchemaWrite, SchemaRead)]
+struct Lagging {
+    since: Time,
+    newest: Batch,
+    before: Option<Batch>,
+    /// Those that kept pace with the one before, the first included.
+    batches: u8,
+    /// The newest is among them already.
+    is_counted: bool,
+}
+
+/// Fixes that were received at once, by the one measured last.
+#[derive(Clone, Copy, PartialEq, Debug, SchemaWrite, SchemaRead)]
+struct Batch {
+    received: Time,
+    measured: MeasuredTime,
 }
 
 /// Where a fix stands in our time.
@@ -87,6 +110,17 @@ impl PhoneClock {
         Mapped { at, is_newest, is_corrected: self.offset_ms != 0 && lag_ms <= BEHIND_MS_MAX }
     }
 
+    /// Our clock was set: the phone's is off by so much more or less.
+    pub(super) fn handle_clock_set(&mut self, set: ClockSet) {
+        self.offset_ms = self.offset_ms.saturating_add(set.by_ms);
+        self.offset_before_ms = self.offset_before_ms.map(|before_ms| before_ms.saturating_add(set.by_ms));
+        if let Some(lagging) = &mut self.lagging {
+            set.stamp(&mut lagging.since);
+            set.stamp(&mut lagging.newest.received);
+            lagging.before.iter_mut().for_each(|batch| set.stamp(&mut batch.received));
+        }
+    }
+
     fn lag_ms(&self, measured: MeasuredTime, received: Time, offset_ms: i64) -> i64 {
         received.millis_since(measured.to_time()).saturating_sub(offset_ms)
     }
@@ -102,15 +136,13 @@ impl PhoneClock {
         {
             return self.begin_era(before_ms);
         }
-        let Some(lagging) = self.lagging.as_mut().filter(|lagging| lagging.keeps_pace(measured, received)) else {
-            self.lagging = Some(Lagging { since: received, received, measured, fixes: 1 });
+        let fix = Batch { received, measured };
+        let Some(lagging) = self.lagging.and_then(|lagging| lagging.followed_by(fix)) else {
+            self.lagging = Some(Lagging::begin(fix));
             return;
         };
-        if received > lagging.received {
-            lagging.fixes = lagging.fixes.saturating_add(1);
-        }
-        (lagging.received, lagging.measured) = (received, measured);
-        if lagging.fixes >= PACE_FIXES && received.millis_since(lagging.since) >= PACE_MS {
+        self.lagging = Some(lagging);
+        if lagging.batches >= PACE_BATCHES && received.millis_since(lagging.since) >= PACE_MS {
             self.begin_era(received.millis_since(measured.to_time()));
         }
     }
@@ -124,17 +156,45 @@ impl PhoneClock {
 }
 
 impl Lagging {
-    /// As much time passed between two fixes as between receiving them. Those of one datagram have no pace.
-    fn keeps_pace(&self, measured: MeasuredTime, received: Time) -> bool {
-        let received_ms = received.millis_since(self.received);
-        let measured_ms = measured.0.saturating_sub(self.measured.0).saturating_mul(100);
-        if received_ms < 0 || measured_ms <= 0 {
-            return false;
+    fn begin(first: Batch) -> Lagging {
+        Lagging { since: first.received, newest: first, before: None, batches: 1, is_counted: true }
+    }
+
+    /// None if the fix does not keep pace, so that counting begins anew.
+    fn followed_by(self, fix: Batch) -> Option<Lagging> {
+        let (received_ms, measured_ms) = self.newest.until(fix);
+        if received_ms < 0 || measured_ms <= 0 || received_ms.max(measured_ms) > PACE_GAP_MS {
+            return None;
         }
         if received_ms == 0 {
-            return measured_ms <= PACE_GAP_MS;
+            return Lagging { newest: fix, ..self }.judged();
         }
-        received_ms <= PACE_GAP_MS && (received_ms - measured_ms).abs() <= PACE_SLACK_MS.max(received_ms / 4)
+        // The batch before is complete: it kept pace, or it came too late.
+        self.is_counted.then_some(())?;
+        Lagging { newest: fix, before: Some(self.newest), is_counted: false, ..self }.judged()
+    }
+
+    /// As much time passed between the newest fixes of two batches as between receiving them. A fix that is older than
+    /// that says nothing, the newest may follow; one that is newer comes faster than it was measured.
+    fn judged(self) -> Option<Lagging> {
+        let Some(before) = self.before else { return Some(self) };
+        let (received_ms, measured_ms) = before.until(self.newest);
+        let slack_ms = PACE_SLACK_MS.max(received_ms / 4);
+        if measured_ms - received_ms > slack_ms {
+            return None;
+        }
+        if self.is_counted || received_ms - measured_ms > slack_ms {
+            return Some(self);
+        }
+        Some(Lagging { batches: self.batches.saturating_add(1), is_counted: true, ..self })
+    }
+}
+
+impl Batch {
+    /// How much later another was received and measured.
+    fn until(self, other: Batch) -> (i64, i64) {
+        let measured_ms = other.measured.0.saturating_sub(self.measured.0).saturating_mul(100);
+        (other.received.millis_since(self.received), measured_ms)
     }
 }
 
@@ -142,8 +202,8 @@ impl Lagging {
 const AHEAD_MS_MAX: i64 = 2_000;
 /// A lag up to here is a slow network; half the time after which a position is stale by default.
 const BEHIND_MS_MAX: i64 = 15_000;
-/// So many fixes over so long make an era.
-const PACE_FIXES: u8 = 3;
+/// So many batches over so long make an era.
+const PACE_BATCHES: u8 = 3;
 const PACE_MS: i64 = 8_000;
 const PACE_SLACK_MS: i64 = 1_000;
 /// Between two fixes of which the second says anything about the pace.
@@ -218,6 +278,52 @@ mod tests {
 
             let (received, mapped) = all[9];
             assert!(mapped.is_newest && received.millis_since(mapped.at) <= 2_000, "{ahead_s}");
+        }
+    }
+
+    /// A phone that measures once a second and posts what it has every so many seconds, by a clock that shows `shown_ms`
+    /// at a real time: how late the newest fix of each batch came out, and whether the dot ever went back.
+    fn post(seconds: i64, each: i64, shown_ms: impl Fn(i64) -> i64) -> (Vec<(i64, i64)>, bool) {
+        let (mut clock, mut lags, mut is_back) = (PhoneClock::default(), Vec::new(), false);
+        let (begin_ms, mut shown_at) = (1_400_000_000_000, Time(0));
+        for posted_s in (each..=seconds).step_by(each as usize) {
+            let received = Time(begin_ms + posted_s * 1_000 + 120);
+            for measured_s in posted_s - each + 1..=posted_s {
+                let measured = Time(begin_ms + measured_s * 1_000 + shown_ms(measured_s));
+                let mapped = clock.handle_fix(MeasuredTime::from_time(measured), received);
+                is_back |= mapped.is_newest && mapped.at < shown_at;
+                shown_at = if mapped.is_newest { shown_at.max(mapped.at) } else { shown_at };
+            }
+            lags.push((posted_s, received.millis_since(shown_at)));
+        }
+        (lags, is_back)
+    }
+
+    #[test]
+    fn pace_and_offset_are_measured_from_batch_to_batch() {
+        const HOUR_MS: i64 = 3_600_000;
+        type Shown = fn(i64) -> i64;
+        // What it shows, when it was set last, and how late a fix may come out then.
+        let clocks: [(&str, Shown, i64, i64); 8] = [
+            ("right", |_| 0, 0, 200),
+            ("an hour slow", |_| -HOUR_MS, 0, 1_200),
+            ("twenty seconds slow", |_| -20_000, 0, 1_200),
+            ("an hour fast", |_| HOUR_MS, 0, 2_200),
+            ("fast by a hundredth", |s| s * 10, 0, 2_200),
+            // A lag that grows is let go to the limit of a slow network, and for three batches.
+            ("an hour slow, and slower by a hundredth", |s| -HOUR_MS - s * 10, 0, BEHIND_MS_MAX + 500),
+            ("set back by an hour", |s| if s < 120 { 0 } else { -HOUR_MS }, 120, 1_200),
+            ("set forward by an hour, and back", |s| if (120..180).contains(&s) { HOUR_MS } else { 0 }, 180, 2_200),
+        ];
+        for each in [1, 2, 4, 10] {
+            for (name, shown_ms, set_s, late_ms_max) in clocks {
+                let (lags, is_back) = post(2_400, each, shown_ms);
+
+                let settled_s = set_s + PACE_MS / 1_000 + 3 * each;
+                let late = lags.iter().filter(|(at_s, _)| *at_s > settled_s).max_by_key(|(_, lag_ms)| *lag_ms);
+                assert!(late.is_some_and(|(_, ms)| *ms <= late_ms_max), "{name}, {each} at once: {late:?}");
+                assert!(!is_back, "{name}, {each} at once");
+            }
         }
     }
 

@@ -7,6 +7,7 @@ use protocol::update::Epoch;
 use protocol::{AssignmentNumber, Delivery, DeliveryKey, JournalNumber, Time, TrackerKey};
 use wincode::{SchemaRead, SchemaWrite};
 
+use super::clock_set::ClockSet;
 use super::delivery::TrackedDelivery;
 use super::effects::Step;
 use super::tracker::Tracker;
@@ -75,6 +76,15 @@ impl ReleasedDeliveries {
             self.by_key.remove(&key);
             self.changed.insert(key);
         }
+    }
+
+    /// The clock was set.
+    pub(super) fn handle_clock_set(&mut self, set: ClockSet) {
+        for released in self.by_key.values_mut() {
+            set.stamp(&mut released.at);
+        }
+        self.by_time = self.by_key.iter().map(|(key, released)| (released.at, *key)).collect();
+        self.changed.extend(self.by_key.keys());
     }
 
     pub(super) fn begin_step(&mut self) {

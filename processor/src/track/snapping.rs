@@ -18,6 +18,7 @@ use protocol::update::{SnappedPosition, Source};
 use protocol::{Breadcrumb, DeliveryId, FixRecord, MeasuredTime, Position, Time, Verdict};
 use wincode::{SchemaRead, SchemaWrite};
 
+use super::clock_set::ClockSet;
 use super::dormant::{Reader, Writer};
 use super::effects::Step;
 use super::fields::{Plain, fields};
@@ -224,6 +225,11 @@ impl Snapping {
         if late_on.is_some_and(|(on, at)| now.millis_since(at) >= LATE_RUN_MS || step.roads.region(on).is_none()) {
             self.finish_late(step);
         }
+    }
+
+    /// The clock was set, after `begin_again`: no matcher is left.
+    pub(super) fn handle_clock_set(&mut self, set: ClockSet) {
+        set.stamp_measured(&mut self.until);
     }
 
     /// Moves to another map: all that lies on edges is found again there by its position.

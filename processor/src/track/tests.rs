@@ -22,6 +22,7 @@ use protocol::{
 use super::*;
 
 mod arrival;
+mod clock_set;
 mod gathering;
 mod idle;
 mod journal;

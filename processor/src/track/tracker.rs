@@ -12,6 +12,7 @@ use protocol::{
 use wincode::{SchemaRead, SchemaWrite};
 
 use super::clock::FoldClock;
+use super::clock_set::ClockSet;
 use super::delivery::{DriverPosition, Numbering, TrackedDelivery};
 use super::device::{Device, Novelty};
 use super::dormant::{Reader, Writer};
@@ -292,6 +293,35 @@ impl Tracker {
             self.lead = None;
             self.pending.keyframe = true;
         }
+    }
+
+    /// The clock was set: he goes on by the new time, and whoever looks at him is given it.
+    pub(crate) fn handle_clock_set(&mut self, set: ClockSet, step: &mut Step<'_>) {
+        self.snapping.begin_again(step); // a matcher goes by time
+        self.move_times(set);
+        if self.is_live(set.now) {
+            self.pending.keyframe = true;
+            self.deliveries.iter_mut().for_each(TrackedDelivery::want_keyframe);
+        }
+    }
+
+    pub(super) fn move_times(&mut self, set: ClockSet) {
+        self.devices.iter_mut().for_each(|device| device.handle_clock_set(set));
+        self.lead.iter_mut().filter_map(|lead| lead.said.as_mut()).for_each(|said| set.stamp(said));
+        if let Some(shown) = &mut self.shown {
+            set.stamp(&mut shown.event_time);
+            set.stamp(&mut shown.received);
+        }
+        self.heard.iter_mut().for_each(|heard| set.stamp(&mut heard.at));
+        self.snapping.handle_clock_set(set);
+        self.motion.handle_clock_set(set);
+        self.fences.iter_mut().for_each(|watched| watched.presence.handle_clock_set(set));
+        self.deliveries.iter_mut().for_each(|delivery| delivery.handle_clock_set(set));
+        set.due(&mut self.keyframe_due);
+    }
+
+    pub(super) fn set_heard(&mut self, at: Time) {
+        self.heard.iter_mut().for_each(|heard| heard.at = at);
     }
 
     /// Replaces all fences. A driver who is inside one that stays is still inside it.

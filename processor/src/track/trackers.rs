@@ -10,6 +10,7 @@ use protocol::record::Vehicle;
 use protocol::{Time, TrackerKey};
 
 use super::clock::FoldClock;
+use super::clock_set::ClockSet;
 use super::dormant::Dormant;
 use super::gathering::{Copied, Gathering, Interval, TrackerCopy};
 use super::listening::Listening;
@@ -231,6 +232,34 @@ impl Trackers {
     pub(super) fn schedule_all(&mut self) {
         let Trackers { slots, wheel, .. } = self;
         slots.iter_mut().for_each(|(key, slot)| wheel.schedule(*key, &mut slot.entry, Time(i64::MIN)));
+    }
+
+    /// The clock was set. Those at work are told one by one: `live_keys`.
+    pub(super) fn handle_clock_set(&mut self, set: ClockSet) {
+        let Trackers { slots, wheel, listening, gathering, .. } = self;
+        wheel.handle_clock_set(set.by_ms);
+        listening.handle_clock_set();
+        for (key, slot) in slots {
+            slot.entry = slot.entry.moved(set.by_ms);
+            if matches!(slot.state, State::Dormant(_)) {
+                slot.before_change(*key, gathering);
+            }
+            if let State::Dormant(packed) = &mut slot.state {
+                packed.handle_clock_set(set);
+            }
+        }
+    }
+
+    /// So that each can be told what changes for it. They sleep again when they are settled.
+    pub(super) fn wake_all(&mut self) {
+        let Trackers { slots, dormant, .. } = self;
+        for (key, slot) in slots {
+            slot.wake(*key, dormant);
+        }
+    }
+
+    pub(super) fn live_keys(&self) -> Vec<TrackerKey> {
+        self.live().map(Tracker::key).collect()
     }
 
     /// Another owner speaks from here on, and readers take his word of a driver from a keyframe on: with the next tick

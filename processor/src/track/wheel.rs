@@ -25,6 +25,15 @@ impl Entry {
     fn of(time: Time) -> Entry {
         Entry(time.0.div_euclid(1_000).clamp(0, i64::from(u32::MAX - 1)) as u32)
     }
+
+    /// The entry of the same tracker once the clock was set.
+    pub(super) fn moved(self, by_ms: i64) -> Entry {
+        if self == Entry::NONE {
+            return self;
+        }
+        let second = i64::from(self.0).saturating_add(by_ms.div_euclid(1_000));
+        Entry(second.clamp(0, i64::from(u32::MAX - 1)) as u32)
+    }
 }
 
 impl Wheel {
@@ -34,6 +43,14 @@ impl Wheel {
         if second < *entry {
             *entry = second;
             self.by_second.entry(second.0).or_default().push(key);
+        }
+    }
+
+    /// The clock was set: who was due in ten seconds is due in ten seconds, or a second earlier.
+    pub(super) fn handle_clock_set(&mut self, by_ms: i64) {
+        let by_second = std::mem::take(&mut self.by_second);
+        for (second, keys) in by_second {
+            self.by_second.entry(Entry(second).moved(by_ms).0).or_default().extend(keys);
         }
     }
 

@@ -176,6 +176,8 @@ pub struct EdgeSessions {
     warm: WarmSessions,
     /// With the time of the revocation: after the longest lifetime no session of theirs can be left.
     revoked: HashMap<DeviceKey, Time>,
+    /// How far the clock would be from now if it had not been set. Sessions that began before it was go by that.
+    unset_ms: Vec<i64>,
     sealer: AnswerSealer,
 }
 
@@ -185,7 +187,8 @@ impl EdgeSessions {
     }
 
     pub fn with_sealer(config: EdgeConfig, keys: FleetKeys, sealer: AnswerSealer) -> Self {
-        EdgeSessions { config, keys, warm: WarmSessions::new(config.sessions_max), revoked: HashMap::new(), sealer }
+        let warm = WarmSessions::new(config.sessions_max);
+        EdgeSessions { config, keys, warm, revoked: HashMap::new(), unset_ms: Vec::new(), sealer }
     }
 
     pub fn set_keys(&mut self, keys: FleetKeys) {
@@ -199,6 +202,24 @@ impl EdgeSessions {
 
     pub fn warm(&self) -> &WarmSessions {
         &self.warm
+    }
+
+    /// The clock was set, so that `now` is another from here on. Buckets and revocations go on as before.
+    pub fn handle_step(&mut self, by_ms: i64) {
+        self.warm.handle_step(by_ms / 1000);
+        self.revoked.values_mut().for_each(|at| at.0 = at.0.saturating_add(by_ms));
+    }
+
+    /// What the clock would show, beside `now`, if it had not been set within the last day. A phone's counter goes by
+    /// the clock as it was when its session began, so a datagram is fresh if it is so by one of these.
+    pub fn set_unset(&mut self, unset: impl IntoIterator<Item = Time>, now: Time) {
+        self.unset_ms.clear();
+        self.unset_ms.extend(unset.into_iter().map(|time| time.millis_since(now)));
+    }
+
+    /// Whether it holds now, or would if the clock had not been set.
+    fn at_some_time(&self, now: Time, what: impl Fn(Time) -> bool) -> bool {
+        what(now) || self.unset_ms.iter().any(|ms| what(Time(now.0.saturating_add(*ms))))
     }
 
     /// Opens a datagram in place. What it said is in `out`, which is cleared first.
@@ -272,7 +293,8 @@ impl EdgeSessions {
 
     /// Forgets some of the sessions that have been silent for long, and revocations that no session can outlive.
     pub fn handle_timeout(&mut self, now: Time) {
-        self.warm.sweep(now.as_secs() - SILENT_FOR_S, SWEEP_SLOTS);
+        let earliest_ms = self.unset_ms.iter().copied().min().unwrap_or(0).min(0);
+        self.warm.sweep((now.0.saturating_add(earliest_ms)).div_euclid(1000) - SILENT_FOR_S, SWEEP_SLOTS);
         self.revoked.retain(|_, at| now.millis_since(*at) < REVOCATION_KEPT_MS);
     }
 
@@ -301,15 +323,18 @@ impl EdgeSessions {
         sid.copy_from_slice(&bytes[1..17]);
         let record_bytes = fleet_key.open_sid(&sid);
         let record = SessionRecord::from_bytes(&record_bytes).ok_or(RefuseReason::NoSession)?;
-        if now >= record.end() {
+        if !self.at_some_time(now, |now| now < record.end()) {
             return Err(RefuseReason::Expired);
         }
         if !self.revoked.is_empty() && self.revoked.contains_key(&record.device) {
             return Err(RefuseReason::Revoked);
         }
         let counter = unmask(fleet_key, &sid, &bytes[17..21]);
-        let ticks_now = now.millis_since(record.start()) * TICKS_PER_S / 1000;
-        if (i64::from(counter) - ticks_now).abs() > FRESH_S * TICKS_PER_S {
+        let is_fresh = |now: Time| {
+            let ticks_now = now.millis_since(record.start()).saturating_mul(TICKS_PER_S) / 1000;
+            now < record.end() && (i64::from(counter) - ticks_now).abs() <= FRESH_S * TICKS_PER_S
+        };
+        if !self.at_some_time(now, is_fresh) {
             return Err(RefuseReason::Stale);
         }
         let identity = SessionIdentity::of(&record_bytes);

@@ -97,6 +97,12 @@ impl WarmSession {
         }
     }
 
+    /// The clock that `refill` goes by was set.
+    fn handle_step(&mut self, by_s: i64) {
+        let refilled_s = u16::from_ne_bytes(self.refilled_s);
+        self.refilled_s = refilled_s.wrapping_add(by_s as u16).to_ne_bytes();
+    }
+
     /// False, and nothing taken, if there are not that many.
     pub fn take_tokens(&mut self, count: u16) -> bool {
         let Some(left) = self.tokens().checked_sub(count) else { return false };
@@ -255,6 +261,11 @@ impl WarmSessions {
                 self.remove(slot);
             }
         }
+    }
+
+    /// The clock was set: buckets fill on as if nothing had been.
+    pub fn handle_step(&mut self, by_s: i64) {
+        self.slots.iter_mut().for_each(|session| session.handle_step(by_s));
     }
 
     fn evict_coldest(&mut self, now: Time) {

@@ -13,7 +13,6 @@ use super::{DELIVERY_PREFIX, EmbeddedRegistry, TENANT_PREFIX, TOKEN_BYTES};
 use super::{check_text, create_driver, damaged, driver, hash_of, insert_device, insert_tenant, insert_token, tenant};
 use crate::control::credential;
 use crate::installation::Numbers;
-use crate::ledger::IDEMPOTENCY_KEPT;
 use crate::registry::{Asker, Driver, Made, New, Once, RegistryError, Tenant};
 
 pub(super) const TABLE: &str = "
@@ -121,7 +120,7 @@ fn remembered(connection: &Connection, once: &Once, now: Time) -> Result<Option<
         .prepare_cached(
             "SELECT request, answer, created_ms FROM repeats WHERE asker = ?1 AND key = ?2 AND created_ms > ?3",
         )?
-        .query_row(params![asker_of(once), once.idempotency.key, (now - IDEMPOTENCY_KEPT).0], |row| {
+        .query_row(params![asker_of(once), once.idempotency.key, once.idempotency.forgotten_before(now).0], |row| {
             Ok((row.get(0)?, row.get(1)?, row.get(2)?))
         })
         .optional()?;
@@ -140,7 +139,7 @@ fn remember(connection: &Connection, once: &Once, kept: &Kept, now: Time) -> Res
             "DELETE FROM repeats WHERE (asker, key) IN
              (SELECT asker, key FROM repeats WHERE created_ms <= ?1 ORDER BY created_ms LIMIT 16)",
         )?
-        .execute([(now - IDEMPOTENCY_KEPT).0])?;
+        .execute([once.idempotency.forgotten_before(now).0])?;
     let answer = serde_json::to_string(kept).map_err(|error| damaged(error.to_string()))?;
     connection.prepare_cached("INSERT OR REPLACE INTO repeats VALUES (?1, ?2, ?3, ?4, ?5)")?.execute(params![
         asker_of(once),

@@ -7,6 +7,7 @@ use protocol::Time;
 use protocol::update::{Eta, EtaBasis, Event};
 
 use super::{Pending, basis_of};
+use crate::track::clock_set::ClockSet;
 use crate::track::fields::{Plain, fields};
 
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -30,6 +31,15 @@ fields! {
 impl Arrival {
     pub(super) fn published(&self) -> Option<Eta> {
         self.published
+    }
+
+    /// The clock was set: he arrives in as many minutes as before.
+    pub(super) fn handle_clock_set(&mut self, set: ClockSet) {
+        for eta in self.smoothed.iter_mut().chain(&mut self.published) {
+            [&mut eta.arrival, &mut eta.p10, &mut eta.p90].into_iter().for_each(|time| set.due(time));
+        }
+        self.shown.handle_clock_set(set.by_ms);
+        set.stamp(&mut self.estimated);
     }
 
     /// There is no stop ahead any more.

@@ -8,6 +8,7 @@ use protocol::{DeliveryKey, Position, Time};
 
 use super::plan::{Deviation, Plan};
 use super::{DriverPosition, Pending};
+use crate::track::clock_set::ClockSet;
 use crate::track::effects::{RouteWanted, Step};
 use crate::track::fields::{Maybe, Plain, fields};
 use crate::track::planned_route::{PlannedRoute, RoutePosition};
@@ -69,6 +70,12 @@ pub(super) struct Followed {
 impl Course {
     pub(super) fn progress(&self) -> Option<Progress> {
         self.progress
+    }
+
+    /// The clock was set. `made` stays: it names a request that may be under way.
+    pub(super) fn handle_clock_set(&mut self, set: ClockSet) {
+        set.due(&mut self.plan_after);
+        self.plan.iter_mut().for_each(|plan| plan.handle_clock_set(set));
     }
 
     /// True if it changed.

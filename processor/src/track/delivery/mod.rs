@@ -23,6 +23,7 @@ use protocol::update::{
 use protocol::{Delivery, DeliveryState, JournalEntry, JournalKind, Milestone, Position, StopKind, Time};
 use wincode::{SchemaRead, SchemaWrite};
 
+use super::clock_set::ClockSet;
 use super::effects::Step;
 use super::fields::{One, Plain, Required, fields};
 use super::snapping::OnMap;
@@ -231,6 +232,13 @@ impl TrackedDelivery {
         if let (true, None) = (self.arrival.is_due(now), self.silent) {
             self.recompute(driver, now, step);
         }
+    }
+
+    /// The clock was set.
+    pub(crate) fn handle_clock_set(&mut self, set: ClockSet) {
+        self.stops.handle_clock_set(set);
+        self.course.handle_clock_set(set);
+        self.arrival.handle_clock_set(set);
     }
 
     /// When time alone changes something, by the position that is shown.

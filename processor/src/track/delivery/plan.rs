@@ -6,6 +6,7 @@ use protocol::update::ShownPosition;
 use protocol::{Position, Time};
 use wincode::{SchemaRead, SchemaWrite};
 
+use crate::track::clock_set::ClockSet;
 use crate::track::fields::{Plain, fields};
 use crate::track::planned_route::{PlannedRoute, RoutePosition};
 use crate::track::roads::{Region, Roads};
@@ -137,6 +138,12 @@ impl Plan {
         }
         (timed.tables, timed.at) = (region.tables, now);
         self.route.retime(region.traffic.graph(), region.traffic.speeds(), profile, at.along_cm, now);
+    }
+
+    /// The clock was set. `made` stays: it is a name.
+    pub(crate) fn handle_clock_set(&mut self, set: ClockSet) {
+        set.stamp(&mut self.off_at);
+        self.timed.iter_mut().for_each(|timed| set.stamp(&mut timed.at));
     }
 
     pub(crate) fn along_m(&self) -> u32 {

@@ -2,6 +2,7 @@
 
 use protocol::{Delivery, DeliveryState, Position, Stop, StopKind, Time};
 
+use crate::track::clock_set::ClockSet;
 use crate::track::fence::{Passage, Presence, Side, side_of_disc};
 use crate::track::fields::{Plain, fields};
 
@@ -33,6 +34,11 @@ pub(super) enum StopPassage {
 impl Stops {
     pub(super) fn unvisited(count: usize) -> Stops {
         Stops { presences: vec![Presence::default(); count], done: 0 }
+    }
+
+    /// The clock was set.
+    pub(super) fn handle_clock_set(&mut self, set: ClockSet) {
+        self.presences.iter_mut().for_each(|presence| presence.handle_clock_set(set));
     }
 
     /// The stop ahead: the first pickup that is not done, and once picked up the first drop-off that is not done.

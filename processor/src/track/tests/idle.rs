@@ -147,11 +147,18 @@ pub(super) fn life(seed: u64, entries: usize) -> Vec<RecordBatch> {
         (state >> 33) % below
     };
     let mut journal = 1;
+    let mut offset_ms = 0;
     while world.log.len() < entries {
         let driver = DriverKey { tenant: TENANT, driver: DriverId(draw(5) as u32) };
         let edge = EdgeId(1 + draw(2) as u32);
         let tick = |world: &World| Record::Tick { owner: OwnerId(1), at: world.now() };
-        match draw(24) {
+        match draw(25) {
+            24 => {
+                let step_ms = [2_000, 7_200_000, 345_600_000][draw(3) as usize] * if draw(2) == 0 { 1 } else { -1 };
+                offset_ms += step_ms;
+                world.now_ms += step_ms;
+                world.push(Record::WallOffset { owner: OwnerId(1), boot: 1, offset_ms });
+            }
             0 => {
                 let mut to = delivery(Some(driver), 1 + draw(3) as u32, vec![status(1, DeliveryState::Ready)]);
                 to.key.delivery = DeliveryId(u64::from(driver.driver.0));

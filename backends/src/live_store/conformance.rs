@@ -170,7 +170,8 @@ pub fn driver(tenant: u32, id: u32, offset: u64) -> LiveEntry {
     }))
 }
 
-fn delivery(tenant: u32, id: u64, of_epoch: (u32, u32, u64), number: u64) -> LiveEntry {
+/// A ready delivery of this tenant.
+pub fn delivery(tenant: u32, id: u64, of_epoch: (u32, u32, u64), number: u64) -> LiveEntry {
     let delivery = Delivery {
         key: delivery_key(tenant, id),
         state: DeliveryState::Ready,

@@ -1,10 +1,12 @@
 //! The live store in memory: sharded maps, bounded, gone with the process and whole again within 60 s, because every
 //! live view gets a keyframe that often.
 //!
-//! At its bound a shard lets go of what was put longest ago: a view that nobody renews is the one that nobody misses.
+//! At its bound a shard lets go of what would expire first: a view that nobody renews is the one that nobody misses. What is
+//! over is asked of the ledger, so its view stays only for as long as somebody may still look at it.
 
 use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasher, Hash, RandomState};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use daemon::Meter;
@@ -46,8 +48,14 @@ impl LiveStore for MemoryLiveStore {
     async fn put(&self, entries: Vec<LiveEntry>, now: Time) -> Result<(), LiveStoreError> {
         for entry in entries {
             match entry {
-                LiveEntry::Delivery(view) => self.deliveries.put(view.view.delivery.key, *view, now, is_newer_view),
-                LiveEntry::Driver(driver) => self.drivers.put(driver.view.key, *driver, now, is_newer_driver),
+                LiveEntry::Delivery(view) => {
+                    let is_over = view.view.delivery.state.is_finished();
+                    let until = now + if is_over { FINISHED_TTL } else { LIVE_TTL };
+                    self.deliveries.put(view.view.delivery.key, *view, now, until, is_newer_view);
+                }
+                LiveEntry::Driver(driver) => {
+                    self.drivers.put(driver.view.key, *driver, now, now + LIVE_TTL, is_newer_driver);
+                }
             }
         }
         Ok(())
@@ -67,7 +75,7 @@ impl LiveStore for MemoryLiveStore {
 
     async fn put_speeds(&self, cells: Vec<CellSpeeds>, now: Time) -> Result<(), LiveStoreError> {
         for speeds in cells {
-            self.speeds.put(speeds.cell, speeds, now, |old, new| new.at >= old.at);
+            self.speeds.put(speeds.cell, speeds, now, now + LIVE_TTL, |old, new| new.at >= old.at);
         }
         Ok(())
     }
@@ -95,17 +103,18 @@ struct Shelf<K, V> {
 
 struct Shard<K, V> {
     entries: HashMap<K, Held<V>>,
-    by_age: BTreeSet<(Time, K)>,
+    by_end: BTreeSet<(Time, K)>,
 }
 
 struct Held<V> {
     value: V,
-    put: Time,
+    /// From then on it is not there.
+    until: Time,
 }
 
 impl<K: Copy + Ord + Hash, V: Clone> Shelf<K, V> {
     fn new(entries_max: usize, evicted: Counter) -> Self {
-        let shard = || Mutex::new(Shard { entries: HashMap::new(), by_age: BTreeSet::new() });
+        let shard = || Mutex::new(Shard { entries: HashMap::new(), by_end: BTreeSet::new() });
         Shelf {
             shards: (0..SHARDS).map(|_| shard()).collect(),
             hasher: RandomState::new(),
@@ -118,23 +127,23 @@ impl<K: Copy + Ord + Hash, V: Clone> Shelf<K, V> {
         &self.shards[self.hasher.hash_one(key) as usize % SHARDS]
     }
 
-    fn put(&self, key: K, value: V, now: Time, is_newer: impl Fn(&V, &V) -> bool) {
+    fn put(&self, key: K, value: V, now: Time, until: Time, is_newer: impl Fn(&V, &V) -> bool) {
         let mut shard = self.shard(&key).lock();
         shard.expire(now);
         if let Some(held) = shard.entries.get(&key) {
             if !is_newer(&held.value, &value) {
                 return;
             }
-            let put = held.put;
-            shard.by_age.remove(&(put, key));
+            let before = held.until;
+            shard.by_end.remove(&(before, key));
         } else if shard.entries.len() >= self.shard_entries_max
-            && let Some((_, oldest)) = shard.by_age.pop_first()
+            && let Some((_, oldest)) = shard.by_end.pop_first()
         {
             shard.entries.remove(&oldest);
             self.evicted.increment(1);
         }
-        shard.by_age.insert((now, key));
-        shard.entries.insert(key, Held { value, put: now });
+        shard.by_end.insert((until, key));
+        shard.entries.insert(key, Held { value, until });
     }
 
     fn find(&self, key: &K, now: Time) -> Option<V> {
@@ -159,11 +168,11 @@ impl Shelf<DriverKey, LiveDriver> {
 
 impl<K: Copy + Ord + Hash, V> Shard<K, V> {
     fn expire(&mut self, now: Time) {
-        while let Some((put, key)) = self.by_age.first().copied() {
-            if put + LIVE_TTL > now {
+        while let Some((until, key)) = self.by_end.first().copied() {
+            if until > now {
                 return;
             }
-            self.by_age.pop_first();
+            self.by_end.pop_first();
             self.entries.remove(&key);
         }
     }
@@ -171,18 +180,22 @@ impl<K: Copy + Ord + Hash, V> Shard<K, V> {
 
 impl<V> Held<V> {
     fn is_live(&self, now: Time) -> bool {
-        now < self.put + LIVE_TTL
+        now < self.until
     }
 }
 
 const SHARDS: usize = 64;
+/// As long as a gateway holds the view of a delivery that is over.
+const FINISHED_TTL: Duration = Duration::from_secs(600);
 /// A view is a few KB.
 const ENTRIES_MAX: usize = 500_000;
 
 #[cfg(test)]
 mod tests {
+    use protocol::DeliveryState;
+
     use super::*;
-    use crate::live_store::conformance::{self, driver};
+    use crate::live_store::conformance::{self, delivery, driver};
 
     #[tokio::test]
     async fn memory_keeps_the_contract() {
@@ -205,6 +218,28 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_view_that_is_over_goes_after_ten_minutes_and_an_open_one_stays() {
+        let store = MemoryLiveStore::default();
+        let (open, mut over) = (delivery(1, 1, (1, 1, 0), 1), delivery(1, 2, (1, 1, 0), 1));
+        let key = |entry: &LiveEntry| match entry {
+            LiveEntry::Delivery(view) => view.view.delivery.key,
+            LiveEntry::Driver(driver) => panic!("a driver: {:?}", driver.view.key),
+        };
+        if let LiveEntry::Delivery(view) = &mut over {
+            view.view.delivery.state = DeliveryState::Delivered;
+        }
+        let (open_key, over_key) = (key(&open), key(&over));
+
+        store.put(vec![open, over], Time(0)).await.unwrap();
+
+        let just_before = Time(0) + FINISHED_TTL - Duration::from_millis(1);
+        assert!(store.delivery(over_key, just_before).await.unwrap().is_some());
+        let after = Time(0) + FINISHED_TTL;
+        assert!(store.delivery(over_key, after).await.unwrap().is_none());
+        assert!(store.delivery(open_key, after).await.unwrap().is_some());
+    }
+
+    #[tokio::test]
     async fn what_expired_gives_its_memory_back() {
         let store = MemoryLiveStore::default();
         for n in 0..5_000 {
@@ -216,7 +251,7 @@ mod tests {
         }
 
         let held: usize = store.drivers.shards.iter().map(|shard| shard.lock().entries.len()).sum();
-        let ages: usize = store.drivers.shards.iter().map(|shard| shard.lock().by_age.len()).sum();
+        let ages: usize = store.drivers.shards.iter().map(|shard| shard.lock().by_end.len()).sum();
         assert_eq!((held, ages), (1_000, 1_000));
     }
 }

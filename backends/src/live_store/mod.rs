@@ -1,9 +1,10 @@
 //! The live store: the newest view of every delivery and driver, for whoever asks when the view's owner cannot answer;
 //! and how fast one gets along in every H3 cell, for whoever is not on our map.
 //!
-//! **Contract:** an older update never replaces a newer one; entries expire `LIVE_TTL` after they were last put; it may
-//! be empty at any time and is whole again within 60 s, because every live view gets a keyframe that often, and the
-//! learner puts every cell that often.
+//! **Contract:** an older update never replaces a newer one; entries expire `LIVE_TTL` after they were last put, those of
+//! a delivery that is over sooner if the store likes, because the ledger has the last word on it; it may be empty at any
+//! time and is whole again within 60 s, because every live view gets a keyframe that often, and the learner puts every
+//! cell that often.
 //!
 //! A cell stands under `speeds:8839220117fffff`, as H3 writes it and without a tenant: speeds are the fleet's. Where the
 //! store has hashes its fields are `at` (unix milliseconds) and a road's name each, as `empty usual live` in cm/s.

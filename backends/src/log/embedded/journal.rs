@@ -10,6 +10,7 @@
 //! `4 ‖ keyspace u64`, end `3 ‖ checksum u64 ‖ "FJL" ‖ 3`.
 
 use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use tracing::warn;
@@ -42,7 +43,7 @@ pub fn inspect(folder: &Path, acknowledged: u64) -> Result<(), JournalError> {
     let newest = journals.last().map(|(id, _)| *id);
     let mut last_number = None;
     for (journal, path) in journals {
-        let bytes = std::fs::read(&path)?;
+        let bytes = written_part(&path)?;
         let mut end = 0;
         while let Some(frame) = frame_at(&bytes, end) {
             end = frame.end;
@@ -75,7 +76,7 @@ pub fn cut_unacknowledged_end(folder: &Path, acknowledged: u64) -> std::io::Resu
     let Some((_, journal)) = journals(folder)?.pop() else {
         return Ok(false);
     };
-    let bytes = std::fs::read(&journal)?;
+    let bytes = written_part(&journal)?;
     let Some(BatchFrame { begin, number: Some(number), .. }) = last_frame(&bytes) else {
         return Ok(false);
     };
@@ -85,6 +86,27 @@ pub fn cut_unacknowledged_end(folder: &Path, acknowledged: u64) -> std::io::Resu
     warn!(number, acknowledged, "the last batch is torn and was acknowledged to nobody, it is cut off");
     cut(&journal, begin)?;
     Ok(true)
+}
+
+/// A journal without the zeros at its end: it is made 64 MB long, and a start must not take as much memory to look at it.
+/// No whole frame ends in a zero.
+fn written_part(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut file = File::open(path)?;
+    let (mut written, mut zeros) = (Vec::new(), 0);
+    let mut chunk = vec![0; CHUNK_BYTES];
+    loop {
+        let read = file.read(&mut chunk)?;
+        if read == 0 {
+            return Ok(written);
+        }
+        if chunk[..read].chunks(ZEROS.len()).all(|part| *part == ZEROS[..part.len()]) {
+            zeros += read;
+            continue;
+        }
+        written.resize(written.len() + zeros, 0);
+        written.extend_from_slice(&chunk[..read]);
+        zeros = 0;
+    }
 }
 
 fn cut(journal: &Path, end: usize) -> std::io::Result<()> {
@@ -180,6 +202,7 @@ impl<'a> Cursor<'a> {
 }
 
 /// Compared in one go each: journals are 64 MB of mostly nothing.
+const CHUNK_BYTES: usize = 256 << 10;
 static ZEROS: [u8; 4096] = [0; 4096];
 const START: u8 = 1;
 const ITEM: u8 = 2;
@@ -220,6 +243,22 @@ mod tests {
             let shorter = last_frame(&bytes[..frame.end - cut]).unwrap();
             assert_eq!((shorter.end, shorter.number), (frame.begin, Some(number - 1)), "cut by {cut}");
         }
+    }
+
+    #[test]
+    fn only_what_was_written_of_a_journal_is_held_in_memory_and_zeros_within_it_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("0.jnl");
+        let mut bytes = vec![0; 3 * CHUNK_BYTES];
+        bytes.push(9);
+        std::fs::write(&path, &bytes).unwrap();
+        File::options().write(true).open(&path).unwrap().set_len(64 << 20).unwrap();
+
+        let written = written_part(&path).unwrap();
+
+        assert!(written.capacity() <= 6 * CHUNK_BYTES, "{}", written.capacity());
+        assert_eq!(written[..bytes.len()], bytes);
+        assert!(written[bytes.len()..].iter().all(|byte| *byte == 0));
     }
 
     #[test]

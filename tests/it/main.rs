@@ -2,6 +2,7 @@
 //! the workspace keeps. One binary, so that it links once.
 
 mod browser;
+mod clock_steps;
 mod command_line;
 mod doors;
 mod examples;

@@ -174,6 +174,16 @@ impl ShownPosition {
     }
 }
 
+impl DeliveryView {
+    /// The ETA, unless the position that it was made from is too old to be shown.
+    pub fn shown_eta(&self, now: Time) -> Option<&Eta> {
+        let is_lost = |position: &ShownPosition| {
+            Freshness::of(Some(position), &self.delivery.policy, now) == Freshness::Unavailable
+        };
+        self.eta.as_ref().filter(|_| !self.position.as_ref().is_some_and(is_lost))
+    }
+}
+
 impl From<&Stop> for StopFrame {
     fn from(stop: &Stop) -> Self {
         let label = stop.label.clone();
@@ -201,7 +211,7 @@ impl SnapshotFrame {
             stops: delivery.stops.iter().map(StopFrame::from).collect(),
             journal: delivery.journal.iter().map(|entry| StatusFrame { entry: entry.clone() }).collect(),
             position: shown.map(|p| p.to_frame(view.progress.as_ref(), &delivery.policy, now)),
-            eta: view.eta.as_ref().map(EtaFrame::from),
+            eta: view.shown_eta(now).map(EtaFrame::from),
             plan,
             freshness,
             stale_after_ms: delivery.policy.stale_after_ms(),

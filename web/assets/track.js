@@ -76,17 +76,20 @@ function draw() {
 
 function drawArrival(view) {
   const box = byId("arrival"), window = byId("window");
-  const stop = view.eta && view.stops[view.eta.stop];
+  // An arrival time is as old as the position it was made from.
+  const isLost = view.position && judge(view.position, limits(), serverNow()).freshness === "unavailable";
+  const eta = isLost ? null : view.eta;
+  const stop = eta && view.stops[eta.stop];
   if (isOver()) {
     box.textContent = view.status === "delivered" ? "Delivered" : "Not delivered";
     window.textContent = "";
-  } else if (view.eta) {
-    const minutes = Math.max(0, Math.round((view.eta.arrival - serverNow()) / 60000));
+  } else if (eta) {
+    const minutes = Math.max(0, Math.round((eta.arrival - serverNow()) / 60000));
     box.innerHTML = "";
     box.append(minutes < 1 ? "Now" : String(minutes), Object.assign(document.createElement("small"), { textContent: minutes < 1 ? "" : " min" }));
     const where = stop?.kind === "pickup" ? "At the pickup" : "Arrives";
-    window.textContent = `${where} ${clock(view.eta.arrival)}, most likely ${clock(view.eta.p10)}–${clock(view.eta.p90)}`
-      + (view.eta.basis === "straight_line" ? " (as the crow flies)" : "");
+    window.textContent = `${where} ${clock(eta.arrival)}, most likely ${clock(eta.p10)}–${clock(eta.p90)}`
+      + (eta.basis === "straight_line" ? " (as the crow flies)" : "");
   } else {
     box.textContent = view.driver == null ? "No driver yet" : "…";
     window.textContent = view.driver == null ? "The arrival time follows once a driver has it." : "";

@@ -192,7 +192,7 @@ impl DeliveryEntry {
     }
 
     pub fn eta(&mut self, now: Time) -> Option<SharedFrame> {
-        let eta = self.live.view.eta.as_ref()?;
+        let eta = self.live.view.shown_eta(now)?;
         Some(self.kept.eta.frame(now, || frames::shared(&Frame::Eta(EtaFrame::from(eta)))))
     }
 
@@ -291,7 +291,7 @@ pub fn map_delivery(view: &DeliveryView, now: Time) -> MapDelivery {
         driver: delivery.driver,
         stops: delivery.stops.iter().map(StopFrame::from).collect(),
         position: view.position.map(|p| p.to_frame(view.progress.as_ref(), &delivery.policy, now)),
-        eta: view.eta.as_ref().map(EtaFrame::from),
+        eta: view.shown_eta(now).map(EtaFrame::from),
         freshness: Freshness::of(view.position.as_ref(), &delivery.policy, now),
         silent: view.silent,
         last_number: delivery.last_number(),

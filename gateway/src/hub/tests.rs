@@ -254,6 +254,26 @@ fn a_place_that_must_not_be_shown_any_more_is_in_no_frame() {
 }
 
 #[test]
+fn an_arrival_time_is_in_no_frame_once_the_place_it_was_made_from_is_not_shown() {
+    let mut hub = whole_hub();
+    let mut update = keyframe_body(1, 1, 1, Some(at(0)));
+    let DeliveryBody::Keyframe { view } = &mut update.body else { unreachable!() };
+    view.eta = Some(eta(T0 + S * 600));
+    hub.handle_update(&Update::Delivery(update), T0);
+    let view = view_of(&mut hub);
+
+    for (now, is_shown) in [(T0 + S * 119, true), (T0 + S * 120, false)] {
+        let fresh = begun(&mut hub, &Resume::default());
+        let returning = begun(&mut hub, &Resume { last: Some(JournalNumber(1)), view: Some(view.clone()) });
+        let (_, map) = hub.handle_map_watch(TenantId(7), DeliveryPolicy::default(), None, now);
+
+        assert_eq!(poll(&mut hub, fresh, now)[0]["eta"].is_object(), is_shown);
+        assert_eq!(kinds(&poll(&mut hub, returning, now)).contains(&"eta"), is_shown);
+        assert_eq!(map.deliveries[0].eta.is_some(), is_shown);
+    }
+}
+
+#[test]
 fn one_frame_is_made_for_all_who_get_it() {
     let mut hub = whole_hub();
     hub.handle_update(&keyframe(1, 1, 1, Some(at(0))), T0);

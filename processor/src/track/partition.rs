@@ -255,6 +255,9 @@ impl Partition {
         effects: &mut Effects,
     ) {
         if let Some(key) = record.key() {
+            if matches!(record, Record::LeadEnded { .. }) && self.trackers.find(key).is_none() {
+                return; // nothing is known of the driver, so there is nothing to take back
+            }
             let is_folded =
                 self.with_tracker((key, Changes::All), offset, index, effects, |tracker, released, step| {
                     handle_keyed(tracker, released, record, step);

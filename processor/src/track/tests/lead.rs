@@ -54,6 +54,15 @@ fn once_the_leading_device_is_revoked_the_next_that_is_heard_leads() {
     }
 }
 
+#[test]
+fn of_a_driver_whom_nobody_knows_a_revoked_device_says_nothing() {
+    let mut world = World::new();
+
+    world.push(Record::LeadEnded { device: device(DRIVER, 1), at: world.now() });
+
+    assert!(world.updates.is_empty() && world.partition.trackers_len() == 0);
+}
+
 fn drive_by(world: &mut World, number: u16, east_m: f64) {
     let mut fix = world.fix(east_m);
     fix.device = device(DRIVER, number);

@@ -135,7 +135,8 @@ impl MemtableBudget {
     }
 }
 
-const MEMTABLES_BYTES_MIN: u64 = 8 << 20;
+/// Less would write thousands of small tables a day, each a file with an index in memory.
+const MEMTABLES_BYTES_MIN: u64 = 32 << 20;
 /// Over all partitions; more would make the next start long, which replays it.
 const MEMTABLES_BYTES_MAX: u64 = 128 << 20;
 
@@ -192,8 +193,8 @@ mod tests {
 
         assert_eq!(run(&mut budget, 0), MEMTABLES_BYTES_MIN);
         assert_eq!(run(&mut budget, 50 << 20), MEMTABLES_BYTES_MAX);
-        let busy = run(&mut budget, 1 << 20);
-        assert!((29 << 20..=31 << 20).contains(&busy), "{busy}");
+        let busy = run(&mut budget, 2 << 20);
+        assert!((59 << 20..=61 << 20).contains(&busy), "{busy}");
         assert_eq!(run(&mut budget, 100 << 10), MEMTABLES_BYTES_MIN);
     }
 

@@ -292,7 +292,7 @@ macro_rules! fields {
                 while let Some(field) = next_field(&mut from)? {
                     match field.tag {
                         $( $( $tag => $name = read_field::<_, $codec>(&field, reading)?, )? )*
-                        $( $( $tag => drop(None::<$gone>), )? )*
+                        $( $( $tag => { let _: Option<$gone> = None; } )? )*
                         $( $( $later_tag => $later = read_field::<_, $later_codec>(&field, reading)?, )* )?
                         _ => pass_field(&field, reading)?,
                     }

@@ -10,8 +10,9 @@ use anyhow::{Context, Result, bail};
 use backends::control::RegionKey;
 use backends::installation::compare::{Claim, FileCopy, Finding, Found, Survey};
 use backends::installation::witness::read_note;
-use backends::installation::{Commit, Installation, InstallationFile, Numbers, Store, Witnesses};
+use backends::installation::{Commit, Fingerprint, Installation, InstallationFile, Numbers, Raise, Store, Witnesses};
 use backends::sqlite;
+use backends::trail_store::embedded as trail_store;
 
 /// A data folder that no other process may open meanwhile.
 pub struct DataFolder {
@@ -89,6 +90,9 @@ impl DataFolder {
         survey.stores.insert(Store::Trail, self.of_its_index(self.of_its_file(Store::Trail, trail))?);
         let blobs = found(self.path(Store::Blobs).exists());
         survey.stores.insert(Store::Blobs, self.of_its_file(Store::Blobs, blobs));
+        if let Some(reason) = trail_store::find_damage(&self.path(Store::Trail)).context("look at history")? {
+            survey.stores.insert(Store::Trail, Found::Damaged(reason));
+        }
         match RegionKey::load(&self.path(Store::RegionKey)) {
             Ok(key) => {
                 survey.region_key = key.map(|key| key.fingerprint());
@@ -150,13 +154,25 @@ impl DataFolder {
 
     /// The first word of a new installation: it has an id, and its stores are being made.
     pub fn begin(&self, installation: Installation) -> Result<()> {
-        let file = InstallationFile { installation, is_whole: false, region_key: None };
+        let file = InstallationFile { installation, is_whole: false, region_key: None, raised_by: None };
+        Ok(file.write(&self.data.join(WITNESS).join(FILE))?)
+    }
+
+    /// The first word of a repair or a restore that brings the stores to this incarnation: whoever comes after a kill goes
+    /// on with the same id, and no start takes the stores for whole before it came to its end.
+    pub fn begin_raise(&self, installation: Installation, raise: Raise, region_key: Option<Fingerprint>) -> Result<()> {
+        let file = InstallationFile { installation, is_whole: false, region_key, raised_by: Some(raise) };
         Ok(file.write(&self.data.join(WITNESS).join(FILE))?)
     }
 
     /// All stores are there; from now on one that is not is missing. Copies that say so already are left alone.
     pub fn finish(&self, installation: Installation, region_key: &RegionKey) -> Result<()> {
-        let file = InstallationFile { installation, is_whole: true, region_key: Some(region_key.fingerprint()) };
+        let file = InstallationFile {
+            installation,
+            is_whole: true,
+            region_key: Some(region_key.fingerprint()),
+            raised_by: None,
+        };
         for path in self.file_copies() {
             if InstallationFile::read(&path).ok().flatten().as_ref() != Some(&file) {
                 file.write(&path)?;
@@ -171,7 +187,8 @@ impl DataFolder {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let names = match store {
             Store::Registry | Store::Ledger => ["", "-wal", "-shm", ".sums"].map(|end| format!("{name}{end}")).to_vec(),
-            Store::Trail => ["trail", "trail.db", "trail.db-wal", "trail.db-shm"].map(str::to_string).to_vec(),
+            // A history of earlier releases that is still being taken over is not what is lost.
+            Store::Trail => vec![name],
             Store::Log | Store::Blobs | Store::RegionKey => vec![name],
         };
         let mut moved = Vec::new();
@@ -215,6 +232,30 @@ impl DataFolder {
 pub fn acknowledged(survey: &Survey, installation: Installation) -> u64 {
     let known = survey.known(Store::Log, installation.id);
     known.filter(|claim| claim.note.installation == installation).map_or(0, |claim| claim.note.commit.sequence)
+}
+
+/// The same for a log that is brought to this incarnation, from the one before: it may have come there already.
+pub fn acknowledged_before(survey: &Survey, raised: Installation) -> u64 {
+    let is_of_either = |known: Installation| {
+        let before = Installation { incarnation: raised.incarnation.saturating_sub(1), ..raised };
+        known == raised || known == before
+    };
+    let claims = survey.claims.iter().filter(|claim| claim.note.store == Store::Log);
+    let sequences = claims.filter(|claim| is_of_either(claim.note.installation));
+    sequences.map(|claim| claim.note.commit.sequence).max().unwrap_or(0)
+}
+
+/// What is said of a folder that a repair or a restore has begun to change, to all but the same command.
+pub fn unfinished(data: &Path, raise: Raise) -> String {
+    let (data, command) = (data.display(), raise.name());
+    let again = match raise {
+        Raise::Restore => "",
+        Raise::Repair => ", with the same losses accepted",
+    };
+    format!(
+        "a `wayfix {command}` of {data} has begun and did not come to its end: \
+         run `wayfix {command} --data {data}` again{again}"
+    )
 }
 
 /// Why a start was refused, and what there is to do.

@@ -2,16 +2,20 @@
 //! and, where a loss is accepted by name, goes on without what is lost: in a new incarnation, with all numbers above
 //! every one that can have been given. Nothing is deleted: what is not used any more is set aside under another name.
 
+mod mending;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use backends::control::{ControlKey, RegionKey};
 use backends::installation::compare::{Finding, Found, Problem, Survey, Verdict};
-use backends::installation::{Installation, Numbers, Store};
+use backends::installation::{Installation, Numbers, Raise, Store};
 use backends::log::embedded::forget_acknowledged;
 use backends::log::{Append, Log, LogError, Topic};
+use backends::registry::embedded::{Voided, void_suspects};
 use backends::sqlite;
+use backends::trail_store::embedded as trail_store;
 use bytes::Bytes;
 use daemon::{Clock, ClockWatch, Meter};
 use protocol::{PartitionId, TenantId, Time};
@@ -19,7 +23,7 @@ use protocol::{PartitionId, TenantId, Time};
 use crate::compose::CLOCK_FILE;
 use crate::compose::stores::Embedded;
 use crate::config::StoresConfig;
-use crate::installation::{DataFolder, Refused, acknowledged};
+use crate::installation::{DataFolder, Refused, acknowledged, acknowledged_before, unfinished};
 use crate::settings::Settings;
 use crate::up;
 
@@ -99,7 +103,7 @@ pub fn open_folder(stores: &StoresConfig) -> Result<DataFolder> {
 async fn repair(folder: DataFolder, stores: &StoresConfig, accepted: &[Store]) -> Result<Embedded> {
     let mut survey = folder.survey()?;
     for finding in findings(&survey) {
-        mend(&folder, &survey, &finding)?;
+        mending::mend(&folder, &survey, &finding)?;
         survey = folder.survey()?;
     }
     match survey.compare() {
@@ -109,10 +113,23 @@ async fn repair(folder: DataFolder, stores: &StoresConfig, accepted: &[Store]) -
             warnings.iter().for_each(|warning| eprintln!("made anew: {warning}"));
             together(folder, stores, survey, installation, accepted).await
         }
-        Verdict::Refused(findings) if findings.iter().all(|finding| accepted.contains(&finding.store)) => {
-            accept(folder, stores, &survey, &findings).await
+        Verdict::Unfinished { raise: raise @ Raise::Restore, .. } => bail!("{}", unfinished(&stores.data, raise)),
+        Verdict::Refused(findings) | Verdict::Unfinished { findings, .. }
+            if !findings.iter().all(|finding| accepted.contains(&finding.store)) =>
+        {
+            Err(Refused { data: stores.data.clone(), findings }.into())
         }
-        Verdict::Refused(findings) => Err(Refused { data: stores.data.clone(), findings }.into()),
+        Verdict::Refused(findings) => {
+            let after = survey.installation().unwrap_or_default().raised();
+            accept(folder, stores, &survey, &findings, Loss { after, is_log_lost: false, is_key_lost: false }).await
+        }
+        Verdict::Unfinished { installation: after, findings, .. } => {
+            // What an earlier run has set aside and begun anew shows itself as missing no more.
+            let has_no_key = survey.file().is_some_and(|file| file.region_key.is_none());
+            let is_key_lost = has_no_key && accepted.contains(&Store::RegionKey);
+            let loss = Loss { after, is_log_lost: accepted.contains(&Store::Log), is_key_lost };
+            accept(folder, stores, &survey, &findings, loss).await
+        }
     }
 }
 
@@ -138,7 +155,8 @@ async fn together(
         Err(error) if accepted.contains(&Store::Log) && is_damage(&error) => {
             let problem = Problem::Damaged(format!("{error:#}"));
             let folder = DataFolder::lock(&data)?;
-            accept(folder, stores, &survey, &[Finding { store: Store::Log, problem }]).await
+            let loss = Loss { after: installation.raised(), is_log_lost: true, is_key_lost: false };
+            accept(folder, stores, &survey, &[Finding { store: Store::Log, problem }], loss).await
         }
         Err(error) => Err(error),
     }
@@ -146,46 +164,28 @@ async fn together(
 
 fn findings(survey: &Survey) -> Vec<Finding> {
     match survey.compare() {
-        Verdict::Refused(findings) => findings,
+        Verdict::Refused(findings) | Verdict::Unfinished { findings, .. } => findings,
         Verdict::Fresh | Verdict::Adopt | Verdict::Together { .. } => Vec::new(),
     }
 }
 
-/// Two things are no loss: a damaged write-ahead log all of which stands in its file too, and checksums that are gone
-/// while the database itself is whole.
-fn mend(folder: &DataFolder, survey: &Survey, finding: &Finding) -> Result<()> {
-    let store = finding.store;
-    let Some(path) = folder.database(store) else { return Ok(()) };
-    let known = survey.installation().and_then(|here| survey.known(store, here.id)).map(|claim| claim.note.commit);
-    let is_whole = || -> Result<bool> {
-        let (found, _) = sqlite::survey(&path)?;
-        Ok(
-            matches!(found, Found::Marked(_, Some(commit)) if known.is_none_or(|known| commit.sequence >= known.sequence)),
-        )
-    };
-    let wal = sqlite::wal_path(&path);
-    if wal.exists() {
-        let aside = wal.with_extension("db-wal.aside");
-        std::fs::rename(&wal, &aside).with_context(|| format!("set {} aside", wal.display()))?;
-        if is_whole()? {
-            eprintln!("{}: its write-ahead log was damaged, and held nothing that its file has not", store.name());
-            return Ok(());
-        }
-        std::fs::rename(&aside, &wal).with_context(|| format!("put {} back", wal.display()))?;
-    }
-    let sums = sqlite::sums_path(&path);
-    if path.exists() && !sums.exists() && sqlite::remake_sums(&path).is_ok() {
-        if is_whole()? {
-            eprintln!("{}: its checksums were gone and were made anew", store.name());
-            return Ok(());
-        }
-        std::fs::remove_file(&sums).with_context(|| format!("remove {}", sums.display()))?;
-    }
-    Ok(())
+/// How to go on without something.
+#[derive(Clone, Copy, Debug)]
+struct Loss {
+    after: Installation,
+    /// Accepted before, beside what is found to be lost.
+    is_log_lost: bool,
+    is_key_lost: bool,
 }
 
 /// Goes on without what is lost.
-async fn accept(folder: DataFolder, stores: &StoresConfig, survey: &Survey, findings: &[Finding]) -> Result<Embedded> {
+async fn accept(
+    folder: DataFolder,
+    stores: &StoresConfig,
+    survey: &Survey,
+    findings: &[Finding],
+    loss: Loss,
+) -> Result<Embedded> {
     let suffix = format!(".lost-{}", Clock::system().now_ms() / 1000);
     let mut begun_anew = Vec::new();
     for finding in findings {
@@ -202,13 +202,13 @@ async fn accept(folder: DataFolder, stores: &StoresConfig, survey: &Survey, find
         let path = folder.tenant_key();
         std::fs::rename(&path, path.with_extension(format!("key{suffix}"))).context("set tenant.key aside")?;
     }
-    let before = survey.installation().unwrap_or_default();
-    let is_key_lost = begun_anew.contains(&Store::RegionKey);
+    let is_key_lost = loss.is_key_lost || begun_anew.contains(&Store::RegionKey);
     let keys = if is_key_lost { Keys::All } else { Keys::None };
-    let is_log_lost = findings.iter().any(|finding| finding.store == Store::Log);
-    let known = if is_log_lost { KnownLog::Lost } else { KnownLog::Through(acknowledged(survey, before)) };
-    let embedded = go_on(folder, stores, survey, before.raised(), known, Numbers::after_loss, keys).await?;
-    println!("the stores go on as incarnation {}", before.raised().incarnation);
+    let is_log_lost = loss.is_log_lost || findings.iter().any(|finding| finding.store == Store::Log);
+    let known = if is_log_lost { KnownLog::Lost } else { KnownLog::Through(acknowledged_before(survey, loss.after)) };
+    let raise = (Raise::Repair, loss.after);
+    let embedded = go_on(folder, stores, survey, raise, known, Numbers::after_loss, keys).await?;
+    println!("the stores go on as incarnation {}", loss.after.incarnation);
     Ok(embedded)
 }
 
@@ -217,20 +217,46 @@ fn is_kept(folder: &DataFolder, finding: &Finding) -> Result<bool> {
     match (finding.store, &finding.problem) {
         (store, Problem::Damaged(_)) if let Some(path) = folder.database(store) => {
             let wal = sqlite::wal_path(&path);
-            let is_readable = path.exists() && sqlite::remake_sums(&path).is_ok();
+            let is_readable = path.exists() && is_sound(store, &path)?;
             let is_kept = is_readable && matches!(sqlite::survey(&path)?.0, Found::Marked(..) | Found::Unmarked);
             if is_kept {
                 println!("  what SQLite can still read of it is kept");
             } else if wal.exists() {
                 println!("  nothing of it can be read");
             }
-            Ok(is_kept)
+            Ok(is_kept && (store != Store::Trail || is_history_kept(&folder.path(store))?))
         }
         (Store::Log, Problem::Damaged(_)) => {
             forget_acknowledged(&folder.path(Store::Log)).context("take back what the log has noted")?;
             Ok(true)
         }
         (_, _) => Ok(finding.leaves_something()),
+    }
+}
+
+/// Whether history goes on, without what stood in segments that are gone.
+fn is_history_kept(path: &Path) -> Result<bool> {
+    let lost = trail_store::leave_out_lost(path).context("leave out what history has lost")?;
+    if let Some(fixes) = lost {
+        println!("  {fixes} fixes of it cannot be read; those of the last days come again from the log");
+    }
+    Ok(lost.is_some())
+}
+
+/// Whether SQLite finds the file in order; then it has new checksums, and what they cannot vouch for opens nothing.
+fn is_sound(store: Store, path: &Path) -> Result<bool> {
+    let void = || match store {
+        Store::Registry => void_suspects(path, Time(Clock::system().now_ms())),
+        Store::Ledger | Store::Log | Store::Trail | Store::Blobs | Store::RegionKey => Ok(Voided::default()),
+    };
+    match void().and_then(|voided| sqlite::remake_sums(path).map(|()| voided)) {
+        Ok(Voided { tokens: 0, devices: 0 }) => Ok(true),
+        Ok(Voided { tokens, devices }) => {
+            println!("  {tokens} tokens and {devices} devices stood on damaged pages: they open nothing any more");
+            Ok(true)
+        }
+        Err(sqlite::Fault::Damaged(_)) => Ok(false),
+        Err(error) => Err(error).with_context(|| format!("look at {}", path.display())),
     }
 }
 
@@ -259,16 +285,21 @@ pub enum KnownLog {
 }
 
 /// Opens the stores in another incarnation and lets every number go on above those that may have been given.
+///
+/// **Invariant:** the incarnation is written down before any store is brought to it. Killed anywhere, the same command
+/// finds it there and goes on to the same end.
 pub async fn go_on(
     folder: DataFolder,
     stores: &StoresConfig,
     survey: &Survey,
-    installation: Installation,
+    (raise, installation): (Raise, Installation),
     log: KnownLog,
     above: impl Fn(Numbers) -> Numbers,
     keys: Keys,
 ) -> Result<Embedded> {
     let clock = Clock::system();
+    let region_key = survey.file().and_then(|file| file.region_key).filter(|_| keys != Keys::All);
+    folder.begin_raise(installation, raise, region_key)?;
     let witnesses = folder.witnesses(installation, survey.numbers(), survey)?;
     let data = stores.data.clone();
     let known = match log {

@@ -6,9 +6,9 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use backends::installation::compare::Verdict;
-use backends::installation::{Installation, Numbers};
+use backends::installation::{Installation, Numbers, Raise};
 
-use crate::installation::{Refused, acknowledged};
+use crate::installation::{Refused, acknowledged_before, unfinished};
 use crate::repair::{self, Keys, KnownLog};
 use crate::up;
 
@@ -27,15 +27,19 @@ pub fn run(options: &Options) -> Result<()> {
     up::runtime()?.block_on(async {
         let folder = repair::open_folder(&stores)?;
         let survey = folder.survey()?;
-        let before = match survey.compare() {
+        let after = match survey.compare() {
             Verdict::Fresh => bail!("{} holds no installation", stores.data.display()),
-            Verdict::Adopt => Installation::new(),
-            Verdict::Together { installation, .. } => installation,
-            Verdict::Refused(findings) => return Err(Refused { data: stores.data.clone(), findings }.into()),
+            Verdict::Adopt => Installation::new().raised(),
+            Verdict::Together { installation, .. } => installation.raised(),
+            Verdict::Unfinished { raise: raise @ Raise::Repair, .. } => bail!("{}", unfinished(&stores.data, raise)),
+            Verdict::Unfinished { installation, findings, .. } if findings.is_empty() => installation,
+            Verdict::Refused(findings) | Verdict::Unfinished { findings, .. } => {
+                return Err(Refused { data: stores.data.clone(), findings }.into());
+            }
         };
-        let after = before.raised();
-        let log = KnownLog::Through(acknowledged(&survey, before));
-        let opened = repair::go_on(folder, &stores, &survey, after, log, Numbers::after_restore, Keys::Fleet).await?;
+        let log = KnownLog::Through(acknowledged_before(&survey, after));
+        let raise = (Raise::Restore, after);
+        let opened = repair::go_on(folder, &stores, &survey, raise, log, Numbers::after_restore, Keys::Fleet).await?;
         drop(opened);
         println!("{} is a restored copy, and goes on as incarnation {}.", stores.data.display(), after.incarnation);
         println!("  Numbers of tenants, drivers, devices and deliveries go on far above those in the copy.");

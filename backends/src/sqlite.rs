@@ -29,7 +29,8 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, warn};
 
-pub use self::guard::{Guard, remake_sums, survey};
+pub use self::guard::{Guard, remake_sums, survey, survey_without_sums, survey_without_wal};
+pub(crate) use self::guard::{Suspects, check_integrity, copy_without, remove_copy, suspects};
 use self::pages::PageSums;
 pub use self::pages::{sums_path, wal_path};
 use crate::file_identity::FileIdentity;

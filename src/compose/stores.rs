@@ -28,7 +28,7 @@ use tracing::{info, warn};
 
 use super::space;
 use crate::config::{RecordLogConfig, StoresConfig};
-use crate::installation::{DataFolder, Refused, acknowledged};
+use crate::installation::{DataFolder, Refused, acknowledged, unfinished};
 
 pub struct Stores {
     pub log: Arc<dyn Log>,
@@ -249,6 +249,7 @@ fn belong_together(folder: &DataFolder, survey: &Survey) -> Result<(Installation
             Ok((installation, !is_whole))
         }
         Verdict::Refused(findings) => Err(Refused { data: folder.data().to_path_buf(), findings }.into()),
+        Verdict::Unfinished { raise, .. } => bail!("{}", unfinished(folder.data(), raise)),
     }
 }
 
@@ -289,7 +290,6 @@ fn open_history(stores: &StoresConfig, embedded: &Embedded, meter: &Meter) -> Re
         linger: HISTORY_LINGER,
         cache_bytes: stores.database_cache_bytes,
         before: Some(data.join("trail.db")),
-        incarnation: embedded.log.incarnation(),
         guard: Some(Guard {
             store: Store::Trail,
             witnesses: embedded.witnesses.clone(),

@@ -16,6 +16,7 @@ mod map_swap;
 mod maps;
 mod pages;
 mod policy;
+mod repairs;
 mod settings;
 #[path = "../shared_data.rs"]
 mod shared_data;

@@ -31,14 +31,14 @@ const DAMAGES: [Damage; 5] = [Damage::Away, Damage::Cut, Damage::Flipped, Damage
 
 /// What the API showed before the server ended.
 #[derive(Clone, Default)]
-struct Known {
-    key: String,
+pub(crate) struct Known {
+    pub(crate) key: String,
     /// Of the first delivery, which is delivered.
-    link: String,
-    credential: String,
-    statuses: BTreeMap<u64, (String, String)>,
-    drivers: u64,
-    fixes: usize,
+    pub(crate) link: String,
+    pub(crate) credential: String,
+    pub(crate) statuses: BTreeMap<u64, (String, String)>,
+    pub(crate) drivers: u64,
+    pub(crate) fixes: usize,
 }
 
 /// A data folder with a life, and the same an hour before, as it were.
@@ -211,12 +211,7 @@ async fn a_restored_copy_jumps_all_numbers_and_goes_on() -> Result<()> {
 async fn a_folder_of_the_release_before_is_taken_over_once_and_said() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let data = folder.path().join("data");
-    std::fs::create_dir_all(&data)?;
-    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/fixtures/data-ddcf6dd.tar.gz");
-    let untarred = Blocking::new("tar").args(["-xzf"]).arg(&fixture).arg("-C").arg(&data).status()?;
-    ensure!(untarred.success());
-    let facts: Value = serde_json::from_str(&std::fs::read_to_string(data.join("facts.json"))?)?;
-    let key = std::fs::read_to_string(data.join("tenant.key"))?;
+    let (facts, key) = unpack_release_before(&data)?;
 
     for start in 0..2 {
         let mut run = Run::start(&data).await?;
@@ -339,7 +334,7 @@ async fn case(base: &Path, older: &Path, file: &Path, damage: Damage, known: &Kn
 }
 
 /// It serves: then all that was known is there, or what is missing is said, and no number is given again.
-async fn check(run: &Run, known: &Known) -> Result<()> {
+pub(crate) async fn check(run: &Run, known: &Known) -> Result<()> {
     let api = run.api(&known.key);
     let (status, driver) = api.call(Method::POST, "/drivers", Some(json!({"name": "next"}))).await?;
     ensure!(status == StatusCode::CREATED, "the tenant's key: {status} {driver}");
@@ -366,7 +361,7 @@ async fn check(run: &Run, known: &Known) -> Result<()> {
 }
 
 /// Ids are texts in answers.
-fn number(value: &Value) -> Option<u64> {
+pub(crate) fn number(value: &Value) -> Option<u64> {
     value.as_u64().or_else(|| value.as_str()?.parse().ok())
 }
 
@@ -432,7 +427,7 @@ async fn live() -> Result<Folders> {
 }
 
 /// A first life, stopped.
-async fn begin(data: &Path) -> Result<Known> {
+pub(crate) async fn begin(data: &Path) -> Result<Known> {
     let mut run = Run::start(data).await?;
     run.until_ready().await?;
     let mut known =
@@ -450,7 +445,7 @@ async fn begin(data: &Path) -> Result<Known> {
     Ok(known)
 }
 
-async fn go_on(api: &Api, known: &mut Known, delivery: u64) -> Result<()> {
+pub(crate) async fn go_on(api: &Api, known: &mut Known, delivery: u64) -> Result<()> {
     for _ in 0..5 {
         let (status, answer) = post_fix(&api.with_token(&known.credential), known.fixes as i64).await?;
         ensure!(status == StatusCode::ACCEPTED, "{status} {answer}");
@@ -474,12 +469,12 @@ async fn move_on(api: &Api, known: &mut Known, delivery: u64, status: &str) -> R
     Ok(())
 }
 
-async fn post_fix(device: &Api, step: i64) -> Result<(StatusCode, Value)> {
+pub(crate) async fn post_fix(device: &Api, step: i64) -> Result<(StatusCode, Value)> {
     let fix = json!([{"lat": 44.0 + step as f64 * 1e-5, "lng": -30.0, "timestamp": now_ms(), "accuracy": 8}]);
     device.call(Method::POST, "/tracking/locations", Some(fix)).await
 }
 
-fn order(more: Value) -> Value {
+pub(crate) fn order(more: Value) -> Value {
     let mut order = json!({"stops": [
         {"kind": "pickup", "lat": 44.01, "lng": -30.0}, {"kind": "drop_off", "lat": 44.02, "lng": -30.01}
     ]});
@@ -519,24 +514,34 @@ fn is_store(file: &Path) -> bool {
     name.ends_with(".db") || name.ends_with(".jnl") || name.ends_with(".sums") || name.ends_with("acknowledged")
 }
 
-fn copy_folder(from: &Path, to: &Path) -> Result<()> {
+/// A folder that the build ddcf6dd has left, before there were ids; what is known of it, and its tenant's key.
+pub(crate) fn unpack_release_before(data: &Path) -> Result<(Value, String)> {
+    std::fs::create_dir_all(data)?;
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/fixtures/data-ddcf6dd.tar.gz");
+    let untarred = Blocking::new("tar").args(["-xzf"]).arg(&fixture).arg("-C").arg(data).status()?;
+    ensure!(untarred.success());
+    let facts: Value = serde_json::from_str(&std::fs::read_to_string(data.join("facts.json"))?)?;
+    Ok((facts, std::fs::read_to_string(data.join("tenant.key"))?))
+}
+
+pub(crate) fn copy_folder(from: &Path, to: &Path) -> Result<()> {
     let copied = Blocking::new("cp").args(["-a", "--sparse=always", "--reflink=auto"]).arg(from).arg(to).status()?;
     ensure!(copied.success(), "cp {}", from.display());
     Ok(())
 }
 
-fn wayfix(arguments: &[&str], data: &Path) -> Result<std::process::Output> {
+pub(crate) fn wayfix(arguments: &[&str], data: &Path) -> Result<std::process::Output> {
     let mut command = Blocking::new(WAYFIX);
     command.args(arguments).arg("--data").arg(data).env("WAYFIX__RECORD_LOG__EMBEDDED__PARTITIONS", "2");
     Ok(command.output()?)
 }
 
-fn said(output: &std::process::Output) -> String {
+pub(crate) fn said(output: &std::process::Output) -> String {
     String::from_utf8_lossy(&[&output.stdout[..], &output.stderr[..]].concat()).into_owned()
 }
 
 /// One run of the binary over a data folder.
-struct Run {
+pub(crate) struct Run {
     child: Child,
     http: SocketAddr,
     admin: SocketAddr,
@@ -544,7 +549,7 @@ struct Run {
 }
 
 impl Run {
-    async fn start(data: &Path) -> Result<Run> {
+    pub(crate) async fn start(data: &Path) -> Result<Run> {
         let free = || -> Result<SocketAddr> { Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?) };
         let (http, admin, udp) = (free()?, free()?, UdpSocket::bind("127.0.0.1:0")?.local_addr()?);
         let root = data.parent().context("a folder above the data")?;
@@ -563,11 +568,11 @@ impl Run {
         Ok(Run { child: command.spawn()?, http, admin, log })
     }
 
-    fn output(&self) -> String {
+    pub(crate) fn output(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    fn api(&self, key: &str) -> Api {
+    pub(crate) fn api(&self, key: &str) -> Api {
         Api { client: Client::new(), base: format!("http://{}/api/v1", self.http), token: key.to_string() }
     }
 
@@ -587,19 +592,19 @@ impl Run {
         bail!("neither ready nor ended: {}", self.output())
     }
 
-    async fn until_ready(&mut self) -> Result<()> {
+    pub(crate) async fn until_ready(&mut self) -> Result<()> {
         match self.ready_or_ended().await? {
             None => Ok(()),
             Some(output) => bail!("it ended: {output}"),
         }
     }
 
-    async fn ready(&mut self, key: &str) -> Result<Api> {
+    pub(crate) async fn ready(&mut self, key: &str) -> Result<Api> {
         self.until_ready().await?;
         Ok(self.api(key))
     }
 
-    async fn refusal(mut self) -> Result<String> {
+    pub(crate) async fn refusal(mut self) -> Result<String> {
         self.ready_or_ended().await?.context("it started")
     }
 
@@ -609,7 +614,7 @@ impl Run {
         Ok((status, self.output()))
     }
 
-    async fn stop(mut self) -> Result<()> {
+    pub(crate) async fn stop(mut self) -> Result<()> {
         let id = self.child.id().context("it runs")?;
         Command::new("kill").args(["-TERM", &id.to_string()]).status().await?;
         let (status, output) = self.ended(Duration::from_secs(60)).await?;
@@ -617,7 +622,7 @@ impl Run {
         Ok(())
     }
 
-    async fn kill(&mut self) -> Result<()> {
+    pub(crate) async fn kill(&mut self) -> Result<()> {
         self.child.kill().await.context("kill the server")
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::file::Fingerprint;
-use super::{Commit, Installation, InstallationFile, InstallationId, Note, Numbers, Store};
+use super::{Commit, Installation, InstallationFile, InstallationId, Note, Numbers, Raise, Store};
 
 /// What was found where a store should be.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -54,6 +54,9 @@ pub enum Verdict {
     Together { installation: Installation, warnings: Vec<String> },
     /// Starting would lose or mix something up.
     Refused(Vec<Finding>),
+    /// A repair or a restore has begun to bring the stores to this incarnation, and did not come to its end: some are of
+    /// the one before, and numbers may not lie above the lost ones yet. It goes on from here, with what is wrong besides.
+    Unfinished { installation: Installation, raise: Raise, findings: Vec<Finding> },
 }
 
 /// One thing that is wrong with one store.
@@ -146,6 +149,18 @@ impl Survey {
             .max_by_key(|claim| (claim.note.installation.incarnation, claim.note.commit.sequence))
     }
 
+    /// Whether a store would belong to the others and have all that they know of it, if this were what it holds. What
+    /// nobody else knows of, nobody can call whole.
+    pub fn would_belong(&self, store: Store, found: Found) -> bool {
+        let Some(installation) = self.installation() else { return false };
+        let is_known = !store.is_witnessed()
+            || self.claims.iter().any(|claim| claim.note.store == store && claim.note.installation == installation);
+        let is_marked = matches!(found, Found::Marked(..));
+        let mut then = self.clone();
+        then.stores.insert(store, found);
+        is_known && is_marked && then.problem_of(store, installation, true).is_none()
+    }
+
     /// What the copies of the installation's file say: the highest incarnation among them, and whole if any is. A copy
     /// that came with a store of another installation does not count.
     pub fn file(&self) -> Option<InstallationFile> {
@@ -175,6 +190,9 @@ impl Survey {
 
     pub fn compare(&self) -> Verdict {
         let Some(installation) = self.installation() else { return self.compare_without_ids() };
+        if let Some(raise) = self.file().filter(|file| !file.is_whole).and_then(|file| file.raised_by) {
+            return Verdict::Unfinished { installation, raise, findings: self.findings_of_raise(installation) };
+        }
         let is_whole = self.file().is_none_or(|file| file.is_whole);
         let mut findings = Vec::new();
         for store in Store::ALL {
@@ -185,6 +203,21 @@ impl Survey {
             return Verdict::Together { installation, warnings: self.warnings(is_whole) };
         }
         Verdict::Refused(findings)
+    }
+
+    /// What is wrong besides that some stores are still of the incarnation before.
+    fn findings_of_raise(&self, raised: Installation) -> Vec<Finding> {
+        let before = Installation { incarnation: raised.incarnation.saturating_sub(1), ..raised };
+        let mut findings = Vec::new();
+        for store in Store::ALL {
+            let expected = match self.found(store) {
+                Found::Marked(found, _) if *found == before => before,
+                Found::Marked(..) | Found::Absent | Found::Unmarked | Found::Damaged(_) => raised,
+            };
+            let problem = self.problem_of(store, expected, false);
+            findings.extend(problem.map(|problem| Finding { store, problem }));
+        }
+        findings
     }
 
     /// Nothing says that these stores were ever one installation: either there are none, or all of them are.
@@ -270,6 +303,7 @@ mod tests {
     use super::*;
 
     const HERE: Installation = Installation { id: InstallationId([1; 16]), incarnation: 2 };
+    const FIRST: Installation = Installation { incarnation: 1, ..HERE };
     const KEY: Fingerprint = [5; 8];
 
     #[test]
@@ -306,6 +340,21 @@ mod tests {
         survey.claims.push(claim(Store::Ledger, HERE, 11));
         let [(Store::Ledger, Problem::Behind { known, .. })] = &problems(&survey)[..] else { panic!() };
         assert_eq!(known.sequence, 12, "the newest claim counts");
+    }
+
+    #[test]
+    fn only_what_has_all_that_somebody_knows_would_belong() {
+        let survey = whole();
+        let would = |found| survey.would_belong(Store::Ledger, found);
+        let other = Installation { id: InstallationId([2; 16]), incarnation: 2 };
+
+        assert!(would(Found::Marked(HERE, Some(commit(10)))));
+        assert!(!would(Found::Marked(HERE, Some(commit(9)))));
+        assert!(!would(Found::Marked(HERE, Some(Commit { mark: 99, ..commit(10) }))));
+        assert!(!would(Found::Marked(other, Some(commit(50)))), "another installation's");
+        assert!(!would(Found::Unmarked) && !would(Found::Absent) && !would(Found::Damaged(String::new())));
+        let unwitnessed = Survey { claims: Vec::new(), ..whole() };
+        assert!(!unwitnessed.would_belong(Store::Ledger, Found::Marked(HERE, Some(commit(10)))), "nobody knows");
     }
 
     #[test]
@@ -351,16 +400,39 @@ mod tests {
 
     #[test]
     fn a_first_start_that_was_interrupted_anywhere_goes_on() {
-        let begun = InstallationFile { installation: HERE, is_whole: false, region_key: None };
+        let begun = InstallationFile { installation: FIRST, is_whole: false, region_key: None, raised_by: None };
         for made in 0..=Store::ALL.len() {
             let mut survey = Survey::default();
             survey.copies.push(FileCopy { place: "a".to_string(), file: Ok(Some(begun.clone())) });
             for store in &Store::ALL[..made] {
-                let marked = Found::Marked(HERE, store.is_witnessed().then(|| commit(0)));
+                let marked = Found::Marked(FIRST, store.is_witnessed().then(|| commit(0)));
                 survey.stores.insert(*store, marked);
             }
             assert!(matches!(survey.compare(), Verdict::Together { .. }), "{made}");
         }
+    }
+
+    #[test]
+    fn a_raise_that_was_interrupted_anywhere_goes_on_and_no_start_takes_it_for_whole() {
+        let raised = HERE.raised();
+        for count in 0..=2 {
+            let mut survey = whole();
+            let raised_by = Some(Raise::Restore);
+            let begun = InstallationFile { installation: raised, is_whole: false, region_key: Some(KEY), raised_by };
+            survey.copies[0].file = Ok(Some(begun));
+            for store in &[Store::Registry, Store::Ledger][..count] {
+                survey.stores.insert(*store, Found::Marked(raised, Some(commit(11))));
+            }
+            let unfinished = Verdict::Unfinished { installation: raised, raise: Raise::Restore, findings: Vec::new() };
+            assert_eq!(survey.compare(), unfinished, "{count}");
+        }
+        let mut survey = whole();
+        let raised_by = Some(Raise::Restore);
+        let begun = InstallationFile { installation: raised, is_whole: false, region_key: Some(KEY), raised_by };
+        survey.copies[0].file = Ok(Some(begun));
+        survey.stores.insert(Store::Ledger, Found::Marked(HERE, Some(commit(9))));
+        let Verdict::Unfinished { findings, .. } = survey.compare() else { panic!("{:?}", survey.compare()) };
+        assert!(matches!(&findings[..], [Finding { store: Store::Ledger, problem: Problem::Behind { .. } }]));
     }
 
     #[test]
@@ -387,7 +459,7 @@ mod tests {
     }
 
     fn whole() -> Survey {
-        let file = InstallationFile { installation: HERE, is_whole: true, region_key: Some(KEY) };
+        let file = InstallationFile { installation: HERE, is_whole: true, region_key: Some(KEY), raised_by: None };
         let copy = |place: &str| FileCopy { place: place.to_string(), file: Ok(Some(file.clone())) };
         let marked = |store: Store| {
             let sequence = matches!(store, Store::Registry | Store::Ledger).then(|| commit(10));
@@ -416,7 +488,7 @@ mod tests {
             Verdict::Refused(findings) => {
                 findings.into_iter().map(|finding| (finding.store, finding.problem)).collect()
             }
-            Verdict::Fresh | Verdict::Adopt | Verdict::Together { .. } => Vec::new(),
+            Verdict::Fresh | Verdict::Adopt | Verdict::Together { .. } | Verdict::Unfinished { .. } => Vec::new(),
         }
     }
 }

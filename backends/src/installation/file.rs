@@ -14,6 +14,24 @@ pub struct InstallationFile {
     pub is_whole: bool,
     /// Of the region key, once there is one.
     pub region_key: Option<Fingerprint>,
+    /// Who has begun to bring the stores to this incarnation, and did not come to an end yet.
+    pub raised_by: Option<Raise>,
+}
+
+/// Which command raises the incarnation. Only the same one can go on where it ended: they do not do the same.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Raise {
+    Restore,
+    Repair,
+}
+
+impl Raise {
+    pub fn name(self) -> &'static str {
+        match self {
+            Raise::Restore => "restore",
+            Raise::Repair => "repair",
+        }
+    }
 }
 
 /// The beginning of a hash: enough to tell keys apart, too little to learn one.
@@ -34,6 +52,9 @@ impl InstallationFile {
         if let Some(region_key) = self.region_key {
             text += &format!("region_key {}\n", hex(&region_key));
         }
+        if let Some(raise) = self.raised_by {
+            text += &format!("raised_by {}\n", raise.name());
+        }
         let check = hex(&fingerprint(text.as_bytes()));
         text + &format!("check {check}\n")
     }
@@ -49,18 +70,22 @@ impl InstallationFile {
             return None;
         }
         let (mut id, mut incarnation, mut region_key, mut is_whole) = (None, None, None, false);
+        let mut raised_by = None;
         for (name, value) in lines.filter_map(|line| line.split_once(' ')) {
             match name {
                 "id" => id = unhex::<16>(value).map(InstallationId),
                 "incarnation" => incarnation = value.parse().ok(),
                 "state" => is_whole = value == "whole",
                 "region_key" => region_key = unhex::<8>(value),
+                "raised_by" => {
+                    raised_by = [Raise::Restore, Raise::Repair].into_iter().find(|raise| raise.name() == value)
+                }
                 // A later build's: what this one does not know it leaves out.
                 _ => {}
             }
         }
         let installation = Installation { id: id?, incarnation: incarnation? };
-        Some(InstallationFile { installation, is_whole, region_key })
+        Some(InstallationFile { installation, is_whole, region_key, raised_by })
     }
 
     /// None where there is none.
@@ -116,12 +141,13 @@ mod tests {
             installation: Installation { id: InstallationId([0xab; 16]), incarnation: 4 },
             is_whole: true,
             region_key: Some([1, 2, 3, 4, 5, 6, 7, 8]),
+            raised_by: None,
         };
 
         let text = file.encode();
 
         assert_eq!(InstallationFile::decode(&text), Some(file.clone()));
-        let begun = InstallationFile { is_whole: false, region_key: None, ..file };
+        let begun = InstallationFile { is_whole: false, raised_by: Some(Raise::Repair), region_key: None, ..file };
         assert_eq!(InstallationFile::decode(&begun.encode()), Some(begun));
         for at in 0..text.trim_end().len() {
             let mut bytes = text.clone().into_bytes();

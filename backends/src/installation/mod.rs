@@ -15,7 +15,7 @@ pub mod witness;
 
 use std::fmt;
 
-pub use self::file::{Fingerprint, InstallationFile, InstallationFileError, fingerprint};
+pub use self::file::{Fingerprint, InstallationFile, InstallationFileError, Raise, fingerprint};
 pub use self::note::{NOTE_BYTES, Note};
 pub use self::witness::{Given, Witnesses};
 
@@ -53,13 +53,16 @@ pub struct Installation {
 
 impl Installation {
     pub fn new() -> Self {
-        Installation { id: InstallationId::random(), incarnation: 1 }
+        Installation { id: InstallationId::random(), incarnation: FIRST_INCARNATION }
     }
 
     pub fn raised(self) -> Self {
         Installation { incarnation: self.incarnation.saturating_add(1), ..self }
     }
 }
+
+/// Of a log that was never lost, also in folders of releases that had no incarnations.
+pub const FIRST_INCARNATION: u32 = 1;
 
 impl Default for Installation {
     fn default() -> Self {

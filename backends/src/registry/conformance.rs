@@ -41,6 +41,7 @@ macro_rules! registry_conformance {
             the_facts_of_a_partition_are_what_its_drivers_trackers_are_to_know,
             the_outbox_wakes_its_reader,
             what_is_asked_for_twice_under_one_key_is_made_once,
+            a_repeat_never_answers_a_token_that_opens_nothing,
             names_are_bounded,
             all_is_there_after_opening_again,
         );
@@ -114,6 +115,41 @@ pub(crate) async fn what_is_asked_for_twice_under_one_key_is_made_once(open: imp
     }
     let drivers = registry.drivers(tenant, DriverId(0), 10).await.unwrap();
     assert_eq!(drivers.len(), 3, "Ana, and Rui once a day");
+}
+
+pub(crate) async fn a_repeat_never_answers_a_token_that_opens_nothing(open: impl AsyncFn() -> Opened) {
+    let registry = open().await;
+    let tenant = tenant(&registry).await;
+    let driver = registry.create_driver(tenant, "Ana", "", Vehicle::Car, NOW).await.unwrap().id;
+    let key = DeliveryKey { tenant, delivery: DeliveryId(7) };
+    let once = |name: &str, secret: u8| Once {
+        asker: Asker::Tenant(tenant),
+        idempotency: Idempotency { key: name.to_string(), request: [1; 32], kept: LATER },
+        secret: [secret; 32],
+    };
+    let policy = DeliveryPolicy::default();
+    let of_birth = |mark: u8| New::DeliveryToken { key, birth: Some(BirthMark([mark; 16])) };
+    let all = [
+        ("tenant", New::Tenant { name: String::new(), policy }),
+        ("device", New::Device { tenant, driver }),
+        ("token", of_birth(3)),
+    ];
+
+    for (name, new) in all {
+        registry.once(once(name, 9), new.clone(), NOW).await.unwrap();
+        let other = registry.once(once(name, 8), new, LATER).await;
+        assert!(matches!(other, Err(RegistryError::OtherSecret)), "{name} shown with another secret: {other:?}");
+    }
+    // The delivery was lost, and another one has its number.
+    let first = registry.once(once("token", 9), of_birth(3), NOW).await.unwrap();
+    let second = registry.once(once("token", 9), of_birth(4), LATER).await.unwrap();
+    let again = registry.once(once("token", 9), of_birth(4), LATER).await.unwrap();
+
+    assert_ne!(first, second);
+    assert_eq!(second, again);
+    let Made::DeliveryToken(token) = second else { panic!("{second:?}") };
+    let scope = Scope::Delivery { key, birth: Some(BirthMark([4; 16])) };
+    assert_eq!(registry.scope_of(&token).await.unwrap(), Some(scope));
 }
 
 pub(crate) async fn what_was_registered_is_found_by_its_tenant_alone(open: impl AsyncFn() -> Opened) {

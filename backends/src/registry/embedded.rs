@@ -3,6 +3,7 @@
 
 mod repeats;
 mod sessions;
+mod suspects;
 mod upkeep;
 
 use std::path::Path;
@@ -21,6 +22,7 @@ use protocol::{
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use tokio::sync::Notify;
 
+pub use self::suspects::{Voided, void_suspects};
 use super::{
     Driver, DriverChange, DriverFact, Made, NUMBERS_STEP, New, Once, Registry, RegistryError, Scope, SessionStart,
     Tenant,
@@ -579,6 +581,7 @@ const SCHEMA: Schema = Schema {
         ",
         repeats::TABLE,
         "ALTER TABLE devices ADD COLUMN successor INTEGER",
+        repeats::SECRET_COLUMN,
     ],
 };
 
@@ -664,6 +667,80 @@ mod tests {
         for secret in [api_key, credential, token] {
             assert!(!find(&bytes, &secret.as_bytes()[4..20]), "{secret}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_flipped_byte_that_sqlite_reads_opens_nothing_once_it_is_accepted() {
+        let fixture = Fixture::new();
+        let path = fixture.0.path().join("registry.db");
+        let installation = crate::installation::Installation::new();
+        let witnesses = || {
+            let places = std::collections::BTreeMap::new();
+            crate::installation::Witnesses::open(installation, Numbers::default(), &places).unwrap()
+        };
+        let open = || {
+            let store = crate::installation::Store::Registry;
+            let guard = Guard { store, witnesses: witnesses(), cache_bytes: 1 << 20 };
+            EmbeddedRegistry::open_guarded(&path, token_keys(), Some(guard)).unwrap()
+        };
+        let registry = open();
+        let mut keys = Vec::new();
+        for _ in 0..3 {
+            keys.push(registry.create_tenant("a", DeliveryPolicy::default(), Time(0)).await.unwrap());
+        }
+        let tenant = keys[1].0.id;
+        let delivery = DeliveryKey { tenant, delivery: DeliveryId(7) };
+        let (mut links, mut of_second) = (Vec::new(), Vec::new());
+        for _ in 0..200 {
+            links.push(registry.create_delivery_token(delivery, None, Time(0)).await.unwrap());
+            links.push(registry.create_delivery_token(delivery, None, Time(0)).await.unwrap());
+            of_second.push(registry.new_tenant_key(tenant, Time(0)).await.unwrap());
+        }
+        drop(registry);
+        let key = of_second.into_iter().find(|key| flip_tenant(&path, &hash_of(key))).unwrap();
+
+        let voided = void_suspects(&path, Time(9)).unwrap();
+        crate::sqlite::remake_sums(&path).unwrap();
+
+        let registry = open();
+        assert_eq!(registry.scope_of(&key).await.unwrap(), None);
+        let mut opening = 0;
+        for link in &links {
+            opening += usize::from(registry.scope_of(link).await.unwrap().is_some());
+        }
+        assert!(opening > 200, "only what stands on that page is void: {opening} open");
+        for (tenant, key) in &keys {
+            let scope = registry.scope_of(key).await.unwrap();
+            assert!(scope.is_none_or(|scope| scope == Scope::Tenant(tenant.id)));
+        }
+        assert!((1..200).contains(&voided.tokens) && voided.devices == 0, "{voided:?}");
+        let names = std::fs::read_dir(fixture.0.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        assert!(names.into_iter().all(|name| !name.to_string_lossy().contains("whole")), "the copy is removed");
+        drop(registry);
+        assert_eq!(void_suspects(&path, Time(9)).unwrap(), Voided::default(), "once");
+    }
+
+    /// Makes tenant 2 tenant 3 in the row of this token, where that stands on a leaf. Pages hold old rows too, which
+    /// nobody reads.
+    fn flip_tenant(path: &Path, hash: &Hash) -> bool {
+        let bytes = std::fs::read(path).unwrap();
+        let places = bytes.windows(hash.len()).enumerate().filter(|(_, window)| window == hash);
+        for at in places.map(|(at, _)| at + hash.len()) {
+            let mut flipped = bytes.clone();
+            flipped[at] ^= 1;
+            std::fs::write(path, flipped).unwrap();
+            let connection = Connection::open(path).unwrap();
+            let tenant: u32 = connection
+                .query_row("SELECT tenant FROM tokens WHERE hash = ?1", [&hash[..]], |row| row.get(0))
+                .unwrap();
+            let is_leaf = "SELECT pagetype = 'leaf' FROM dbstat WHERE name = 'tokens' AND pageno = ?1";
+            let is_leaf = connection.query_row(is_leaf, [(at / 4096 + 1) as i64], |row| row.get(0));
+            if tenant == 3 && is_leaf.unwrap_or(false) {
+                return true;
+            }
+        }
+        std::fs::write(path, bytes).unwrap();
+        false
     }
 
     fn find(bytes: &[u8], wanted: &[u8]) -> bool {

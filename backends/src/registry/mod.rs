@@ -82,6 +82,8 @@ pub enum RegistryError {
     Exhausted { what: &'static str },
     #[error("this idempotency key was used for another request")]
     IdempotencyMismatch,
+    #[error("this idempotency key was used under another credential: repeat it with that one, or make another")]
+    OtherSecret,
     #[error("{reason}")]
     Invalid { reason: &'static str },
     #[error("the registry cannot be reached: {reason}")]
@@ -187,7 +189,8 @@ pub trait Registry: Send + Sync + 'static {
     ) -> Result<String, RegistryError>;
 
     /// Makes something once: the same key with the same request gets the first answer again for `IDEMPOTENCY_KEPT`, its
-    /// secrets too; with another request it is refused.
+    /// secrets too; with another request, or shown with another secret, it is refused. A token for a delivery that is
+    /// another one by now (its birth mark says so) is made anew.
     async fn once(&self, once: Once, new: New, now: Time) -> Result<Made, RegistryError>;
 
     /// What a token opens; None if nothing (unknown, revoked, malformed: not told apart).

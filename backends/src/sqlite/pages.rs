@@ -26,38 +26,58 @@ pub(super) enum Checked {
     Whole,
 }
 
-/// Reads the whole file; 0.25 s for 100 MB once it is in the page cache.
+/// Reads the whole file; 0.25 s for 100 MB once it is in the page cache. What lies in the write-ahead log is read from
+/// there and not checked here.
 pub(super) fn check(path: &Path) -> Result<Checked, Fault> {
-    let sums = match std::fs::read(sums_path(path)) {
+    let in_wal = wal_pages(path).map_err(|error| unavailable(path, &error))?;
+    check_all_but(path, &in_wal)
+}
+
+/// The same, except for these pages.
+pub(super) fn check_all_but(path: &Path, excepted: &BTreeSet<u32>) -> Result<Checked, Fault> {
+    match failing(path, excepted, 1)?.as_deref() {
+        None => Ok(Checked::NoSums),
+        Some([]) => Ok(Checked::Whole),
+        Some([number, ..]) => {
+            let (file, sums) = (name(path), name(&sums_path(path)));
+            Err(Fault::Damaged(format!("page {number} of {file} is not as {sums} says it was written")))
+        }
+    }
+}
+
+/// Every page of the file that is not as its sum says and that the write-ahead log does not have anew. None: there are no
+/// sums to tell by.
+pub(super) fn all_failing(path: &Path) -> Result<Option<Vec<u32>>, Fault> {
+    let in_wal = wal_pages(path).map_err(|error| unavailable(path, &error))?;
+    failing(path, &in_wal, usize::MAX)
+}
+
+fn failing(path: &Path, excepted: &BTreeSet<u32>, most: usize) -> Result<Option<Vec<u32>>, Fault> {
+    let sums_name = sums_path(path);
+    let sums = match std::fs::read(&sums_name) {
         Ok(sums) => sums,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Checked::NoSums),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(unavailable(path, &error)),
     };
-    let sums_name = sums_path(path);
-    let sums_name = name(&sums_name);
     let Some((page_bytes, sums)) = split(&sums) else {
-        return Err(Fault::Damaged(format!("{sums_name} is no list of checksums")));
+        return Err(Fault::Damaged(format!("{} is no list of checksums", name(&sums_name))));
     };
-    let in_wal = wal_pages(path).map_err(|error| unavailable(path, &error))?;
     let mut file = File::open(path).map_err(|error| unavailable(path, &error))?;
-    let mut page = vec![0; page_bytes];
+    let (mut page, mut failing) = (vec![0; page_bytes], Vec::new());
     for number in 1.. {
         let read = read_page(&mut file, &mut page).map_err(|error| unavailable(path, &error))?;
         let sum = sums.get(number as usize - 1).copied();
-        if read == 0 && sum.is_none() {
+        if failing.len() >= most || (read == 0 && sum.is_none()) {
             break;
         }
-        if in_wal.contains(&number) || number as usize == LOCK_BYTE / page_bytes + 1 {
+        if excepted.contains(&number) || number as usize == LOCK_BYTE / page_bytes + 1 {
             continue;
         }
         let is_same =
             read == page_bytes && sum.is_some_and(|sum| sum == sum_of(&page) || (sum == [0; 8] && is_zero(&page)));
-        if !is_same {
-            let file = name(path);
-            return Err(Fault::Damaged(format!("page {number} of {file} is not as {sums_name} says it was written")));
-        }
+        failing.extend((!is_same).then_some(number));
     }
-    Ok(Checked::Whole)
+    Ok(Some(failing))
 }
 
 /// The sums of a file that is written to only by checkpoints.

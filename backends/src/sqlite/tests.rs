@@ -268,6 +268,41 @@ async fn a_byte_flipped_in_the_write_ahead_log_takes_commits_away_and_that_is_se
 }
 
 #[tokio::test]
+async fn the_file_alone_is_looked_at_without_its_write_ahead_log_and_without_touching_anything() {
+    let folder = tempfile::tempdir().unwrap();
+    let witnesses = witnesses(folder.path(), Installation::new());
+    let closed = guarded(folder.path(), &witnesses, 0..30).await;
+    let path = folder.path().join("numbers.db");
+    let guard = Guard { store: Store::Ledger, witnesses, cache_bytes: CACHE_BYTES };
+    let db = Sqlite::open_guarded(&path, SCHEMA, Some(guard), || ()).unwrap();
+    db.write(|connection| insert(connection, 30)).await.unwrap();
+    let copy = tempfile::tempdir().unwrap();
+    let copied = copy.path().join("a name % with?#odd signs.db");
+    for (from, to) in [
+        (path.clone(), copied.clone()),
+        (pages::wal_path(&path), pages::wal_path(&copied)),
+        (pages::sums_path(&path), pages::sums_path(&copied)),
+    ] {
+        std::fs::copy(from, to).unwrap();
+    }
+    let bytes = |path: &Path| std::fs::read(path).unwrap();
+    let before = [bytes(&copied), bytes(&pages::wal_path(&copied))];
+
+    let alone = survey_without_wal(&copied).unwrap();
+
+    assert!(matches!(alone, Found::Marked(_, Some(commit)) if commit == closed), "{alone:?}");
+    assert_eq!([bytes(&copied), bytes(&pages::wal_path(&copied))], before);
+    assert_eq!(std::fs::read_dir(copy.path()).unwrap().count(), 3, "no file was made");
+    let (with_wal, _) = survey(&copied).unwrap();
+    assert!(matches!(with_wal, Found::Marked(_, Some(commit)) if commit.sequence == closed.sequence + 1));
+    let mut flipped = before[0].clone();
+    let last = flipped.len() - 1;
+    flipped[last] ^= 1;
+    std::fs::write(&copied, flipped).unwrap();
+    assert!(matches!(survey_without_wal(&copied).unwrap(), Found::Damaged(_)));
+}
+
+#[tokio::test]
 async fn a_file_that_was_removed_or_replaced_under_its_process_takes_no_more_writes() {
     for replaced in [false, true] {
         let folder = tempfile::tempdir().unwrap();

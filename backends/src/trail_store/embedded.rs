@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use daemon::Meter;
-use metrics::Counter;
+use metrics::{Counter, Gauge};
 use parking_lot::Mutex;
 use protocol::{Breadcrumb, DeliveryKey, DriverKey, Offset, PartitionId, Time};
 use tokio::sync::{mpsc, oneshot};
@@ -28,6 +28,7 @@ use super::home::day_of;
 use super::journal::Journal;
 use super::pending::Pending;
 use super::reading::{self, Range};
+pub use super::survey::{find_damage, leave_out_lost};
 use super::takeover::Takeover;
 use super::writer::{Command, Writer, unavailable};
 use super::{TrailPlace, TrailQuery, TrailStore, TrailStoreError, index, journal, segment};
@@ -47,8 +48,6 @@ pub struct EmbeddedTrailConfig {
     pub cache_bytes: u64,
     /// History as Wayfix kept it before it had segments: one SQLite file, which is taken over and removed.
     pub before: Option<PathBuf>,
-    /// The log that this file's offsets are of.
-    pub incarnation: u32,
     /// The installation that the index belongs to, and by which a start sees that it is damaged. None: it stands alone.
     pub guard: Option<Guard>,
 }
@@ -62,7 +61,6 @@ impl Default for EmbeddedTrailConfig {
             seal_after: Duration::from_secs(600),
             cache_bytes: CACHE_BYTES,
             before: None,
-            incarnation: 1,
             guard: None,
         }
     }
@@ -91,6 +89,8 @@ pub(super) struct TrailMetrics {
     repeated: Counter,
     forgotten: Counter,
     pub blocks_unreadable: Counter,
+    pub blocks_unmerged: Counter,
+    pub takeover_left: Gauge,
 }
 
 impl EmbeddedTrailStore {
@@ -126,7 +126,7 @@ impl EmbeddedTrailStore {
         let thread = thread::Builder::new().name("history".to_string()).spawn(run).map_err(unavailable)?;
         let mut store = EmbeddedTrailStore { shared, commands: None, writer: Some(thread), takeover: None };
         if let Some(before) = &config.before {
-            store.takeover = Takeover::begin(before, config.incarnation, &store.shared, commands.clone())?;
+            store.takeover = Takeover::begin(before, &store.shared, commands.clone())?;
         }
         store.commands = Some(commands);
         Ok(store)
@@ -253,6 +253,16 @@ impl TrailMetrics {
             repeated: fixes("repeated"),
             forgotten: fixes("forgotten"),
             blocks_unreadable: meter.counter("wayfix_history_blocks_unreadable_total", help, &[]),
+            blocks_unmerged: meter.counter(
+                "wayfix_history_blocks_unmerged_total",
+                "Blocks of days that are over which could not be read, and stay where they are.",
+                &[],
+            ),
+            takeover_left: meter.gauge(
+                "wayfix_history_takeover_days_left",
+                "Days of an earlier version's history that are still to be taken over.",
+                &[],
+            ),
         }
     }
 
@@ -356,7 +366,7 @@ fn ended() -> TrailStoreError {
 
 from_sqlite!(TrailStoreError);
 
-const INDEX: &str = "index.db";
+pub(super) const INDEX: &str = "index.db";
 /// Appends that may wait before the next caller has to wait outside.
 const COMMANDS_MAX: usize = 256;
 const READ_TRIES: u32 = 3;

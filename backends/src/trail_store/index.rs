@@ -249,9 +249,30 @@ pub(super) fn insert_file(connection: &Connection, home: Home, is_merged: bool) 
     Ok(connection.last_insert_rowid())
 }
 
+/// An empty file for long blocks of this home: one that an earlier try has left, or a new one.
+pub(super) fn merge_target(connection: &Connection, home: Home) -> Result<i64, TrailStoreError> {
+    let found = connection
+        .prepare_cached(
+            "SELECT file FROM files WHERE day = ?1 AND is_stray = ?2 AND is_merged = 1 AND bytes = 0 LIMIT 1",
+        )?
+        .query_row(params![home.day, home.is_stray], |row| row.get(0))
+        .optional()?;
+    found.map_or_else(|| insert_file(connection, home, true), Ok)
+}
+
 pub(super) fn set_file_bytes(connection: &Connection, file: i64, bytes: u64) -> Result<(), TrailStoreError> {
     connection.prepare_cached("UPDATE files SET bytes = ?2 WHERE file = ?1")?.execute(params![file, bytes as i64])?;
     Ok(())
+}
+
+/// A file of which only so many bytes are left: what stood behind is not named any more. Answers how many fixes that were.
+pub(super) fn cut_file(connection: &Connection, file: i64, length: u64) -> Result<u64, TrailStoreError> {
+    let behind = "file = ?1 AND place + bytes > ?2";
+    let sql = format!("SELECT coalesce(sum(count), 0) FROM blocks WHERE {behind}");
+    let count: i64 = connection.query_row(&sql, params![file, length as i64], |row| row.get(0))?;
+    connection.execute(&format!("DELETE FROM blocks WHERE {behind}"), params![file, length as i64])?;
+    set_file_bytes(connection, file, length)?;
+    Ok(count as u64)
 }
 
 /// Every segment file there is to be, with its length.
@@ -409,14 +430,22 @@ pub(super) fn set_merged(connection: &Connection, file: i64) -> Result<(), Trail
     Ok(())
 }
 
-/// Some drivers with blocks in the file.
-pub(super) fn drivers_in(connection: &Connection, file: i64, limit: u32) -> Result<Vec<DriverKey>, TrailStoreError> {
+/// Some drivers with blocks in the file, in order.
+pub(super) fn drivers_in(
+    connection: &Connection,
+    file: i64,
+    after: Option<DriverKey>,
+    limit: u32,
+) -> Result<Vec<DriverKey>, TrailStoreError> {
     use protocol::TenantId;
     let mut statement = connection.prepare_cached(
-        "SELECT DISTINCT tenant, driver FROM blocks WHERE file = ?1 ORDER BY tenant, driver LIMIT ?2",
+        "SELECT DISTINCT tenant, driver FROM blocks WHERE file = ?1 AND (tenant, driver) > (?2, ?3)
+         ORDER BY tenant, driver LIMIT ?4",
     )?;
+    // No tenant is below 0.
+    let (tenant, after) = after.map_or((-1, 0), |after| (i64::from(after.tenant.0), i64::from(after.driver.0)));
     let driver = |row: &Row| Ok(DriverKey { tenant: TenantId(row.get(0)?), driver: DriverId(row.get(1)?) });
-    Ok(statement.query_map(params![file, limit], driver)?.collect::<Result<_, _>>()?)
+    Ok(statement.query_map(params![file, tenant, after, limit], driver)?.collect::<Result<_, _>>()?)
 }
 
 pub(super) fn blocks_in(
@@ -428,10 +457,12 @@ pub(super) fn blocks_in(
     block_rows(connection, &sql, params![driver.tenant.0, driver.driver.0, file])
 }
 
-pub(super) fn delete_blocks(connection: &Connection, file: i64, driver: DriverKey) -> Result<(), TrailStoreError> {
+pub(super) fn delete_block(connection: &Connection, driver: DriverKey, row: &BlockRow) -> Result<(), TrailStoreError> {
     connection
-        .prepare_cached("DELETE FROM blocks WHERE tenant = ?1 AND driver = ?2 AND file = ?3")?
-        .execute(params![driver.tenant.0, driver.driver.0, file])?;
+        .prepare_cached(
+            "DELETE FROM blocks WHERE tenant = ?1 AND driver = ?2 AND last_ds = ?3 AND file = ?4 AND place = ?5",
+        )?
+        .execute(params![driver.tenant.0, driver.driver.0, row.last_ds, row.file, row.place as i64])?;
     Ok(())
 }
 

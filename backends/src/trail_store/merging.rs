@@ -4,6 +4,7 @@
 
 use std::fs;
 
+use protocol::DriverKey;
 use tracing::error;
 
 use super::home::Home;
@@ -15,10 +16,13 @@ use super::writer::{Batch, Writer, insert_blocks, unavailable};
 use super::{Shared, TrailStoreError};
 
 /// A file whose blocks are being written anew.
+#[derive(Clone, Copy)]
 pub(super) struct Merging {
     source: i64,
     target: i64,
     bytes: u64,
+    /// The last driver whose blocks were.
+    after: Option<DriverKey>,
 }
 
 impl Writer {
@@ -28,81 +32,113 @@ impl Writer {
             Ok(has_more) => self.is_merging = has_more,
             Err(error) => {
                 error!(%error, "blocks of history could not be made longer");
-                (self.is_merging, self.merging) = (false, None);
+                self.is_merging = false;
             }
         }
     }
 
     fn merge_step(&mut self) -> Result<bool, TrailStoreError> {
         let Some(merging) = self.next_merge()? else { return Ok(false) };
-        let source = merging.source;
-        let drivers =
-            self.shared.db.read_blocking(move |connection| index::drivers_in(connection, source, MERGED_AT_ONCE))?;
-        if drivers.is_empty() {
-            self.shared.db.write_blocking(move |connection| index::delete_file(connection, source))?;
-            self.shared.remove_segment(source);
-            self.opened.clear();
+        let Merging { source, target, bytes, after } = merging;
+        let drivers = self
+            .shared
+            .db
+            .read_blocking(move |connection| index::drivers_in(connection, source, after, MERGED_AT_ONCE))?;
+        let Some(last_driver) = drivers.last().copied() else {
+            self.end_merge(source)?;
             return Ok(true);
-        }
-        let list = drivers.clone();
+        };
         let found = self.shared.db.read_blocking(move |connection| {
             let look_up = |driver| {
                 let rows = index::blocks_in(connection, source, driver)?;
-                Ok::<_, TrailStoreError>((index::secret(connection, driver)?, rows))
+                Ok::<_, TrailStoreError>((driver, index::secret(connection, driver)?, rows))
             };
-            list.into_iter().map(look_up).collect::<Result<Vec<_>, _>>()
+            drivers.into_iter().map(look_up).collect::<Result<Vec<_>, _>>()
         })?;
-        let (mut batch, mut last) = (Batch::default(), None);
-        for (secret, rows) in found {
-            let Some(secret) = secret else { continue };
-            batch.merge(&self.shared, &secret, &rows, &mut last)?;
+        let (mut batch, mut last, mut done) = (Batch::default(), None, Vec::new());
+        for (driver, secret, rows) in found {
+            let Some(secret) = secret else {
+                done.extend(rows.into_iter().map(|row| (driver, row)));
+                continue;
+            };
+            let merged = batch.merge(&self.shared, &secret, rows, &mut last)?;
+            done.extend(merged.into_iter().map(|row| (driver, row)));
         }
-        let Merging { target, bytes, .. } = merging;
         segment::append(&segment::path(&self.shared.folder, target), bytes, &batch.bytes).map_err(unavailable)?;
         let written = batch.bytes.len() as u64;
         self.shared.db.write_blocking(move |connection| {
-            drivers.iter().try_for_each(|driver| index::delete_blocks(connection, source, *driver))?;
+            done.iter().try_for_each(|(driver, row)| index::delete_block(connection, *driver, row))?;
             insert_blocks(connection, target, bytes, &batch)
         })?;
-        self.merging = Some(Merging { source, target, bytes: bytes + written });
+        self.merging = Some(Merging { bytes: bytes + written, after: Some(last_driver), ..merging });
         Ok(true)
     }
 
-    /// The file at work, or the next one that is worth it. A day is over when a later one than the next has begun.
+    /// What could not be read stays where it is, in a file that is not looked at again.
+    fn end_merge(&mut self, source: i64) -> Result<(), TrailStoreError> {
+        let is_empty = self.shared.db.write_blocking(move |connection| {
+            let is_empty = index::drivers_in(connection, source, None, 1)?.is_empty();
+            let end = if is_empty { index::delete_file } else { index::set_merged };
+            end(connection, source)?;
+            Ok::<_, TrailStoreError>(is_empty)
+        })?;
+        self.merging = None;
+        if is_empty {
+            self.shared.remove_segment(source);
+            self.opened.clear();
+        }
+        Ok(())
+    }
+
+    /// The file at work, or the next one that is worth it. A day is over when a later one than the next has begun. The
+    /// file at work is kept over a step that fails.
     fn next_merge(&mut self) -> Result<Option<Merging>, TrailStoreError> {
-        if let Some(merging) = self.merging.take() {
+        if let Some(merging) = self.merging {
             return Ok(Some(merging));
         }
         let Some(newest) = self.newest_received_day else { return Ok(None) };
-        self.shared.db.write_blocking(move |connection| {
+        self.merging = self.shared.db.write_blocking(move |connection| {
             while let Some((source, home)) = index::unmerged(connection, newest - 1)? {
                 if index::is_worth_merging(connection, source, MERGED_BELOW)? {
-                    let target = index::insert_file(connection, home, true)?;
-                    return Ok(Some(Merging { source, target, bytes: 0 }));
+                    let target = index::merge_target(connection, home)?;
+                    return Ok::<_, TrailStoreError>(Some(Merging { source, target, bytes: 0, after: None }));
                 }
                 index::set_merged(connection, source)?;
             }
             Ok(None)
-        })
+        })?;
+        Ok(self.merging)
     }
 }
 
 impl Batch {
-    /// One driver's blocks of a file as few long ones.
+    /// One driver's blocks of a file as few long ones. Answers those that are in them: one that cannot be read, for
+    /// whatever reason, is said and counted, and keeps no other from being taken.
     fn merge(
         &mut self,
         shared: &Shared,
         secret: &DriverSecret,
-        rows: &[BlockRow],
+        rows: Vec<BlockRow>,
         last: &mut Option<(i64, fs::File)>,
-    ) -> Result<(), TrailStoreError> {
-        let mut all = Vec::new();
+    ) -> Result<Vec<BlockRow>, TrailStoreError> {
+        let (mut all, mut merged) = (Vec::new(), Vec::with_capacity(rows.len()));
         for row in rows {
-            all.extend(read_block(&shared.folder, secret, row, last)?);
+            match read_block(&shared.folder, secret, &row, last) {
+                Ok(breadcrumbs) => {
+                    all.extend(breadcrumbs);
+                    merged.push(row);
+                }
+                Err(error) => {
+                    error!(%error, file = row.file, place = row.place, "a block of history cannot be made longer");
+                    shared.metrics.blocks_unmerged.increment(1);
+                }
+            }
         }
         all.sort_by_key(identity);
-        let Some(first) = all.first() else { return Ok(()) };
-        self.seal(secret, Home::of(first), &all)
+        if let Some(first) = all.first() {
+            self.seal(secret, Home::of(first), &all)?;
+        }
+        Ok(merged)
     }
 }
 

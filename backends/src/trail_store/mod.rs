@@ -23,6 +23,7 @@ mod reading;
 #[cfg(test)]
 mod samples;
 mod segment;
+mod survey;
 mod takeover;
 mod writer;
 

@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use daemon::Backoff;
+use metrics::Gauge;
 use protocol::update::BreadcrumbBatch;
 use protocol::{Breadcrumb, Offset, PartitionId, envelope};
 use rusqlite::{Connection, OpenFlags};
@@ -17,6 +19,7 @@ use tracing::{error, info, warn};
 
 use super::writer::{Command, unavailable};
 use super::{Shared, TrailPlace, TrailStoreError, index};
+use crate::installation::FIRST_INCARNATION;
 
 /// Under way, until it is done or dropped.
 pub(super) struct Takeover {
@@ -28,7 +31,6 @@ impl Takeover {
     /// None: there is nothing to take over.
     pub fn begin(
         path: &Path,
-        incarnation: u32,
         shared: &Arc<Shared>,
         commands: mpsc::Sender<Command>,
     ) -> Result<Option<Takeover>, TrailStoreError> {
@@ -40,14 +42,16 @@ impl Takeover {
         let known = shared.offsets.lock().clone();
         shared.db.write_blocking(move |connection| {
             let fresh = offsets.iter().filter(|(partition, _)| !known.contains_key(partition));
-            let place = |offset: Offset| TrailPlace { incarnation, offset };
+            // What it noted is of the log as it was first made, whatever became of that since.
+            let place = |offset: Offset| TrailPlace { incarnation: FIRST_INCARNATION, offset };
             fresh.into_iter().try_for_each(|(partition, next)| index::set_offset(connection, *partition, place(*next)))
         })?;
         *shared.offsets.lock() = shared.db.read_blocking(index::offsets)?;
         info!(path = %path.display(), "history of an earlier version is taken over; it is whole when this is done");
         let stop = Arc::new(AtomicBool::new(false));
         let (path, stopped) = (path.to_path_buf(), stop.clone());
-        let run = move || match take_over(connection, &path, &commands, &stopped) {
+        let takeover = shared.clone();
+        let run = move || match take_over(connection, &path, &commands, &stopped, &takeover.metrics.takeover_left) {
             Ok(Some(count)) => info!(fixes = count, "history of an earlier version is taken over"),
             Ok(None) => info!("the rest of an earlier version's history is taken over after the next start"),
             Err(error) => error!(%error, path = %path.display(), "history of an earlier version is not taken over"),
@@ -88,25 +92,33 @@ fn take_over(
     path: &Path,
     commands: &mpsc::Sender<Command>,
     stop: &AtomicBool,
+    left: &Gauge,
 ) -> Result<Option<u64>, TrailStoreError> {
     let mut count = 0;
-    for table in tables(&connection)? {
+    let tables = tables(&connection)?;
+    for (done, table) in tables.iter().enumerate() {
+        left.set((tables.len() - done) as f64);
         let mut after: Option<Key> = None;
         loop {
             if stop.load(Ordering::Relaxed) {
                 return Ok(None);
             }
-            let Some((breadcrumbs, last)) = piece(&connection, &table, after)? else { break };
+            let read = || piece(&connection, table, after);
+            let Some(read) = patiently(stop, tables.len() - done, read)? else { return Ok(None) };
+            let Some((breadcrumbs, last)) = read else { break };
             count += breadcrumbs.len() as u64;
-            append(commands, PartitionId(0), breadcrumbs, TrailPlace::default())?;
+            let append = || append(commands, PartitionId(0), breadcrumbs.clone(), TrailPlace::default());
+            if patiently(stop, tables.len() - done, append)?.is_none() {
+                return Ok(None);
+            }
             after = Some(last);
         }
-        if table == STRAYS {
-            connection.execute(&format!("DELETE FROM {STRAYS}"), [])?;
-        } else {
-            connection.execute(&format!("DROP TABLE {table}"), [])?;
+        let sql = if table == STRAYS { format!("DELETE FROM {STRAYS}") } else { format!("DROP TABLE {table}") };
+        if patiently(stop, tables.len() - done, || Ok(connection.execute(&sql, [])?))?.is_none() {
+            return Ok(None);
         }
     }
+    left.set(0.0);
     connection.close().map_err(|(_, error)| TrailStoreError::from(error))?;
     for suffix in ["-wal", "-shm", ""] {
         let mut name = path.as_os_str().to_owned();
@@ -117,6 +129,32 @@ fn take_over(
         }
     }
     Ok(Some(count))
+}
+
+/// Does it again after a while, as long as what keeps it may pass, a full disk say; None if it was stopped meanwhile.
+fn patiently<T>(
+    stop: &AtomicBool,
+    left: usize,
+    mut attempt: impl FnMut() -> Result<T, TrailStoreError>,
+) -> Result<Option<T>, TrailStoreError> {
+    for failures in 0.. {
+        match attempt() {
+            Err(error) if error.is_transient() => {
+                if failures % 16 == 0 {
+                    warn!(%error, failures, days_left = left, "history of an earlier version waits to be taken over");
+                }
+            }
+            outcome => return outcome.map(Some),
+        }
+        let until = Instant::now() + Backoff::default().delay(failures);
+        while Instant::now() < until {
+            if stop.load(Ordering::Relaxed) {
+                return Ok(None);
+            }
+            thread::sleep(LOOK_EVERY.min(until.saturating_duration_since(Instant::now())));
+        }
+    }
+    Ok(None)
 }
 
 /// The tables of days, and the strays' last.
@@ -178,3 +216,49 @@ fn append(
 const APPLICATION_ID: i32 = 0x5746_5431;
 const STRAYS: &str = "breadcrumbs_stray";
 const PIECE: u32 = 4_096;
+/// Whether it is to stop.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A history that a full disk keeps from taking anything, twice.
+    #[test]
+    fn what_may_pass_is_waited_for_and_all_days_arrive_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("trail.db");
+        fs::write(&path, include_bytes!("fixtures/trail_ddcf6dd.db")).unwrap();
+        let (commands, mut taken) = mpsc::channel(4);
+        let history = thread::spawn(move || {
+            let (mut refused, mut fixes) = (0, 0);
+            while let Some(command) = taken.blocking_recv() {
+                let Command::Append { breadcrumbs, answer, .. } = command else { panic!("appends only") };
+                let is_full = refused < 2;
+                (refused, fixes) = if is_full { (refused + 1, fixes) } else { (refused, fixes + breadcrumbs.len()) };
+                let full = || TrailStoreError::Unavailable { reason: "no space left".to_string() };
+                answer.send(if is_full { Err(full()) } else { Ok(()) }).unwrap();
+            }
+            fixes
+        });
+
+        let count = take_over(open(&path).unwrap(), &path, &commands, &AtomicBool::new(false), &Gauge::noop());
+
+        drop(commands);
+        assert_eq!(count.unwrap(), Some(220));
+        assert_eq!(history.join().unwrap(), 220);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn it_stops_at_once_while_it_waits() {
+        let stop = AtomicBool::new(true);
+
+        let full = || -> Result<(), TrailStoreError> { Err(TrailStoreError::Unavailable { reason: "full".into() }) };
+
+        assert_eq!(patiently(&stop, 1, full).unwrap(), None);
+        assert_eq!(patiently(&stop, 1, || Ok(7)).unwrap(), Some(7));
+        let damaged = || -> Result<(), TrailStoreError> { Err(TrailStoreError::Damaged { reason: "it".into() }) };
+        assert!(patiently(&stop, 1, damaged).is_err());
+    }
+}

@@ -151,7 +151,7 @@ async fn scope_of(api: &Api, token: &str) -> Result<Scope, Problem> {
     scope.ok_or_else(bad_token)
 }
 
-fn bearer(headers: &HeaderMap) -> Result<String, Problem> {
+pub(crate) fn bearer(headers: &HeaderMap) -> Result<String, Problem> {
     let value = headers.get(AUTHORIZATION).ok_or_else(no_token)?;
     let text = value.to_str().map_err(|_| bad_token())?;
     let (scheme, token) = text.split_once(' ').ok_or_else(bad_token)?;

@@ -7,7 +7,7 @@ use axum::extract::{FromRequest, FromRequestParts, Path, Query};
 use backends::ledger::Idempotency;
 use backends::registry::{Asker, Once};
 use daemon::serve::read_body;
-use http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::request::Parts;
 use http::{HeaderMap, Request};
 use protocol::id::parse_id;
@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
 use super::Api;
+use super::auth::bearer;
 use super::problem::{Problem, ProblemKind};
 
 /// A JSON body and, if the client gave one, the key under which it may be repeated.
@@ -84,11 +85,12 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     key.map(|key| Some(key.to_string())).ok_or_else(problem)
 }
 
-/// From the client's own token and key: as hard to guess as the token, and kept nowhere.
+/// From the client's own token and key: as hard to guess as the token, and kept nowhere. However the header is written,
+/// it is the same.
 fn repeat_secret(headers: &HeaderMap, key: &str) -> [u8; 32] {
-    let token = headers.get(AUTHORIZATION).map(HeaderValue::as_bytes).unwrap_or_default();
+    let token = bearer(headers).unwrap_or_default();
     let mut sha = Sha256::new();
-    for part in [b"wayfix repeat\n", token, b"\n", key.as_bytes()] {
+    for part in [b"wayfix repeat\n", token.as_bytes(), b"\n", key.as_bytes()] {
         sha.update(part);
     }
     sha.finalize().into()

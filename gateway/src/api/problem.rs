@@ -97,7 +97,7 @@ impl From<RegistryError> for Problem {
             RegistryError::ExternalIdTaken { .. } | RegistryError::Exhausted { .. } => {
                 Problem::new(ProblemKind::Conflict, error.to_string())
             }
-            RegistryError::Invalid { .. } | RegistryError::IdempotencyMismatch => {
+            RegistryError::Invalid { .. } | RegistryError::IdempotencyMismatch | RegistryError::OtherSecret => {
                 Problem::new(ProblemKind::Unprocessable, error.to_string())
             }
             RegistryError::Unavailable { .. } => away("the registry", &error),

@@ -92,6 +92,29 @@ async fn a_repeated_request_is_done_once_and_another_under_its_key_is_refused() 
 }
 
 #[tokio::test]
+async fn a_repeat_has_the_same_token_however_its_header_is_written_and_none_under_another_key() {
+    let server = server().await;
+    let tenant = server.tenant("ours").await;
+    let other = server.tenant("another").await;
+    let ask = async |scheme: &str, key: &str| {
+        let shown = format!("{scheme} {key}");
+        let headers = [("authorization", shown.as_str()), ("idempotency-key", "a")];
+        let answer = server.ask("POST", "/api/v1/deliveries", &headers, two_stops().to_string().as_bytes()).await;
+        (answer.status, answer.json())
+    };
+
+    let first = ask("Bearer", &tenant.key).await;
+    let again = ask("bearer", &tenant.key).await;
+    let others = ask("Bearer", &other.key).await;
+
+    assert_eq!((first.0, again.0, others.0), (201, 201, 201));
+    assert_eq!(first.1, again.1);
+    assert_ne!(first.1["token"], others.1["token"]);
+    let status = format!("/api/v1/tracking/{}/status", text(&first.1["delivery"]));
+    assert_eq!(server.get(&status, again.1["token"].as_str().unwrap()).await.0, 200);
+}
+
+#[tokio::test]
 async fn lists_come_in_pages_that_miss_and_repeat_nothing() {
     let server = server().await;
     let tenant = server.tenant("ours").await;

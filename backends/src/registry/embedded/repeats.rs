@@ -6,14 +6,17 @@ use aws_lc_rs::hmac::{HMAC_SHA256, Key, sign};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use protocol::{DriverId, Time};
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::{Deserialize, Serialize};
 
 use super::{DELIVERY_PREFIX, EmbeddedRegistry, TENANT_PREFIX, TOKEN_BYTES};
-use super::{check_text, create_driver, damaged, driver, hash_of, insert_device, insert_tenant, insert_token, tenant};
+use super::{
+    check_text, create_driver, damaged, driver, hash_of, insert_device, insert_tenant, insert_token, scope_of_hash,
+    tenant,
+};
 use crate::control::credential;
 use crate::installation::Numbers;
-use crate::registry::{Asker, Driver, Made, New, Once, RegistryError, Tenant};
+use crate::registry::{Asker, Driver, Made, New, Once, RegistryError, Scope, Tenant};
 
 pub(super) const TABLE: &str = "
     CREATE TABLE repeats (
@@ -26,6 +29,9 @@ pub(super) const TABLE: &str = "
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX repeats_created ON repeats (created_ms);
 ";
+
+/// Of the secret that the client showed; rows of earlier releases have none.
+pub(super) const SECRET_COLUMN: &str = "ALTER TABLE repeats ADD COLUMN secret BLOB CHECK (length(secret) = 32)";
 
 /// Which secret is derived, where the others have the prefix of their token.
 const CREDENTIAL: &str = "credential";
@@ -47,8 +53,10 @@ impl EmbeddedRegistry {
         let (kept, at) = self
             .db
             .write(move |connection| {
-                if let Some(found) = remembered(connection, &once, now)? {
-                    return Ok(found);
+                if let Some((kept, at)) = remembered(connection, &once, now)?
+                    && is_current(connection, &kept, &new, &once.secret, at)?
+                {
+                    return Ok((kept, at));
                 }
                 let (kept, numbers) = make(connection, new, &once.secret, now)?;
                 given.give(numbers);
@@ -116,20 +124,50 @@ fn derived<const N: usize>(what: &str, secret: &[u8; 32], at: Time) -> [u8; N] {
 }
 
 fn remembered(connection: &Connection, once: &Once, now: Time) -> Result<Option<(Kept, Time)>, RegistryError> {
-    let found: Option<(Vec<u8>, String, i64)> = connection
+    type Columns = (Vec<u8>, String, i64, Option<Vec<u8>>);
+    let columns = |row: &Row| -> rusqlite::Result<Columns> { Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)) };
+    let found = connection
         .prepare_cached(
-            "SELECT request, answer, created_ms FROM repeats WHERE asker = ?1 AND key = ?2 AND created_ms > ?3",
+            "SELECT request, answer, created_ms, secret FROM repeats WHERE asker = ?1 AND key = ?2 AND created_ms > ?3",
         )?
-        .query_row(params![asker_of(once), once.idempotency.key, once.idempotency.forgotten_before(now).0], |row| {
-            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
-        })
+        .query_row(params![asker_of(once), once.idempotency.key, once.idempotency.forgotten_before(now).0], columns)
         .optional()?;
-    let Some((request, answer, created_ms)) = found else { return Ok(None) };
+    let Some((request, answer, created_ms, secret)) = found else { return Ok(None) };
     if request != once.idempotency.request {
         return Err(RegistryError::IdempotencyMismatch);
     }
+    if secret.is_some_and(|secret| secret != hash_of_secret(&once.secret)) {
+        return Err(RegistryError::OtherSecret);
+    }
     let kept = serde_json::from_str(&answer).map_err(|error| damaged(error.to_string()))?;
     Ok(Some((kept, Time(created_ms))))
+}
+
+/// Whether the token that follows opens what is asked for. A delivery that was lost can have had the same key, and its
+/// token opens nothing: then another is made.
+fn is_current(
+    connection: &Connection,
+    kept: &Kept,
+    new: &New,
+    secret: &[u8; 32],
+    at: Time,
+) -> Result<bool, RegistryError> {
+    let opened = |prefix: &str| {
+        let scope = scope_of_hash(connection, &hash_of(&derived_token(prefix, secret, at)))?;
+        scope.ok_or(RegistryError::OtherSecret)
+    };
+    Ok(match (kept, new) {
+        (Kept::DeliveryToken, New::DeliveryToken { key, birth }) => {
+            opened(DELIVERY_PREFIX)? == Scope::Delivery { key: *key, birth: *birth }
+        }
+        (Kept::Tenant(tenant), _) => opened(TENANT_PREFIX)? == Scope::Tenant(tenant.id),
+        (Kept::Driver(_) | Kept::Device(_) | Kept::DeliveryToken, _) => true,
+    })
+}
+
+/// Of the secret itself, which is as hard to guess as a token.
+fn hash_of_secret(secret: &[u8; 32]) -> [u8; 32] {
+    derived("hash", secret, Time(0))
 }
 
 /// Forgets a few whose time has passed as well: more than are added, so that they do not gather.
@@ -141,12 +179,13 @@ fn remember(connection: &Connection, once: &Once, kept: &Kept, now: Time) -> Res
         )?
         .execute([once.idempotency.forgotten_before(now).0])?;
     let answer = serde_json::to_string(kept).map_err(|error| damaged(error.to_string()))?;
-    connection.prepare_cached("INSERT OR REPLACE INTO repeats VALUES (?1, ?2, ?3, ?4, ?5)")?.execute(params![
+    connection.prepare_cached("INSERT OR REPLACE INTO repeats VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?.execute(params![
         asker_of(once),
         once.idempotency.key,
         once.idempotency.request,
         answer,
-        now.0
+        now.0,
+        hash_of_secret(&once.secret)
     ])?;
     Ok(())
 }

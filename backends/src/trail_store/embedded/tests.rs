@@ -180,6 +180,43 @@ async fn a_store_that_lost_its_index_or_a_segment_is_not_opened() {
 }
 
 #[tokio::test]
+async fn a_lost_segment_is_found_and_left_out_and_the_rest_of_history_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    store.append(PartitionId(0), drive(8, 1_000), place(10)).await.unwrap();
+    let later: Vec<Breadcrumb> = (0..50).map(|n| crumb(2 * DAY_S + n)).collect();
+    store.append(PartitionId(0), later.clone(), place(20)).await.unwrap();
+    drop(store);
+    assert_eq!(find_damage(folder.path()).unwrap(), None);
+    let segment = names(folder.path(), "segment-").remove(0);
+    let whole = fs::read(&segment).unwrap();
+
+    fs::write(&segment, &whole[..whole.len() - 1]).unwrap();
+    let cut = find_damage(folder.path()).unwrap();
+    fs::remove_file(&segment).unwrap();
+    let gone = find_damage(folder.path()).unwrap();
+    let fixes = leave_out_lost(folder.path()).unwrap();
+
+    let name = segment.file_name().unwrap().to_str().unwrap();
+    assert!(cut.is_some_and(|reason| reason.contains(name)) && gone.is_some_and(|reason| reason.contains(name)));
+    assert_eq!(fixes, Some(1_000));
+    assert_eq!(find_damage(folder.path()).unwrap(), None);
+    let store = open(folder.path());
+    assert_eq!(store.driver_trail(DRIVER, ALL).await.unwrap(), later);
+    store.append(PartitionId(0), drive(8, 1_000), place(30)).await.unwrap();
+    assert_eq!(store.driver_trail(DRIVER, ALL).await.unwrap().len(), 1_050, "the log brings it again");
+    drop(store);
+
+    fs::write(folder.path().join(INDEX), b"this was an index").unwrap();
+    assert!(find_damage(folder.path()).unwrap().is_some());
+    assert_eq!(leave_out_lost(folder.path()).unwrap(), None);
+    fs::remove_file(folder.path().join(INDEX)).unwrap();
+    assert!(find_damage(folder.path()).unwrap().is_some_and(|reason| reason.contains("no index")));
+    let nothing = tempfile::tempdir().unwrap();
+    assert_eq!(find_damage(&nothing.path().join("trail")).unwrap(), None);
+}
+
+#[tokio::test]
 async fn a_broken_block_is_said_and_keeps_nothing_else_from_being_read_or_taken() {
     let folder = tempfile::tempdir().unwrap();
     let (ours, others) = (drive(8, 500), drive(9, 500));
@@ -231,6 +268,44 @@ async fn short_blocks_of_days_that_are_over_become_long_ones() {
 }
 
 #[tokio::test]
+async fn a_block_that_cannot_be_read_keeps_no_other_day_from_being_made_longer() {
+    let folder = tempfile::tempdir().unwrap();
+    for part in 0..4 {
+        let store = EmbeddedTrailStore::open(folder.path()).unwrap();
+        let of_day = |day: i64| (0..5).map(move |n| crumb(day * DAY_S + part * 100 + n));
+        store.append(PartitionId(0), (0..3).flat_map(of_day).collect(), place(1)).await.unwrap();
+    }
+    let first_day = names(folder.path(), "segment-").remove(0);
+    let mut bytes = fs::read(&first_day).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&first_day, bytes).unwrap();
+
+    for received_s in [8, 9] {
+        let store = EmbeddedTrailStore::open(folder.path()).unwrap();
+        store.append(PartitionId(0), vec![crumb(received_s * DAY_S)], place(2)).await.unwrap();
+        store.expire(Time::from_secs(DAY_0_S - DAY_S)).await.unwrap();
+        let begun = Instant::now();
+        let is_due = |connection: &rusqlite::Connection| index::unmerged(connection, DAY_0_S / DAY_S + 3);
+        while store.shared.db.read_blocking(is_due).unwrap().is_some() {
+            assert!(begun.elapsed() < Duration::from_secs(20), "days wait behind the block");
+            tokio::task::yield_now().await;
+        }
+
+        let later = TrailQuery { from: Time::from_secs(DAY_0_S + DAY_S), ..ALL };
+        let trail = store.driver_trail(DRIVER, later).await.unwrap();
+        assert_eq!(trail.iter().filter(|b| b.record.received < Time::from_secs(DAY_0_S + 4 * DAY_S)).count(), 40);
+        let count = |sql: &'static str| {
+            let count = move |c: &rusqlite::Connection| Ok::<i64, TrailStoreError>(c.query_row(sql, [], |r| r.get(0))?);
+            store.shared.db.read_blocking(count).unwrap()
+        };
+        let of_three_days = count("SELECT count(*) FROM files WHERE day < 19003");
+        assert_eq!(of_three_days, 4, "a long one of each day, and the first day's with what cannot be read");
+        assert_eq!(count("SELECT count(*) FROM blocks WHERE last_ds < 19003 * 864000"), 4);
+    }
+}
+
+#[tokio::test]
 async fn a_forgotten_driver_leaves_nothing_in_the_files_that_a_key_opens() {
     let folder = tempfile::tempdir().unwrap();
     let store = EmbeddedTrailStore::open(folder.path()).unwrap();
@@ -258,7 +333,7 @@ async fn history_of_the_release_before_is_taken_over_once_and_removed() {
     let folder = tempfile::tempdir().unwrap();
     let before = folder.path().join("trail.db");
     fs::write(&before, include_bytes!("../fixtures/trail_ddcf6dd.db")).unwrap();
-    let config = EmbeddedTrailConfig { before: Some(before.clone()), incarnation: 4, ..EmbeddedTrailConfig::default() };
+    let config = EmbeddedTrailConfig { before: Some(before.clone()), ..EmbeddedTrailConfig::default() };
     let open = || EmbeddedTrailStore::open_with(&folder.path().join("trail"), config.clone()).unwrap();
 
     let store = open();
@@ -278,7 +353,9 @@ async fn history_of_the_release_before_is_taken_over_once_and_removed() {
     assert!(first.is_sorted_by_key(|breadcrumb| breadcrumb.record.fix.measured));
     let mut offsets = 0;
     for partition in 0..8 {
-        offsets += store.next_offset(PartitionId(partition), 4).await.unwrap().0;
+        offsets += store.next_offset(PartitionId(partition), 1).await.unwrap().0;
+        let of_another_log = store.next_offset(PartitionId(partition), 2).await.unwrap();
+        assert_eq!(of_another_log, Offset(0), "what it noted says nothing of a log that was begun anew");
     }
     assert_eq!(offsets, FIXTURE_OFFSETS);
     drop(store);

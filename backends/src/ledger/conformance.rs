@@ -29,6 +29,7 @@ macro_rules! ledger_conformance {
             a_ready_delivery_fails_only_with_a_reason,
             a_finished_delivery_is_opened_again_as_a_new_assignment,
             an_abandoned_delivery_fails_by_itself_and_no_other_does,
+            a_clock_that_was_years_behind_has_abandoned_nothing,
             a_driver_has_no_more_open_deliveries_than_his_tracker_holds,
             a_change_of_driver_goes_to_both_keys_whole,
             a_finished_delivery_stays_with_its_holder_and_changes_no_more,
@@ -204,6 +205,18 @@ pub(crate) async fn an_abandoned_delivery_fails_by_itself_and_no_other_does(open
     ledger.reopen(touched, "found".into(), None, hours(100)).await.unwrap();
     assert_eq!(ledger.fail_abandoned(100, hours(147)).await.unwrap(), []);
     assert_eq!(ledger.fail_abandoned(100, hours(148)).await.unwrap(), [touched]);
+}
+
+pub(crate) async fn a_clock_that_was_years_behind_has_abandoned_nothing(open: impl AsyncFn() -> Opened) {
+    let ledger = open().await;
+    let made = delivery_in(&ledger, DeliveryState::Ready).await.key;
+    let minutes = |n: u64| NOW + std::time::Duration::from_secs(60 * n);
+    let long_ago = NOW - std::time::Duration::from_secs(20 * 8_766 * 3_600);
+
+    assert_eq!(ledger.fail_abandoned(100, long_ago).await.unwrap(), []);
+    assert_eq!(ledger.fail_abandoned(100, minutes(10)).await.unwrap(), []);
+    assert_eq!(ledger.fail_abandoned(100, minutes(48 * 60 - 1)).await.unwrap(), []);
+    assert_eq!(ledger.fail_abandoned(100, minutes(48 * 60)).await.unwrap(), [made]);
 }
 
 pub(crate) async fn a_driver_has_no_more_open_deliveries_than_his_tracker_holds(open: impl AsyncFn() -> Opened) {

@@ -290,7 +290,8 @@ fn abandoned_at(delivery: &Delivery, last_event: Time) -> Time {
     last_event + Duration::from_secs(3600 * u64::from(delivery.policy.abandoned_after_h))
 }
 
-/// What was stamped by a clock in a wrong future would wait for that future: it has its whole time from now on.
+/// What was stamped by a clock in a wrong future would wait for that future: it has its whole time from now on. And where
+/// that was a clock that was behind itself, as after a power cut, its last event says better how long it has.
 pub(super) fn mend_abandoned(connection: &Connection, now: Time) -> Result<(), LedgerError> {
     let longest_ms = 3_600_000 * i64::from(ABANDONED_AFTER_H_MAX);
     connection
@@ -300,6 +301,20 @@ pub(super) fn mend_abandoned(connection: &Connection, now: Time) -> Result<(), L
              WHERE abandoned_ms > ?1 + ?2 AND state NOT IN ('delivered', 'failed')",
         )?
         .execute(params![now.0, longest_ms])?;
+    // An event from after `now` says nothing: it is the one that a clock ahead has stamped.
+    connection
+        .prepare_cached(
+            "UPDATE deliveries SET abandoned_ms = own.abandoned_ms FROM (
+                 SELECT d.tenant, d.delivery,
+                     e.at_ms + 3600000 * coalesce(json_extract(d.policy, '$.abandoned_after_h'), 48) AS abandoned_ms
+                 FROM deliveries d INDEXED BY deliveries_abandoned
+                 JOIN delivery_events e ON e.tenant = d.tenant AND e.delivery = d.delivery AND e.number =
+                     (SELECT max(number) FROM delivery_events WHERE tenant = d.tenant AND delivery = d.delivery)
+                 WHERE d.abandoned_ms <= ?1 AND d.state NOT IN ('delivered', 'failed') AND e.at_ms <= ?1
+             ) own
+             WHERE deliveries.tenant = own.tenant AND deliveries.delivery = own.delivery AND own.abandoned_ms > ?1",
+        )?
+        .execute([now.0])?;
     Ok(())
 }
 

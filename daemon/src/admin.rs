@@ -38,7 +38,8 @@ impl Readiness {
         parts.values().all(|health| *health != Health::Starting)
     }
 
-    fn describe(&self) -> String {
+    /// A line for each part.
+    pub fn describe(&self) -> String {
         let parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
         let line = |(part, health): (&&str, &Health)| match health {
             Health::Starting => format!("{part}: starting\n"),

@@ -57,6 +57,8 @@ pub struct ProcessorMetrics {
     pub proposals_refused: Counter,
     pub sink_entries_damaged: Counter,
     pub sink_entries_lost: SinkCounters,
+    /// Tries to write to a history that is damaged.
+    pub history_damaged: Counter,
     /// What the parts of this process say of themselves.
     pub readiness: Readiness,
     pub events_deliveries_shed: Counter,
@@ -137,6 +139,10 @@ impl ProcessorMetrics {
                 "Proposals the ledger did not want.",
             ),
             sink_entries_lost: SinkCounters::new(meter),
+            history_damaged: counter(
+                "wayfix_processor_history_damaged_total",
+                "Tries to write to a history that is damaged: nothing more is written to it.",
+            ),
             readiness: Readiness::default(),
             sink_entries_damaged: counter("wayfix_processor_sink_entries_damaged_total", "Entries no sink can read."),
             events_deliveries_shed: counter(

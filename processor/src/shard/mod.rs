@@ -80,6 +80,8 @@ struct Ownership {
     /// None: the group has not said yet.
     owned: Option<BTreeSet<PartitionId>>,
     live: BTreeSet<PartitionId>,
+    /// Of these, what registry and ledger know is not in the records yet: trackers may miss it.
+    facts_due: BTreeSet<PartitionId>,
     /// Ready is a latch: a partition that moves here later makes us degraded, not unready.
     was_whole: bool,
 }
@@ -185,22 +187,37 @@ impl Shards {
             ownership.live.insert(partition);
         } else {
             ownership.live.remove(&partition);
+            ownership.facts_due.remove(&partition);
+        }
+        drop(ownership);
+        self.say_health();
+    }
+
+    fn set_facts_due(&self, partition: PartitionId, are_due: bool) {
+        let mut ownership = self.ownership.lock().unwrap_or_else(PoisonError::into_inner);
+        if are_due {
+            ownership.facts_due.insert(partition);
+        } else {
+            ownership.facts_due.remove(&partition);
         }
         drop(ownership);
         self.say_health();
     }
 
     fn say_health(&self) {
-        let (is_whole, was_whole) = {
+        let (is_whole, was_whole, facts_due) = {
             let mut ownership = self.ownership.lock().unwrap_or_else(PoisonError::into_inner);
             let is_whole = ownership.owned.as_ref().is_some_and(|owned| owned.is_subset(&ownership.live));
             let was_whole = ownership.was_whole;
             ownership.was_whole |= is_whole;
-            (is_whole, was_whole)
+            (is_whole, was_whole, ownership.facts_due.len())
         };
         let health = match (is_whole, self.ticker.wrong_by_ms()) {
             (false, _) if was_whole => Health::Degraded("taking partitions over".to_string()),
             (false, _) => Health::Starting,
+            (true, None) if facts_due > 0 => Health::Degraded(format!(
+                "deliveries and leads of {facts_due} partitions may be missing until registry and ledger answer"
+            )),
             (true, None) => Health::Ready,
             (true, Some(ms)) => Health::Degraded(format!("our clock is {ms} ms ahead of the edges': time stands")),
         };
@@ -402,3 +419,6 @@ const READ_LIMIT: ReadLimit = ReadLimit { entries_max: 1_024, bytes_max: 1 << 20
 const READ_WAIT: Duration = Duration::from_millis(500);
 const SUPERSEDED_WAIT: Duration = Duration::from_secs(3);
 const STOP_GRACE: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests;

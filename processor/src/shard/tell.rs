@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use backends::log::{Append, Pipeline, PipelineConfig, Topic, append_durably};
 use bytes::Bytes;
-use daemon::{Backoff, Drain};
+use daemon::{Backoff, Drain, retry};
 use protocol::record::{BlobHash, BodyKind};
 use protocol::update::Generation;
 use protocol::{Offset, PartitionId, Record, RecordBatch, Time, Update, UpdateBatch, envelope};
@@ -95,8 +95,8 @@ impl Teller {
                     self.keep_snapshot(taken);
                 }
                 Output::Live { maps, facts_wanted } => {
-                    appends.extend(self.handle_live(&maps));
                     facts_wanted.into_iter().for_each(|held| self.find_facts(held));
+                    appends.extend(self.handle_live(&maps));
                 }
                 Output::Offered { kind, hash, regions } => self.take_into_use(kind, hash, regions),
                 Output::RoutesWanted(wanted) => self.shards.planner.want(self.partition, wanted),
@@ -135,24 +135,26 @@ impl Teller {
         }
     }
 
-    /// Registry and ledger may be away: the dot does not wait for them.
+    /// Registry and ledger may be away, or refuse: the dot does not wait for them. They are asked until they answer, and
+    /// until then we say that something may be missing.
     fn find_facts(&self, held: Vec<HeldDelivery>) {
         let (shards, partition, stop) = (self.shards.clone(), self.partition, self.stop.clone());
         let inputs = self.inputs.clone();
+        shards.set_facts_due(partition, true);
         self.drain.spawn_job("append the facts", async move {
             let now = || Time(shards.clock.now_ms());
-            match append_facts((&*shards.log, &shards.facts), partition, held, &now, &stop).await {
+            let append = || append_facts((&*shards.log, &shards.facts), partition, held.clone(), &now, &stop);
+            let appended = retry("append the facts", FACTS_BACKOFF, &stop, |_| true, append).await;
+            match appended {
                 Ok(()) => {
                     shards.metrics.facts_appended.increment(1);
+                    shards.set_facts_due(partition, false);
                     if let Some(inputs) = inputs.upgrade() {
                         let _ = inputs.send(Input::FactsIn).await; // if the fold has ended, the next owner asks again
                     }
                 }
-                Err(error) if stop.is_cancelled() => {
-                    info!(error = format!("{error:#}"), partition = partition.0, "the facts are asked for later");
-                }
                 Err(error) => {
-                    warn!(error = format!("{error:#}"), partition = partition.0, "the facts cannot be appended");
+                    info!(error = format!("{error:#}"), partition = partition.0, "the facts are asked for later");
                 }
             }
             Ok(())
@@ -283,6 +285,8 @@ pub(crate) async fn keep(
     Ok(hash)
 }
 
+/// What the stores refuse for a while, and what somebody has to mend.
+const FACTS_BACKOFF: Backoff = Backoff { first: Duration::from_millis(200), max: Duration::from_secs(30) };
 /// A full disk is not freed within seconds.
 const DISK_BACKOFF: Backoff = Backoff { first: Duration::from_secs(1), max: Duration::from_secs(30) };
 const OUTPUTS_MAX: usize = 64;

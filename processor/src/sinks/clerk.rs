@@ -35,9 +35,9 @@ pub struct ClerkWork {
 
 #[async_trait]
 impl Work for ClerkWork {
-    async fn first(&mut self, reader: &Reader, committed: Option<Offset>) -> anyhow::Result<Offset> {
+    async fn first(&mut self, reader: &Reader, taken: Option<Offset>) -> anyhow::Result<Offset> {
         let range = reader.log.range(Topic::Updates, reader.partition).await.context("look at the updates topic")?;
-        Ok(committed.unwrap_or_default().max(range.first))
+        Ok(taken.unwrap_or_default().max(range.first))
     }
 
     async fn handle(&mut self, reader: &Reader, entries: Vec<StoredEntry>) -> anyhow::Result<()> {

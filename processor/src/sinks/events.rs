@@ -73,8 +73,8 @@ struct Known {
 
 #[async_trait]
 impl Work for EventsWork {
-    async fn first(&mut self, reader: &Reader, committed: Option<Offset>) -> anyhow::Result<Offset> {
-        self.tell_from = committed.unwrap_or_default();
+    async fn first(&mut self, reader: &Reader, taken: Option<Offset>) -> anyhow::Result<Offset> {
+        self.tell_from = taken.unwrap_or_default();
         (self.sent, self.sent_until) = sent_since(reader, self.tell_from).await?;
         reader.whole_before(self.tell_from).await
     }

@@ -48,9 +48,9 @@ pub struct LiveWork {
 
 #[async_trait]
 impl Work for LiveWork {
-    async fn first(&mut self, reader: &Reader, committed: Option<Offset>) -> anyhow::Result<Offset> {
+    async fn first(&mut self, reader: &Reader, taken: Option<Offset>) -> anyhow::Result<Offset> {
         let whole = reader.whole_before(Offset(u64::MAX)).await?;
-        Ok(committed.map_or(whole, |committed| committed.min(whole)))
+        Ok(taken.map_or(whole, |taken| taken.min(whole)))
     }
 
     async fn handle(&mut self, reader: &Reader, entries: Vec<StoredEntry>) -> anyhow::Result<()> {

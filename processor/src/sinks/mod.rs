@@ -46,8 +46,13 @@ pub trait Sink: Send + Sync + 'static {
 /// One partition at work.
 #[async_trait]
 pub trait Work: Send + 'static {
-    /// Where to go on: the committed offset, unless this work knows better.
-    async fn first(&mut self, reader: &Reader, committed: Option<Offset>) -> anyhow::Result<Offset>;
+    /// How far it had come: the committed offset, unless what this work writes to knows better. None: it begins.
+    async fn taken(&mut self, _reader: &Reader, committed: Option<Offset>) -> anyhow::Result<Option<Offset>> {
+        Ok(committed)
+    }
+
+    /// Where to read from, having come so far.
+    async fn first(&mut self, reader: &Reader, taken: Option<Offset>) -> anyhow::Result<Offset>;
 
     /// Takes entries, in order. Errors are final: what may pass is tried again in here.
     async fn handle(&mut self, reader: &Reader, entries: Vec<StoredEntry>) -> anyhow::Result<()>;
@@ -88,6 +93,20 @@ impl Reader {
         self.metrics.sink_entries_lost.increment(sink, lost);
         let reason =
             format!("{lost} entries of partition {} were gone from the log before they were taken", self.partition);
+        self.metrics.readiness.set(sink, Health::Degraded(reason));
+    }
+
+    /// The log ends before what this sink had taken: it is another log, or lost its end. All that it holds is news.
+    fn handle_end_lost(&self, sink: &'static str, taken: Offset, range: OffsetRange) {
+        let (partition, next) = (self.partition.0, range.next.0);
+        error!(
+            sink,
+            partition,
+            taken = taken.0,
+            next,
+            "the log ends before what was taken of it: all of it is taken again"
+        );
+        let reason = format!("the log of partition {} ends before what was taken of it", self.partition);
         self.metrics.readiness.set(sink, Health::Degraded(reason));
     }
 
@@ -159,9 +178,21 @@ async fn consume<W: Work>(mut work: W, reader: Reader, holding: Holding, group: 
 async fn follow<W: Work>(work: &mut W, reader: &Reader, holding: &Holding, group: &'static str) -> anyhow::Result<()> {
     let (log, topic, partition) = (&reader.log, reader.topic, reader.partition);
     let committed = log.committed(group, topic, partition).await.context("look up the committed offset")?;
-    let first = work.first(reader, committed).await?;
+    let range = log.range(topic, partition).await.context("look at the topic")?;
+    let taken = match work.taken(reader, committed).await? {
+        Some(taken) if taken > range.next => {
+            reader.handle_end_lost(group, taken, range);
+            Some(range.first)
+        }
+        Some(taken) if taken < range.first => {
+            reader.handle_gap(group, taken, range.first);
+            Some(range.first)
+        }
+        taken => taken,
+    };
+    let first = work.first(reader, taken).await?;
     let mut entries_of = log.reader(topic, partition, first).await.context("read")?;
-    let mut done = committed;
+    let mut done = committed.filter(|committed| *committed <= range.next);
     let mut committed_at = Instant::now();
     loop {
         let reading = read_again(&mut *entries_of, "read for a sink", ReadLimit::default(), READ_WAIT, &reader.stop);
@@ -208,3 +239,6 @@ const READ_WAIT: Duration = Duration::from_millis(500);
 /// By the machine's own time: it costs the disk a sync for each sink and partition, however fast the clock is set. What
 /// came since is taken again after a crash.
 const COMMIT_EVERY: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests;

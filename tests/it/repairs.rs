@@ -107,7 +107,7 @@ async fn interrupted(command: &[&str], stopped_at: &str) -> Result<()> {
         // Nothing is a folder where a file lies.
         "trail" => std::fs::write(&stopper, b"")?,
         // Where a database's checksums are first written.
-        _ => std::fs::create_dir(stopper.with_extension("db.new"))?,
+        _ => std::fs::create_dir(stopper.with_extension("db.sums.unfinished"))?,
     }
     let stopped = with(command)?;
     if command[0] == "restore" || stopped_at != "trail" {
@@ -120,7 +120,7 @@ async fn interrupted(command: &[&str], stopped_at: &str) -> Result<()> {
     }
     match stopped_at {
         "trail" => std::fs::remove_file(&stopper)?,
-        _ => std::fs::remove_dir(stopper.with_extension("db.new"))?,
+        _ => std::fs::remove_dir(stopper.with_extension("db.sums.unfinished"))?,
     }
 
     let again = with(command)?;

@@ -82,7 +82,7 @@ async fn a_damaged_write_ahead_log_is_set_aside_under_a_name_of_its_own_and_a_st
 async fn a_restore_or_an_acceptance_that_ended_after_any_store_goes_on_with_all_of_them() -> Result<()> {
     let mut cases = Vec::new();
     for command in [&["restore"][..], &["repair", "--accept-loss", "trail"]] {
-        for stopped_at in ["registry.db", "ledger.db", "trail"] {
+        for stopped_at in ["registry.db", "ledger.db", "blobs"] {
             cases.push(interrupted(command, stopped_at));
         }
     }
@@ -105,21 +105,24 @@ async fn interrupted(command: &[&str], stopped_at: &str) -> Result<()> {
     let with = |command: &[&str]| wayfix_of_before(command, &data);
     match stopped_at {
         // Nothing is a folder where a file lies.
-        "trail" => std::fs::write(&stopper, b"")?,
+        "blobs" => {
+            std::fs::rename(&stopper, data.join("bodies"))?;
+            std::fs::write(&stopper, b"")?;
+        }
         // Where a database's checksums are first written.
         _ => std::fs::create_dir(stopper.with_extension("db.sums.unfinished"))?,
     }
     let stopped = with(command)?;
-    if command[0] == "restore" || stopped_at != "trail" {
-        ensure!(!stopped.status.success(), "{}: {}", what(), said(&stopped));
-        let refusal = Run::start(&data).await?.refusal().await?;
-        ensure!(refusal.contains("did not come to its end"), "{}: {refusal}", what());
-        let other = if command[0] == "restore" { "repair" } else { "restore" };
-        let other = with(&[other])?;
-        ensure!(!other.status.success(), "{}: {}", what(), said(&other));
-    }
+    ensure!(!stopped.status.success(), "{}: {}", what(), said(&stopped));
+    let refusal = Run::start(&data).await?.refusal().await?;
+    ensure!(refusal.contains("did not come to its end"), "{}: {refusal}", what());
+    let other = with(&[if command[0] == "restore" { "repair" } else { "restore" }])?;
+    ensure!(!other.status.success(), "{}: {}", what(), said(&other));
     match stopped_at {
-        "trail" => std::fs::remove_file(&stopper)?,
+        "blobs" => {
+            std::fs::remove_file(&stopper)?;
+            std::fs::rename(data.join("bodies"), &stopper)?;
+        }
         _ => std::fs::remove_dir(stopper.with_extension("db.sums.unfinished"))?,
     }
 

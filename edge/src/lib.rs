@@ -20,8 +20,10 @@ pub mod intake;
 pub mod metrics;
 pub mod ship;
 pub mod start;
+pub mod submit;
 pub mod tls;
 pub mod udp;
 
 pub use config::{EdgeConfig, EdgeSettings};
 pub use start::{EdgeHandle, EdgeParts, start};
+pub use submit::NotTaken;

@@ -48,6 +48,8 @@ pub struct EdgeHandle {
     pub udp_addr: SocketAddr,
     /// The HTTP doors, to be served alone or beside others.
     pub http_router: Router,
+    /// For a door of one's own.
+    pub door: DoorState,
     /// Whether the log can be reached at this moment.
     pub log_state: LogState,
 }
@@ -148,7 +150,7 @@ pub async fn start(config: EdgeConfig, parts: EdgeParts, context: &ProcessContex
         wait_max: config.request_wait_max,
     });
     info!(edge = id.0, %udp_addr, threads = config.udp_thread_count, "edge listens");
-    Ok(EdgeHandle { edge_id: id, udp_addr, http_router: router(door), log_state })
+    Ok(EdgeHandle { edge_id: id, udp_addr, http_router: router(door.clone()), door, log_state })
 }
 
 /// The threads share the edge's budget.

@@ -2,7 +2,6 @@
 //! them is what the credential says, and nothing else.
 
 use std::io::Read;
-use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::QueryRejection;
@@ -16,13 +15,11 @@ use flate2::read::MultiGzDecoder;
 use protocol::DeviceKey;
 use protocol::record::Door;
 use serde::{Deserialize, Serialize};
-use tokio::sync::oneshot;
 
 use super::fixes::{self, Ignored, JsonFault, JsonFixes, Missing, is_id};
 use super::{DoorState, RETRY_AFTER};
-use crate::intake::RejectedFix;
 use crate::metrics::DoorOutcome;
-use crate::udp::inbox::{Submission, SubmissionOutcome, Visitor};
+use crate::submit::NotTaken;
 
 /// What a client may say of itself. The credential is what counts; who contradicts it is told so.
 #[derive(Deserialize)]
@@ -83,7 +80,7 @@ async fn take(
     }
     check_content_type(headers)?;
     if door.0.log_state.is_away() {
-        return Err(unavailable("fixes cannot be stored at the moment; keep them and send them again"));
+        return Err(refused(NotTaken::LogAway));
     }
     let bytes_max = door.0.bytes_max;
     let body = read_body(body, bytes_max).await.map_err(|problem| (outcome_of(problem.kind), problem))?;
@@ -103,11 +100,7 @@ async fn take(
     if count == 0 {
         return Ok(Taken { accepted: 0, rejected, ignored });
     }
-    door.0.limit.take(device, count).map_err(|wait| {
-        let detail = "this device has sent more fixes than its share";
-        (DoorOutcome::RateLimited, Problem::new(ProblemKind::RateLimited, detail).retry_after(wait))
-    })?;
-    let judged = submit(door, device, fixes).await?;
+    let judged = door.submit(device, Door::Json, fixes).await.map_err(refused)?;
     let accepted = count - judged.len();
     rejected.extend(
         judged.iter().map(|fix| Rejected { index: places[fix.index], reason: Reason::Judged(fix.reason.name()) }),
@@ -133,7 +126,7 @@ fn identify(door: &DoorState, headers: &HeaderMap) -> Result<DeviceKey, Refused>
         return Err(unauthorized("send Authorization: Bearer and the device's credential"));
     }
     // Whoever shows a bad one is not told what is bad about it.
-    door.control().check_credential(credential.trim()).map_err(|_| unauthorized("this credential opens nothing"))
+    door.check_credential(credential.trim()).map_err(|_| unauthorized("this credential opens nothing"))
 }
 
 fn check_content_type(headers: &HeaderMap) -> Result<(), Refused> {
@@ -174,26 +167,6 @@ fn bad_request(detail: String) -> Refused {
     (DoorOutcome::BadRequest, Problem::new(ProblemKind::BadRequest, detail))
 }
 
-/// All of one driver go to one thread, so that they stay in order.
-async fn submit(door: &DoorState, device: DeviceKey, fixes: Vec<protocol::Fix>) -> Result<Vec<RejectedFix>, Refused> {
-    let (reply, outcome) = oneshot::channel();
-    let thread = &door.0.threads[device.driver.0 as usize % door.0.threads.len()];
-    let submission = Submission { device, door: Door::Json, fixes, reply };
-    if thread.visit(Visitor::Submission(submission)).is_err() {
-        return Err(unavailable("this edge has more to do than it can; send the fixes again"));
-    }
-    let wait = door.0.clock.real(door.0.wait_max).max(WAIT_MIN);
-    match tokio::time::timeout(wait, outcome).await {
-        Ok(Ok(SubmissionOutcome::Durable { rejected })) => Ok(rejected),
-        Ok(Ok(SubmissionOutcome::Overloaded)) => {
-            Err(unavailable("this edge has more to do than it can; send the fixes again"))
-        }
-        Ok(Ok(SubmissionOutcome::Lost) | Err(_)) | Err(_) => {
-            Err(unavailable("the fixes may not have been stored; keep them and send them again"))
-        }
-    }
-}
-
 fn contradicting(detail: &str) -> Refused {
     (DoorOutcome::Contradicting, Problem::new(ProblemKind::WrongScope, detail))
 }
@@ -202,11 +175,16 @@ fn too_large(detail: String) -> Refused {
     (DoorOutcome::TooLarge, Problem::new(ProblemKind::TooLarge, detail))
 }
 
-fn unavailable(detail: &str) -> Refused {
-    let problem = Problem::new(ProblemKind::Unavailable, detail).retry_after(RETRY_AFTER);
-    (DoorOutcome::Unavailable, problem)
+fn refused(reason: NotTaken) -> Refused {
+    let detail = reason.to_string();
+    match reason {
+        NotTaken::Limited { wait } => {
+            (DoorOutcome::RateLimited, Problem::new(ProblemKind::RateLimited, detail).retry_after(wait))
+        }
+        NotTaken::LogAway | NotTaken::Overloaded | NotTaken::Uncertain => {
+            (DoorOutcome::Unavailable, Problem::new(ProblemKind::Unavailable, detail).retry_after(RETRY_AFTER))
+        }
+    }
 }
 
-/// A scaled clock must not make the disk look slow.
-const WAIT_MIN: Duration = Duration::from_secs(2);
 const IGNORED_SHOWN_MAX: usize = 100;

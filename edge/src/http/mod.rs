@@ -22,7 +22,7 @@ pub use limit::DeviceLimit;
 
 /// What the doors need. Cheap to clone.
 #[derive(Clone)]
-pub struct DoorState(Arc<DoorParts>);
+pub struct DoorState(pub(crate) Arc<DoorParts>);
 
 pub struct DoorParts {
     pub threads: Vec<ThreadPort>,
@@ -41,7 +41,7 @@ impl DoorState {
         DoorState(Arc::new(parts))
     }
 
-    fn control(&self) -> Arc<Control> {
+    pub(crate) fn control(&self) -> Arc<Control> {
         self.0.control.borrow().clone()
     }
 }

@@ -5,7 +5,7 @@ use std::process::Command;
 use anyhow::Result;
 
 use crate::shell::{apt_install, cargo, is_there, step};
-use crate::{city, web};
+use crate::{city, docs, web};
 
 #[derive(clap::Args)]
 pub struct Options {
@@ -22,6 +22,7 @@ pub fn run(options: &Options) -> Result<()> {
     let lints = ["clippy", "--quiet", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"];
     step("lints", &mut cargo(&lints))?;
     step("build", &mut cargo(&["build", "--quiet", "--workspace", "--all-targets", "--locked"]))?;
+    docs::run(&docs::Options { check: true })?;
     let city = city::find()?;
     let mut tests = cargo(&["test", "--workspace", "--locked", "--no-fail-fast"]);
     tests.env("WAYFIX_DEMO_CITY", city).env("WAYFIX_TESTS_NEED_ALL", "1").args(&options.rest);

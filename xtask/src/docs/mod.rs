@@ -13,24 +13,25 @@ use crate::shell::{cargo, step, target_dir};
 
 #[derive(clap::Args)]
 pub struct Options {
-    /// Writes nothing and fails where a page is not as it would be written.
+    /// Writes nothing and fails where the page of settings is not as it would be written. The page of metrics is left
+    /// out: what a server exposes depends on what it has met since it began.
     #[arg(long)]
-    check: bool,
+    pub check: bool,
 }
 
 pub fn run(options: &Options) -> Result<()> {
-    step("the binary", &mut cargo(&["build", "--quiet", "--package", "wayfix", "--locked"]))?;
+    step("the binary", &mut cargo(&["build", "--quiet", "--workspace", "--all-targets", "--locked"]))?;
     let wayfix = target_dir().join("debug/wayfix");
-    let pages = [("settings.md", settings::page(&wayfix)?), ("metrics.md", metrics::page(&wayfix)?)];
-    for (name, text) in pages {
-        let path = crate::root().join("docs").join(name);
-        if !options.check {
-            fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
-            continue;
-        }
-        if fs::read_to_string(&path).unwrap_or_default() != text {
-            bail!("docs/{name} is not fresh: run ./x docs");
-        }
+    let settings = settings::page(&wayfix)?;
+    let path = |name: &str| crate::root().join("docs").join(name);
+    if options.check {
+        return match fs::read_to_string(path("settings.md")).unwrap_or_default() == settings {
+            true => Ok(()),
+            false => bail!("docs/settings.md is not fresh: run ./x docs"),
+        };
+    }
+    for (name, text) in [("settings.md", settings), ("metrics.md", metrics::page(&wayfix)?)] {
+        fs::write(path(name), text).with_context(|| format!("write docs/{name}"))?;
     }
     Ok(())
 }

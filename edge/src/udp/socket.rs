@@ -21,6 +21,9 @@ pub struct ThreadSocket {
 
 /// As many sockets as threads, all bound to one address. Port 0 takes a free one.
 pub fn bind(address: SocketAddr, count: usize, receive_buffer_bytes: usize) -> io::Result<Vec<ThreadSocket>> {
+    if count > 1 {
+        refuse_taken(address)?;
+    }
     let mut address = address;
     let mut sockets = Vec::with_capacity(count);
     for _ in 0..count {
@@ -36,6 +39,16 @@ pub fn bind(address: SocketAddr, count: usize, receive_buffer_bytes: usize) -> i
         info!(%error, "the kernel does not steer datagrams, the threads hand them over themselves");
     }
     sockets.into_iter().map(with_state).collect()
+}
+
+/// Sockets that share their port let any other process of the same user join, which then gets a part of the datagrams
+/// and says nothing. One socket that shares nothing shows whether somebody is there already; it is closed at once.
+fn refuse_taken(address: SocketAddr) -> io::Result<()> {
+    let probe = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    if address.is_ipv6() {
+        probe.set_only_v6(false)?;
+    }
+    probe.bind(&address.into())
 }
 
 fn bind_one(address: SocketAddr, shares_port: bool, receive_buffer_bytes: usize) -> io::Result<std::net::UdpSocket> {
@@ -140,6 +153,18 @@ mod tests {
         }
         sender.send_to(&[0x20], address).unwrap();
         assert_eq!(arrived_at(&sockets), 0, "too short to be steered");
+    }
+
+    #[test]
+    fn an_address_whose_sockets_share_their_port_is_not_joined_from_elsewhere() {
+        let first = bind("127.0.0.1:0".parse().unwrap(), 2, 1 << 20).unwrap();
+        let address = first[0].socket.local_addr().unwrap();
+
+        let second = bind(address, 2, 1 << 20).map(|_| ());
+        assert_eq!(second.unwrap_err().kind(), io::ErrorKind::AddrInUse);
+
+        drop(first);
+        bind(address, 2, 1 << 20).unwrap();
     }
 
     fn arrived_at(sockets: &[ThreadSocket]) -> usize {

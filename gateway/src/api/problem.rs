@@ -1,6 +1,8 @@
 //! What the errors of the seams become as problems (`daemon::problem`). What does not exist and what is another
 //! tenant's are the same problem.
 
+use std::time::{Duration, Instant};
+
 use axum::response::{IntoResponse, Response};
 use backends::ledger::LedgerError;
 use backends::live_store::LiveStoreError;
@@ -8,8 +10,9 @@ use backends::log::LogError;
 use backends::registry::RegistryError;
 use backends::trail_store::TrailStoreError;
 use daemon::RequestId;
+use parking_lot::Mutex;
 use serde_json::{Value, json};
-use tracing::error;
+use tracing::{debug, error, warn};
 
 use crate::stream::customer::ViewError;
 
@@ -146,7 +149,51 @@ fn failed(error: &dyn std::error::Error) -> Problem {
     Problem::new(ProblemKind::Internal, "the failure was logged")
 }
 
+/// While a store is away every request fails in the same way: one of them a second is a warning, the others are for
+/// those who debug.
 fn away(what: &str, error: &dyn std::error::Error) -> Problem {
-    tracing::debug!(error = %error, "a request was turned away");
+    let request_id = RequestId::current();
+    let request_id = request_id.as_ref().map(RequestId::as_str);
+    if WARNINGS.is_due(Instant::now()) {
+        warn!(error = %error, request_id, "a request was turned away: {what} cannot be reached");
+    } else {
+        debug!(error = %error, request_id, "a request was turned away: {what} cannot be reached");
+    }
     Problem::unavailable(what)
+}
+
+static WARNINGS: OncePerSecond = OncePerSecond(Mutex::new(None));
+
+/// When something was last said.
+struct OncePerSecond(Mutex<Option<Instant>>);
+
+impl OncePerSecond {
+    /// Whether a second has passed since this was last true.
+    fn is_due(&self, now: Instant) -> bool {
+        let mut last = self.0.lock();
+        let is_due = last.is_none_or(|last| now.duration_since(last) >= Duration::from_secs(1));
+        if is_due {
+            *last = Some(now);
+        }
+        is_due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_that_is_away_is_warned_of_once_a_second() {
+        let warnings = OncePerSecond(Mutex::new(None));
+        let begin = Instant::now();
+        let due = |millis| warnings.is_due(begin + Duration::from_millis(millis));
+
+        assert!(due(0), "the first is said at once");
+        assert!(!due(1));
+        assert!(!due(999));
+        assert!(due(1000));
+        assert!(!due(1999));
+        assert!(due(60_000));
+    }
 }

@@ -79,7 +79,11 @@ fn is_json(value: &http::HeaderValue) -> bool {
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
-    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
+    let mut values = headers.get_all("idempotency-key").iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(Problem::new(ProblemKind::BadRequest, "idempotency-key must be there once"));
+    }
     let key = value.to_str().ok().filter(|key| (1..=IDEMPOTENCY_CHARS_MAX).contains(&key.len()));
     let problem = || Problem::new(ProblemKind::BadRequest, "idempotency-key must be 1 to 255 printable characters");
     key.map(|key| Some(key.to_string())).ok_or_else(problem)

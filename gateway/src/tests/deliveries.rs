@@ -89,6 +89,11 @@ async fn a_repeated_request_is_done_once_and_another_under_its_key_is_refused() 
     for bad in ["", &"k".repeat(256)] {
         assert_eq!(ask("/api/v1/deliveries", bad, two_stops()).await.0, 400);
     }
+    let bearer = format!("Bearer {}", tenant.key);
+    let twice = [("authorization", bearer.as_str()), ("idempotency-key", "c"), ("idempotency-key", "d")];
+    let body = two_stops().to_string();
+    let answer = server.ask("POST", "/api/v1/deliveries", &twice, body.as_bytes()).await;
+    assert_eq!(answer.status, 400, "nobody can tell which of two keys counts");
 }
 
 #[tokio::test]

@@ -15,6 +15,7 @@ mod reader;
 mod shared;
 mod sharing;
 mod store;
+mod tables;
 mod takeover;
 mod writer;
 

@@ -10,14 +10,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fjall::{AbstractTree, Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode, Slice};
+use fjall::{AbstractTree, Database, Keyspace, OwnedWriteBatch, PersistMode, Slice};
 use parking_lot::Mutex;
 use protocol::{Offset, Time};
 use tracing::warn;
 
 use super::journal::{self, JournalError};
 use super::layout::{self, Layout, Slot};
-use super::takeover;
+use super::{tables, takeover};
 use crate::file_identity::FileIdentity;
 use crate::installation::{Commit, Store as InstalledStore, Witnesses};
 use crate::log::{LogError, ReadLimit, StoredEntry};
@@ -84,6 +84,17 @@ pub struct Store {
     options: StoreOptions,
 }
 
+/// What a store holds in memory, and how many tables it has on disk.
+#[cfg(test)]
+#[derive(Clone, Copy, Default, Debug)]
+pub struct StoreMemory {
+    /// As the store counts them; the room that they take is up to a half more.
+    pub memtables_bytes: u64,
+    /// Of indexes and filters, for as long as their tables stay.
+    pub pinned_bytes: u64,
+    pub tables: u64,
+}
+
 /// One change of the store; all changes of a batch come true together.
 pub enum Change {
     Entry { slot: Slot, offset: Offset, bytes: Vec<u8> },
@@ -99,15 +110,14 @@ impl Store {
             Acknowledged::open(&path.join(ACKNOWLEDGED_FILE)).map_err(|error| unavailable(path, &error))?;
         acknowledged.noted = acknowledged.noted.max(options.place.as_ref().map_or(0, |place| place.acknowledged));
         let database = open_database(path, acknowledged.noted, options.cache_bytes)?;
-        let meta = database
-            .keyspace(layout::META_KEYSPACE, KeyspaceCreateOptions::default)
-            .map_err(|error| open_error(path, error))?;
+        let meta =
+            database.keyspace(layout::META_KEYSPACE, tables::meta_options).map_err(|error| open_error(path, error))?;
         check_format(&meta, layout)?;
         let mut partitions = Vec::with_capacity(layout.len());
         for (_, topic, partition) in layout.slots() {
-            let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES_MAX);
             let name = layout::keyspace_name(topic, partition);
-            partitions.push(database.keyspace(&name, options).map_err(|error| open_error(path, error))?);
+            let keyspace = database.keyspace(&name, tables::partition_options);
+            partitions.push(keyspace.map_err(|error| open_error(path, error))?);
         }
         let number = read_u64(&meta, layout::COMMIT_NUMBER_KEY)?.unwrap_or(0);
         acknowledged.check(number)?;
@@ -293,20 +303,22 @@ impl Store {
         tree.drop_range(..layout::offset_key(before)).map_err(|error| read_error(&fjall::Error::from(error)))
     }
 
-    /// Flushes the largest memtables until no more than this waits in memory, and would be replayed at the next start.
+    /// Flushes memtables until no more than this waits in memory, and would be replayed at the next start.
     pub fn bound_memory(&self, memtables_bytes_max: u64) -> Result<(), LogError> {
-        let mut excess = self.database.write_buffer_size().saturating_sub(memtables_bytes_max);
-        let mut sizes: Vec<(u64, &Keyspace)> =
-            self.partitions.iter().map(|keyspace| (keyspace.tree.active_memtable().size(), keyspace)).collect();
-        sizes.sort_by_key(|(size, _)| std::cmp::Reverse(*size));
-        for (size, keyspace) in sizes {
-            if excess == 0 || size == 0 {
-                break;
-            }
-            keyspace.rotate_memtable().map_err(|error| read_error(&error))?;
-            excess = excess.saturating_sub(size);
+        let bounded = tables::bound_memory(&self.database, &self.meta, &self.partitions, memtables_bytes_max);
+        bounded.map_err(|error| read_error(&error))
+    }
+
+    #[cfg(test)]
+    pub fn memory(&self) -> StoreMemory {
+        let keyspaces = || self.partitions.iter().chain([&self.meta]);
+        StoreMemory {
+            memtables_bytes: self.database.write_buffer_size(),
+            pinned_bytes: keyspaces()
+                .map(|keyspace| keyspace.tree.pinned_filter_size() + keyspace.tree.pinned_block_index_size())
+                .sum::<usize>() as u64,
+            tables: keyspaces().map(Keyspace::table_count).sum::<usize>() as u64,
         }
-        Ok(())
     }
 
     pub fn meta(&self, key: &[u8]) -> Result<Option<u64>, LogError> {
@@ -423,6 +435,7 @@ fn open_database(path: &Path, acknowledged: u64, cache_bytes: u64) -> Result<Dat
         Database::builder(&folder)
             .cache_size(cache_bytes)
             .max_journaling_size(JOURNALS_BYTES_MAX)
+            .max_cached_files(Some(tables::OPEN_TABLES_MAX))
             .worker_threads(WORKER_THREADS)
             .open()
     };
@@ -492,8 +505,6 @@ const ACKNOWLEDGED_BYTES: u64 = 16;
 const CACHE_BYTES: u64 = 32 << 20;
 /// Journals hold what is in memtables only; beyond this the memtables that hold back the oldest journal are flushed.
 const JOURNALS_BYTES_MAX: u64 = 512 << 20;
-/// Large, so that busy partitions make few and large tables.
-const MEMTABLE_BYTES_MAX: u64 = 16 << 20;
 /// One for flushing and one for compaction.
 const WORKER_THREADS: usize = 2;
 /// fjall itself stops writers at four.

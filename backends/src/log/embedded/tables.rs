@@ -56,7 +56,7 @@ const META_MEMTABLE_BYTES_MAX: u64 = 1 << 20;
 /// One entry of an index for so much; a reader far behind reads whole blocks anyway.
 const BLOCK_BYTES: u32 = 32 << 10;
 /// Files of tables that are held open; others are opened for each block that is read of them.
-pub const OPEN_TABLES_MAX: usize = 64;
+pub const OPEN_TABLES_MAX: usize = 16;
 
 #[cfg(test)]
 mod tests {

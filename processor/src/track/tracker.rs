@@ -431,8 +431,9 @@ impl Tracker {
         if self.keyframe_due.millis_since(now) > KEYFRAME_MS {
             return Some(now); // the clock was set back
         }
-        let is_live_then = self.heard.is_some_and(|heard| self.keyframe_due.millis_since(heard.at) < LIVE_MS);
-        (is_live_then || !self.deliveries.is_empty()).then_some(self.keyframe_due)
+        // A keyframe that was due while no ticks came is told with the next one, if anybody still looks then.
+        let told = self.keyframe_due.max(now);
+        self.is_live(told).then_some(self.keyframe_due)
     }
 
     fn handle_keyframe_time(&mut self, now: Time) {

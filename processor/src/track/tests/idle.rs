@@ -59,6 +59,19 @@ fn a_driver_who_was_not_heard_of_for_ten_minutes_sleeps_in_300_bytes_and_wakes_a
 }
 
 #[test]
+fn after_an_outage_who_is_shown_no_more_is_not_visited_at_every_tick() {
+    let mut world = World::new();
+    world.drive(0.0);
+    world.pass(4);
+
+    world.now_ms += 3 * 3_600_000; // no tick came, as when nobody folds
+    world.pass(700);
+
+    let Partition { trackers, state, .. } = &mut world.partition;
+    assert_eq!(trackers.take_due(&state.clock, 0), []);
+}
+
+#[test]
 fn an_old_fix_that_comes_again_after_a_sleep_moves_nothing() {
     let mut world = World::new();
     let fixes: Vec<FixRecord> = (0..20)

@@ -3,6 +3,8 @@
 use std::fs;
 use std::time::Duration;
 
+use nix::time::{ClockId, clock_gettime};
+
 /// CPU time so far of all threads of this process whose name begins with `prefix`.
 pub fn of_threads(prefix: &str) -> Duration {
     let Ok(tasks) = fs::read_dir("/proc/self/task") else { return Duration::ZERO };
@@ -19,8 +21,7 @@ pub fn of_threads(prefix: &str) -> Duration {
 
 /// Of the thread that asks.
 pub fn of_this_thread() -> Duration {
-    let stat = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
-    stat.split(' ').next().and_then(|text| text.parse().ok()).map_or(Duration::ZERO, Duration::from_nanos)
+    read(ClockId::CLOCK_THREAD_CPUTIME_ID)
 }
 
 /// Of the whole process.
@@ -28,13 +29,13 @@ pub fn of_process() -> Duration {
     of_threads("")
 }
 
-/// Of the whole process, threads that have ended included; in steps of a hundredth of a second.
+/// Of the whole process, threads that have ended included.
 pub fn of_process_ever() -> Duration {
-    let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let after_name = stat.rsplit(')').next().unwrap_or_default();
-    // The 14th and the 15th field, in user and in kernel mode; the name is the second.
-    let ticks: u64 = after_name.split_whitespace().skip(11).take(2).filter_map(|text| text.parse::<u64>().ok()).sum();
-    Duration::from_millis(10 * ticks)
+    read(ClockId::CLOCK_PROCESS_CPUTIME_ID)
+}
+
+fn read(clock: ClockId) -> Duration {
+    clock_gettime(clock).map_or(Duration::ZERO, Duration::from)
 }
 
 #[cfg(test)]

@@ -11,12 +11,18 @@ use protocol::Offset;
 
 pub struct NullLog {
     control: Arc<EmbeddedLog>,
+    keeps_control: bool,
 }
 
 impl NullLog {
     pub fn open(folder: &std::path::Path, partitions: u32) -> Result<Self, LogError> {
         let config = EmbeddedLogConfig { partitions, ..EmbeddedLogConfig::default() };
-        Ok(NullLog { control: Arc::new(EmbeddedLog::open(folder, config)?) })
+        Ok(NullLog { control: Arc::new(EmbeddedLog::open(folder, config)?), keeps_control: true })
+    }
+
+    /// Keeps nothing of control either.
+    pub fn of_nothing(self) -> NullLog {
+        NullLog { keeps_control: false, ..self }
     }
 }
 
@@ -26,17 +32,19 @@ impl Front for NullLog {
     }
 
     fn gate(&self) -> Arc<dyn Gate> {
-        Arc::new(NoRecords)
+        Arc::new(Nothing { but_control: self.keeps_control })
     }
 }
 
-/// Lets no record through.
-struct NoRecords;
+/// Lets nothing through, or control alone.
+struct Nothing {
+    but_control: bool,
+}
 
 #[async_trait]
-impl Gate for NoRecords {
+impl Gate for Nothing {
     async fn pass(&self, entries: &[Append]) -> Option<Appended> {
-        let are_records = entries.iter().all(|entry| entry.topic == Topic::Records);
-        are_records.then(|| Appended::durable(vec![Offset(0); entries.len()]))
+        let is_taken = !self.but_control || entries.iter().all(|entry| entry.topic == Topic::Records);
+        is_taken.then(|| Appended::durable(vec![Offset(0); entries.len()]))
     }
 }

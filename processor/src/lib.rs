@@ -34,6 +34,7 @@ pub use shard::BodyError;
 pub use shard::RouteServiceConfig;
 pub use shard::named_snapshots;
 use shard::{FactSources, LocalBodies, OutsidePlanner, Shards};
+pub use sinks::{SinkStores, SinksByHand};
 
 /// What the processor works with.
 pub struct ProcessorParts {

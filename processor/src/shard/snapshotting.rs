@@ -11,7 +11,7 @@ use protocol::record::BlobHash;
 use protocol::{Offset, PartitionId};
 use tokio::sync::oneshot;
 
-use crate::track::{Partition, SnapshotEncoder, SnapshotError, SnapshotHead, TrackerCopy};
+use crate::track::{Partition, SnapshotEncoder, SnapshotError, SnapshotHead, TrackerCopy, WORK_PER_STEP};
 
 /// A snapshot whose trackers are all handed over. Its bytes come when they are encoded.
 pub(crate) struct TakenSnapshot {
@@ -163,7 +163,5 @@ fn encode(head: SnapshotHead, pieces: &mpsc::Receiver<Piece>) -> Option<Result<V
     }
 }
 
-/// Some 2 ms: about 16 for the copy of a tracker at work, 1 for passing one by.
-const WORK_PER_STEP: usize = 8_192;
 /// Steps that may wait to be encoded.
 const PIECES_MAX: usize = 4;

@@ -5,6 +5,7 @@
 //! once, and doing it twice changes nothing.
 
 mod ages;
+mod by_hand;
 mod clerk;
 mod cloud_event;
 mod events;
@@ -26,6 +27,7 @@ use protocol::{Offset, PartitionId, Time, UpdateBatch};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
+pub use by_hand::{SinkStores, SinksByHand};
 pub use clerk::Clerk;
 pub use events::Events;
 pub use live::Live;

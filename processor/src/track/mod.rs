@@ -46,7 +46,7 @@ mod wheel;
 pub(crate) use bodies_in_use::RegionInUse;
 pub use clock::FoldClock;
 pub use effects::{Counts, Effects, RouteWanted};
-pub use gathering::TrackerCopy;
+pub use gathering::{TrackerCopy, WORK_PER_STEP};
 pub use partition::Partition;
 pub use refold::Told;
 pub use roads::{Bodies, NoBodies, RoadMap, Tables, Traffic};

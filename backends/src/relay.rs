@@ -243,7 +243,8 @@ mod tests {
         let drain = world.start(world.log.clone());
         tokio::time::timeout(PATIENCE, drain.token().cancelled()).await.unwrap();
 
-        assert!(drain.failure().is_some_and(|reason| reason.contains("relay of the ledger")));
+        // Both relays find the log closed; which of them is the first to say so is chance.
+        assert!(drain.failure().is_some_and(|reason| reason.starts_with("relay of the ")), "{:?}", drain.failure());
         assert_eq!(world.ledger.outbox(100).await.unwrap().len(), 1);
     }
 

@@ -280,6 +280,8 @@ impl Trackers {
 
     /// After a restore: plans everybody's next visit.
     pub(super) fn reschedule(&mut self, clock: &FoldClock, roads: &Roads) {
+        // They were added in the order of keys, which leaves the map's nodes half empty; built at once they are full.
+        self.slots = std::mem::take(&mut self.slots).into_iter().collect();
         self.listening.refresh(clock);
         let Trackers { slots, wheel, listening, .. } = self;
         for (key, slot) in slots {

@@ -24,7 +24,8 @@ pub fn run(options: &Options) -> Result<()> {
     step("build", &mut cargo(&["build", "--quiet", "--workspace", "--all-targets", "--locked"]))?;
     docs::run(&docs::Options { check: true })?;
     let city = city::find()?;
-    let mut tests = cargo(&["test", "--workspace", "--locked", "--no-fail-fast"]);
+    // All targets, but not the examples in comments: there are none that run, and looking for them takes a minute.
+    let mut tests = cargo(&["test", "--workspace", "--all-targets", "--locked", "--no-fail-fast"]);
     tests.env("WAYFIX_DEMO_CITY", city).env("WAYFIX_TESTS_NEED_ALL", "1").args(&options.rest);
     step("tests", &mut tests)?;
     let mut documents = cargo(&["doc", "--quiet", "--workspace", "--no-deps", "--locked"]);

@@ -38,9 +38,17 @@ fields! {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, SchemaWrite, SchemaRead)]
-struct Identity {
+pub(super) struct Identity {
     measured: MeasuredTime,
     position: Position,
+}
+
+/// How the identities lie before a fix is handled: enough to take back what it adds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct IdentitiesBefore {
+    len: usize,
+    oldest: Option<Identity>,
+    newest: Option<Identity>,
 }
 
 /// Whether a fix was seen before.
@@ -82,6 +90,36 @@ impl Device {
         self.identities.push_back(identity);
         self.measured_max = self.measured_max.max(Some(identity.measured));
         if is_settled { Novelty::Settled } else { Novelty::New }
+    }
+
+    /// The identities are most of a device's state, and a fix adds one of them: whoever wants to undo a fix copies the
+    /// device without them.
+    pub(super) fn take_identities(&mut self) -> VecDeque<Identity> {
+        std::mem::take(&mut self.identities)
+    }
+
+    pub(super) fn put_identities(&mut self, identities: VecDeque<Identity>) {
+        self.identities = identities;
+    }
+
+    pub(super) fn identities_before(&self) -> IdentitiesBefore {
+        let identities = &self.identities;
+        let (oldest, newest) = (identities.front().copied(), identities.back().copied());
+        IdentitiesBefore { len: identities.len(), oldest, newest }
+    }
+
+    /// Takes back the one that was added since, if there is one.
+    pub(super) fn undo_identity(&mut self, before: IdentitiesBefore) {
+        let IdentitiesBefore { len, oldest, newest } = before;
+        if self.identities.len() < len || self.identities.len() == len && self.identities.back().copied() == newest {
+            return;
+        }
+        self.identities.pop_back();
+        if self.identities.len() < len
+            && let Some(oldest) = oldest
+        {
+            self.identities.push_front(oldest);
+        }
     }
 
     /// Our clock was set.

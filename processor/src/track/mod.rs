@@ -41,6 +41,7 @@ mod snapshot;
 mod tests;
 mod tracker;
 mod trackers;
+mod undo;
 mod wheel;
 
 pub(crate) use bodies_in_use::RegionInUse;

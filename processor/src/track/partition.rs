@@ -18,7 +18,6 @@ use protocol::{
 
 use super::bodies_in_use::{BodiesInUse, RegionInUse};
 use super::clock::{FoldClock, STEP_MS};
-use super::delivery::Numbering;
 use super::effects::{Effects, Step};
 use super::fields::{One, Plain, Required, fields};
 use super::refold::{Refold, Told};
@@ -26,6 +25,7 @@ use super::released::ReleasedDeliveries;
 use super::roads::{Bodies, Roads, Traffic};
 use super::tracker::Tracker;
 use super::trackers::Trackers;
+use super::undo::{Before, Changes};
 
 /// The state that the records of one partition have produced.
 pub struct Partition {
@@ -258,10 +258,13 @@ impl Partition {
             if matches!(record, Record::LeadEnded { .. }) && self.trackers.find(key).is_none() {
                 return; // nothing is known of the driver, so there is nothing to take back
             }
-            let is_folded =
-                self.with_tracker((key, Changes::All), offset, index, effects, |tracker, released, step| {
-                    handle_keyed(tracker, released, record, step);
-                });
+            let changes = match record {
+                Record::Fix(fix) => Changes::ByFix(fix.device.device),
+                _ => Changes::All,
+            };
+            let is_folded = self.with_tracker((key, changes), offset, index, effects, |tracker, released, step| {
+                handle_keyed(tracker, released, record, step);
+            });
             if let (false, Record::Fix(fix)) = (is_folded, record) {
                 self.record_unfolded(fix, offset, index, effects);
             }
@@ -401,7 +404,7 @@ impl Partition {
         };
         #[cfg(test)]
         let breaks = self.breaks_at.as_ref().is_some_and(|breaks| breaks.contains(&(offset, index, key, changes)))
-            || (self.breaks_matchers && changes == Changes::All && tracker.has_matcher());
+            || (self.breaks_matchers && changes != Changes::Numbering && tracker.has_matcher());
         let folded = catch_unwind(AssertUnwindSafe(|| {
             what(tracker, &mut self.released, &mut step);
             #[cfg(test)]
@@ -479,36 +482,6 @@ impl Partition {
         }
         if let Some(tracker) = self.trackers.find(key) {
             tracker.drop_pending();
-        }
-    }
-}
-
-/// What a step may change of a tracker.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Changes {
-    All,
-    /// What is pending, which is dropped if the step fails, and the numbers of updates.
-    Numbering,
-}
-
-/// So much of a tracker as it takes to undo a step.
-enum Before {
-    Whole(Box<Tracker>),
-    Numberings(Vec<Numbering>),
-}
-
-impl Before {
-    fn of(tracker: &Tracker, changes: Changes) -> Before {
-        match changes {
-            Changes::All => Before::Whole(Box::new(tracker.clone())),
-            Changes::Numbering => Before::Numberings(tracker.numberings()),
-        }
-    }
-
-    fn restore(self, tracker: &mut Tracker) {
-        match self {
-            Before::Whole(before) => *tracker = *before,
-            Before::Numberings(before) => tracker.restore_numberings(before),
         }
     }
 }

@@ -199,6 +199,10 @@ impl World {
     }
 
     /// What a reader of the updates holds of the driver.
+    fn devices_of_driver(&self) -> String {
+        self.partition.trackers.devices(DRIVER)
+    }
+
     fn view_of_driver(&self) -> DriverView {
         let mut view: Option<DriverView> = None;
         for update in self.drivers().filter(|update| update.key == DRIVER) {

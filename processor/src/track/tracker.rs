@@ -587,6 +587,10 @@ impl Tracker {
     }
 
     /// The numbers of its deliveries' updates: what a flush changes beside what is pending.
+    pub(super) fn devices_mut(&mut self) -> &mut [Device] {
+        &mut self.devices
+    }
+
     pub(crate) fn numberings(&self) -> Vec<Numbering> {
         self.deliveries.iter().map(TrackedDelivery::numbering).collect()
     }

@@ -96,6 +96,15 @@ impl Trackers {
         })
     }
 
+    /// What is kept of a driver's devices.
+    #[cfg(test)]
+    pub(super) fn devices(&self, key: protocol::DriverKey) -> String {
+        match self.slots.get(&TrackerKey::Driver(key)).map(|slot| &slot.state) {
+            Some(State::Live(tracker)) => format!("{:?}", tracker.clone().devices_mut()),
+            Some(State::Dormant(_)) | None => String::new(),
+        }
+    }
+
     /// Lets all of them change; those that sleep wake for it.
     pub(super) fn for_each_mut(&mut self, now: Time, mut what: impl FnMut(&mut Tracker)) {
         let Trackers { slots, dormant, gathering, .. } = self;

@@ -3,7 +3,7 @@
 use protocol::update::LiveDriver;
 
 use super::*;
-use crate::track::partition::Changes;
+use crate::track::undo::Changes;
 
 #[test]
 fn what_a_new_owner_says_of_a_driver_first_is_his_whole_view_so_no_reader_drops_it() {
@@ -89,6 +89,32 @@ fn entries_below_the_next_are_passed_by() {
     assert!(partition.snapshot().unwrap() == before);
 }
 
+const BY_FIX: Changes = Changes::ByFix(DeviceNumber(1));
+
+#[test]
+fn a_fix_that_breaks_the_fold_is_forgotten_whole() {
+    for fixes in [1, 2, 255, 256, 300] {
+        let mut world = World::new();
+        for i in 0..fixes {
+            world.drive(f64::from(i) * 10.0);
+            world.pass(4);
+        }
+        let mut again = world.log.iter().rev().flat_map(|batch| &batch.records);
+        let again = again.find(|record| matches!(record, Record::Fix(_))).unwrap().clone();
+        let breaking = Record::Fix(world.fix(1e5));
+        for record in [again, breaking] {
+            let before = world.devices_of_driver();
+            let offset = Offset(world.log.len() as u64);
+            world.partition.breaks_at = Some(vec![(offset, 0, DRIVER.into(), BY_FIX)]);
+
+            world.push(record);
+
+            assert_eq!(world.counts.folds_failed, 1);
+            assert!(world.devices_of_driver() == before, "{fixes} fixes");
+        }
+    }
+}
+
 #[test]
 fn a_record_that_breaks_the_fold_is_set_aside_and_its_tracker_goes_on_as_before() {
     let mut world = World::new();
@@ -96,7 +122,7 @@ fn a_record_that_breaks_the_fold_is_set_aside_and_its_tracker_goes_on_as_before(
     world.drive(0.0);
     world.pass(1);
     let offset = Offset(world.log.len() as u64);
-    world.partition.breaks_at = Some(vec![(offset, 1, DRIVER.into(), Changes::All)]);
+    world.partition.breaks_at = Some(vec![(offset, 1, DRIVER.into(), BY_FIX)]);
     let mut others = world.fix(0.0);
     others.device = device(OTHER, 1);
 
@@ -149,7 +175,7 @@ fn an_update_that_cannot_be_said_is_left_out_and_the_failure_is_said_instead() {
     let (tick, offset) = (Record::Tick { owner: OwnerId(1), at: world.now() }, Offset(world.log.len() as u64));
     let fix = world.fix(0.0);
     world.partition.breaks_at =
-        Some(vec![(offset, 0, DRIVER.into(), Changes::All), (offset, 0, DRIVER.into(), Changes::Numbering)]);
+        Some(vec![(offset, 0, DRIVER.into(), BY_FIX), (offset, 0, DRIVER.into(), Changes::Numbering)]);
 
     world.push_all(vec![Record::Fix(fix), tick]);
 
@@ -186,8 +212,8 @@ fn fixes_of(log: &[RecordBatch]) -> Vec<(Offset, u32, TrackerKey, Changes)> {
     let mut fixes = Vec::new();
     for (offset, batch) in log.iter().enumerate() {
         for (index, record) in batch.records.iter().enumerate() {
-            if let (Record::Fix(_), Some(key)) = (record, record.key()) {
-                fixes.push((Offset(offset as u64), index as u32, key, Changes::All));
+            if let (Record::Fix(fix), Some(key)) = (record, record.key()) {
+                fixes.push((Offset(offset as u64), index as u32, key, Changes::ByFix(fix.device.device)));
             }
         }
     }

@@ -138,7 +138,7 @@ pub struct CacheSettings {
 
 impl Default for CacheSettings {
     fn default() -> Self {
-        CacheSettings { bytes_max: 64 << 20 }
+        CacheSettings { bytes_max: 32 << 20 }
     }
 }
 

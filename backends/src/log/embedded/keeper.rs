@@ -135,8 +135,9 @@ impl MemtableBudget {
     }
 }
 
-/// Less would write thousands of small tables a day, each a file with an index in memory.
-const MEMTABLES_BYTES_MIN: u64 = 32 << 20;
+/// What a hundred fixes a second fill within minutes, so that memory is what it will be soon after the start. Less would
+/// write many more small tables, which are then merged.
+const MEMTABLES_BYTES_MIN: u64 = 8 << 20;
 /// Over all partitions; more would make the next start long, which replays it.
 const MEMTABLES_BYTES_MAX: u64 = 128 << 20;
 

@@ -98,9 +98,9 @@ impl Lines {
     }
 
     fn take(&mut self, update: &DeliveryUpdate) {
-        let journal_entry = |event: &'_ Event| match event {
-            Event::Journal { entry } => Some(entry.clone()),
-            _ => None,
+        let journal_entry = |event: &'_ Event| {
+            let Event::Journal { entry } = event else { return None };
+            Some(entry.clone())
         };
         let of_keyframe = match &update.body {
             DeliveryBody::Keyframe { view } => &view.delivery.journal[..],

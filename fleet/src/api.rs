@@ -169,7 +169,11 @@ impl Api {
                     return Ok(false);
                 }
                 DeliveryState::Delivered => return Ok(false),
-                _ => self.sleep(PICKED_UP_WAIT).await,
+                DeliveryState::Received
+                | DeliveryState::Accepted
+                | DeliveryState::Preparing
+                | DeliveryState::Ready
+                | DeliveryState::Failed => self.sleep(PICKED_UP_WAIT).await,
             }
         }
         match self.change_status(delivery, DeliveryState::PickedUp).await {

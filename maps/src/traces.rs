@@ -192,10 +192,7 @@ fn read_truth_lines(reader: impl BufRead) -> Result<Vec<Trace>, TraceError> {
         let wrong = |what: String| TraceError::Line { line: n + 1, what };
         let trip: TruthLine = serde_json::from_str(line).map_err(|error| wrong(error.to_string()))?;
         let place = |lon_lat: [f64; 2]| position_of(lon_lat).ok_or_else(|| wrong("a point is not on Earth".to_owned()));
-        let id = match trip.id {
-            serde_json::Value::String(id) => id,
-            id => id.to_string(),
-        };
+        let id = trip.id.as_str().map_or_else(|| trip.id.to_string(), str::to_owned);
         let truth = trip.truth.into_iter().map(|part| part.into_iter().map(place).collect());
         let truth = truth.collect::<Result<_, TraceError>>()?;
         let mut notes = TimeNotes::default();

@@ -151,9 +151,9 @@ async fn tile_bytes(server: &Server) -> Result<Vec<u8>> {
 async fn in_use(log: &EmbeddedLog) -> Result<usize> {
     let mut maps: Vec<BlobHash> = Vec::new();
     each::<RecordBatch>(log, Topic::Records, |batch| {
-        maps.extend(batch.records.iter().filter_map(|record| match record {
-            Record::InUse { kind: BodyKind::Map, hash } => Some(*hash),
-            _ => None,
+        maps.extend(batch.records.iter().filter_map(|record| {
+            let Record::InUse { kind: BodyKind::Map, hash } = record else { return None };
+            Some(*hash)
         }));
     })
     .await?;

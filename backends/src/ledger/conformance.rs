@@ -475,9 +475,9 @@ pub(crate) async fn a_journal_is_gapless_and_read_from_any_place(open: impl Asyn
     assert_eq!(some, all[5..8]);
     assert_eq!(none, []);
     assert_eq!(delivery.journal, all[all.len() - JOURNAL_MAX..]);
-    assert!(records(&ledger).await.iter().all(|record| match record {
-        Record::Assign { delivery, .. } => delivery.journal.len() <= JOURNAL_MAX,
-        _ => true,
+    assert!(records(&ledger).await.iter().all(|record| {
+        let Record::Assign { delivery, .. } = record else { return true };
+        delivery.journal.len() <= JOURNAL_MAX
     }));
 }
 
@@ -619,16 +619,13 @@ pub(crate) async fn changes_of_one_delivery_at_once_leave_no_hole(open: impl Asy
     let mut holder: TrackerKey = key.into();
     let mut numbers = BTreeMap::new();
     for record in records(&ledger).await.into_iter().skip(1) {
-        match record {
-            Record::Release { from, assignment, .. } => {
-                assert_eq!((from, assignment.0 as usize), (holder, numbers.len() + 1));
-            }
-            Record::Assign { to, delivery } => {
-                holder = to;
-                numbers.insert(delivery.last_number().0, delivery.assignment.0);
-            }
-            other => panic!("{other:?}"),
+        if let Record::Release { from, assignment, .. } = record {
+            assert_eq!((from, assignment.0 as usize), (holder, numbers.len() + 1));
+            continue;
         }
+        let Record::Assign { to, delivery } = record else { panic!("{record:?}") };
+        holder = to;
+        numbers.insert(delivery.last_number().0, delivery.assignment.0);
     }
     assert_eq!(numbers, (2..=65).map(|n| (n, n as u32)).collect());
 }

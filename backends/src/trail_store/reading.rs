@@ -183,9 +183,11 @@ pub(super) fn read_block(
     row: &BlockRow,
     last: &mut Option<(i64, std::fs::File)>,
 ) -> Result<Vec<Breadcrumb>, TrailStoreError> {
-    let unavailable = |error: std::io::Error| match error.kind() {
-        ErrorKind::UnexpectedEof => TrailStoreError::Damaged { reason: "a segment of history is cut".to_string() },
-        _ => TrailStoreError::Unavailable { reason: error.to_string() },
+    let unavailable = |error: std::io::Error| {
+        if error.kind() == ErrorKind::UnexpectedEof {
+            return TrailStoreError::Damaged { reason: "a segment of history is cut".to_string() };
+        }
+        TrailStoreError::Unavailable { reason: error.to_string() }
     };
     if last.as_ref().is_none_or(|(file, _)| *file != row.file) {
         *last = Some((row.file, std::fs::File::open(segment::path(folder, row.file)).map_err(unavailable)?));

@@ -364,10 +364,10 @@ impl Shipper {
 
 /// The spool's bytes go to the kernel's memory at once as a rule; where the disk makes us wait, other tasks go on.
 fn touch_disk<T>(work: impl FnOnce() -> T) -> T {
-    match tokio::runtime::Handle::current().runtime_flavor() {
-        tokio::runtime::RuntimeFlavor::CurrentThread => work(),
-        _ => tokio::task::block_in_place(work),
+    if tokio::runtime::Handle::current().runtime_flavor() == tokio::runtime::RuntimeFlavor::CurrentThread {
+        return work();
     }
+    tokio::task::block_in_place(work)
 }
 
 /// The name in `/readyz`.

@@ -164,16 +164,16 @@ async fn a_mark_stands_below_all_that_was_received_before_it() {
         let mut marked = Time(i64::MIN);
         let mut marks = 0;
         for record in records {
-            match record {
-                Record::Mark { edge: id, received_before } => {
-                    assert_eq!(id, edge.handle.edge_id);
-                    assert!(received_before >= marked);
-                    marked = received_before;
-                    marks += 1;
-                }
-                Record::Fix(fix) => assert!(fix.received >= marked, "partition {partition}"),
-                Record::Heard(heard) => assert!(heard.received >= marked, "partition {partition}"),
-                other => panic!("{other:?} is none of the edge's"),
+            if let Record::Mark { edge: id, received_before } = record {
+                assert_eq!(id, edge.handle.edge_id);
+                assert!(received_before >= marked);
+                marked = received_before;
+                marks += 1;
+            } else if let Record::Fix(fix) = record {
+                assert!(fix.received >= marked, "partition {partition}");
+            } else {
+                let Record::Heard(heard) = record else { panic!("{record:?} is none of the edge's") };
+                assert!(heard.received >= marked, "partition {partition}");
             }
         }
         assert!(marks >= 3, "{marks} in partition {partition}");

@@ -129,9 +129,9 @@ impl TestEdge {
 
     pub async fn fixes_of(&self, driver: u32) -> Vec<FixRecord> {
         let all = self.records().await;
-        let of_driver = all.into_values().flatten().filter_map(|record| match record {
-            Record::Fix(fix) if fix.device == device(driver) => Some(fix),
-            _ => None,
+        let of_driver = all.into_values().flatten().filter_map(|record| {
+            let Record::Fix(fix) = record else { return None };
+            (fix.device == device(driver)).then_some(fix)
         });
         of_driver.collect()
     }
@@ -184,13 +184,12 @@ impl Phone {
         let numbered: Vec<_> = (self.next_number..).map(FixNumber).zip(fixes.iter().copied()).collect();
         self.next_number += fixes.len() as u64;
         let mut text = Vec::new();
-        match kind {
-            DatagramKind::Ping => payload::Ping { lowest_held: None, state: protocol::PhoneState(0) }.encode(&mut text),
-            _ => {
-                let lowest = kind.wants_answer().then_some(None);
-                let encoded = payload::encode_fixes(&mut text, self.session.start_s(), lowest, &numbered, 1163);
-                assert_eq!(encoded.count, fixes.len());
-            }
+        if kind == DatagramKind::Ping {
+            payload::Ping { lowest_held: None, state: protocol::PhoneState(0) }.encode(&mut text);
+        } else {
+            let lowest = kind.wants_answer().then_some(None);
+            let encoded = payload::encode_fixes(&mut text, self.session.start_s(), lowest, &numbered, 1163);
+            assert_eq!(encoded.count, fixes.len());
         }
         self.seal_payload(kind, &text)
     }

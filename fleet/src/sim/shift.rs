@@ -226,7 +226,13 @@ impl Shift {
                 self.errands.push_back(Errand::Deliver { delivery: order.delivery });
                 (Stage::Settling { order }, true)
             }
-            stage => (stage, false),
+            stage @ (Stage::Resting { .. }
+            | Stage::Ordering { .. }
+            | Stage::ToPickup { .. }
+            | Stage::AtPickup { .. }
+            | Stage::ToDropOff { .. }
+            | Stage::AtDropOff { .. }
+            | Stage::Settling { .. }) => (stage, false),
         }
     }
 

@@ -63,10 +63,7 @@ pub(crate) async fn start(
 
 /// Enrolled when the token was looked up, and not any more.
 fn gone(error: RegistryError) -> Problem {
-    match error {
-        RegistryError::NoDevice => bad_token(),
-        error => error.into(),
-    }
+    if let RegistryError::NoDevice = error { bad_token() } else { error.into() }
 }
 
 fn failed(reason: &str) -> Problem {

@@ -166,6 +166,7 @@ async fn hear(socket: &mut WebSocket) -> Heard {
 }
 
 /// Which rule was broken. None: the connection failed.
+#[expect(clippy::wildcard_enum_match_arm, reason = "not our enum")]
 fn fault_of(error: axum::Error) -> Option<CloseCode> {
     match *error.into_inner().downcast::<SocketError>().ok()? {
         // It left without a word.

@@ -316,10 +316,12 @@ impl Socket {
     async fn hear(&mut self) -> Heard {
         loop {
             let heard = tokio::time::timeout(PATIENCE, self.0.next()).await.expect("nothing was heard");
-            match heard.unwrap().unwrap() {
-                Message::Text(text) => return Heard::Frame(serde_json::from_str(&text).unwrap()),
-                Message::Close(frame) => return Heard::Closed(frame.map_or(0, |frame| frame.code.into())),
-                _ => {}
+            let heard = heard.unwrap().unwrap();
+            if let Message::Text(text) = &heard {
+                return Heard::Frame(serde_json::from_str(text).unwrap());
+            }
+            if let Message::Close(frame) = heard {
+                return Heard::Closed(frame.map_or(0, |frame| frame.code.into()));
             }
         }
     }

@@ -93,9 +93,12 @@ fn write_tiles(
     tiles: &[u64],
     progress: &dyn Fn(u64, u64),
 ) -> Result<Archived, ArchiveError> {
-    let cannot = |error| match error {
-        PmtError::Reading(source) => ArchiveError::Write { path: path.to_owned(), source },
-        source => ArchiveError::Archive { path: path.to_owned(), source },
+    let cannot = |error| {
+        let path = path.to_owned();
+        if let PmtError::Reading(source) = error {
+            return ArchiveError::Write { path, source };
+        }
+        ArchiveError::Archive { path, source: error }
     };
     let begin = || {
         let file = File::options().read(true).write(true).create(true).truncate(true).open(part)?;

@@ -496,9 +496,10 @@ impl Fleet {
                 let entries = read_range(&*self.log, Topic::Records, partition, range).await.unwrap();
                 let records = entries.iter().flat_map(|e| envelope::decode::<RecordBatch>(&e.value).unwrap().records);
                 for record in records {
-                    match record {
-                        Record::Offered { kind: of, hash, .. } if of == kind => drop(offered.insert(partition, hash)),
-                        _ => {}
+                    if let Record::Offered { kind: of, hash, .. } = record
+                        && of == kind
+                    {
+                        offered.insert(partition, hash);
                     }
                 }
             }

@@ -283,9 +283,9 @@ mod tests {
     }
 
     fn journal_of(update: &protocol::DeliveryUpdate) -> Vec<u64> {
-        let number = |event: &protocol::update::Event| match event {
-            protocol::update::Event::Journal { entry } => Some(entry.number.0),
-            _ => None,
+        let number = |event: &protocol::update::Event| {
+            let protocol::update::Event::Journal { entry } = event else { return None };
+            Some(entry.number.0)
         };
         update.events.iter().filter_map(number).collect()
     }

@@ -210,9 +210,9 @@ impl Folder {
     }
 
     fn is_superseded(&self, offset: Offset, batch: &RecordBatch) -> bool {
-        batch.records.iter().any(|record| match record {
-            Record::Claim { incarnation, .. } => Generation { incarnation: *incarnation, claim: offset } > self.own,
-            _ => false,
+        batch.records.iter().any(|record| {
+            let Record::Claim { incarnation, .. } = record else { return false };
+            Generation { incarnation: *incarnation, claim: offset } > self.own
         })
     }
 

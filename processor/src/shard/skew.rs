@@ -17,14 +17,13 @@ pub(crate) struct Skew {
 impl Skew {
     pub(crate) fn handle_entry(&mut self, batch: &RecordBatch, appended: Time, own: OwnerId) {
         for record in &batch.records {
-            match record {
-                Record::Mark { edge, received_before } => {
-                    self.edges.insert(*edge, (received_before.millis_since(appended), appended));
-                }
-                Record::Tick { owner, at } if *owner == own => {
-                    self.own_ms = Some((at.millis_since(appended), appended));
-                }
-                _ => {}
+            if let Record::Mark { edge, received_before } = record {
+                self.edges.insert(*edge, (received_before.millis_since(appended), appended));
+            }
+            if let Record::Tick { owner, at } = record
+                && *owner == own
+            {
+                self.own_ms = Some((at.millis_since(appended), appended));
             }
         }
         self.edges.retain(|_, (_, seen)| appended.millis_since(*seen) < EDGE_SEEN_MS);

@@ -159,10 +159,7 @@ impl EventsWork {
 impl Known {
     /// What is first heard of a delivery may be the middle of its life: only what this update tells is news.
     fn begin(update: &DeliveryUpdate, view: &DeliveryView, heard: Heard) -> Known {
-        let number = |event: &Event| match event {
-            Event::Journal { entry } => Some(entry.number),
-            _ => None,
-        };
+        let number = |event: &Event| journal_entry(event).map(|entry| entry.number);
         let first = update.events.iter().filter_map(number).min();
         let journal = first.map_or(view.delivery.last_number(), |first| JournalNumber(first.0.saturating_sub(1)));
         let subject = Subject {
@@ -203,10 +200,8 @@ impl Known {
 }
 
 fn journal_entry(event: &Event) -> Option<&JournalEntry> {
-    match event {
-        Event::Journal { entry } => Some(entry),
-        _ => None,
-    }
+    let Event::Journal { entry } = event else { return None };
+    Some(entry)
 }
 
 /// The events that were appended for entries from `from` on, and where those entries end.

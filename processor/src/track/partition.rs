@@ -258,10 +258,8 @@ impl Partition {
             if matches!(record, Record::LeadEnded { .. }) && self.trackers.find(key).is_none() {
                 return; // nothing is known of the driver, so there is nothing to take back
             }
-            let changes = match record {
-                Record::Fix(fix) => Changes::ByFix(fix.device.device),
-                _ => Changes::All,
-            };
+            let by_fix = if let Record::Fix(fix) = record { Some(Changes::ByFix(fix.device.device)) } else { None };
+            let changes = by_fix.unwrap_or(Changes::All);
             let is_folded = self.with_tracker((key, changes), offset, index, effects, |tracker, released, step| {
                 handle_keyed(tracker, released, record, step);
             });

@@ -819,10 +819,8 @@ impl Pending {
 
 /// The edge's verdict, except where only a wrong clock made the fix look wrong.
 fn verdict_of(record: &FixRecord, mapped: Mapped) -> Verdict {
-    match record.verdict {
-        Verdict::Rejected(RejectReason::FromFuture | RejectReason::TooOld) if mapped.is_corrected => Verdict::Accepted,
-        verdict => verdict,
-    }
+    let by_clock = matches!(record.verdict, Verdict::Rejected(RejectReason::FromFuture | RejectReason::TooOld));
+    if by_clock && mapped.is_corrected { Verdict::Accepted } else { record.verdict }
 }
 
 /// The next time this tracker emits keyframes: each tracker has its own place within the interval.

@@ -196,15 +196,12 @@ fn datagrams() -> Value {
         let mut phone = PhoneSession::new(&grant, now()).unwrap();
         for (name, kind, lowest_held, fixes) in cases() {
             let mut payload = Vec::new();
-            match kind {
-                DatagramKind::Ping => {
-                    Ping { lowest_held, state: PhoneState(PhoneState::STANDING) }.encode(&mut payload)
-                }
-                _ => {
-                    let lowest = kind.wants_answer().then_some(lowest_held);
-                    let encoded = payload::encode_fixes(&mut payload, START_S, lowest, &fixes, PAYLOAD_LEN_MAX);
-                    assert_eq!(encoded.count, fixes.len(), "{name}");
-                }
+            if kind == DatagramKind::Ping {
+                Ping { lowest_held, state: PhoneState(PhoneState::STANDING) }.encode(&mut payload);
+            } else {
+                let lowest = kind.wants_answer().then_some(lowest_held);
+                let encoded = payload::encode_fixes(&mut payload, START_S, lowest, &fixes, PAYLOAD_LEN_MAX);
+                assert_eq!(encoded.count, fixes.len(), "{name}");
             }
             let mut datagram = Vec::new();
             let sealed = phone.seal(kind, &payload, now(), &mut datagram).unwrap();

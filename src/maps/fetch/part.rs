@@ -194,12 +194,10 @@ impl Part {
     }
 
     fn failed(&self, source: io::Error) -> FetchError {
-        match source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                FetchError::NoSpace { path: self.path.clone(), written: self.length }
-            }
-            _ => FetchError::Disk { path: self.path.clone(), source },
+        if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+            return FetchError::NoSpace { path: self.path.clone(), written: self.length };
         }
+        FetchError::Disk { path: self.path.clone(), source }
     }
 }
 

@@ -470,6 +470,7 @@ fn lock_while_inspecting(folder: &Path) -> Result<Option<File>, fjall::Error> {
     }
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "not our enum")]
 fn open_error(path: &Path, error: fjall::Error) -> LogError {
     let path = path.display();
     match error {
@@ -485,6 +486,7 @@ fn unavailable(path: &Path, error: &std::io::Error) -> LogError {
     LogError::Unavailable { reason: format!("{}: {error}", path.display()) }
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "not our enum")]
 fn read_error(error: &fjall::Error) -> LogError {
     match error {
         fjall::Error::Io(error) => LogError::Unavailable { reason: error.to_string() },

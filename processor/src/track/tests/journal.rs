@@ -160,9 +160,9 @@ fn a_delivery_too_large_to_hold_is_refused_and_counted() {
 
 fn journal_told(world: &World) -> Vec<u64> {
     let events = world.events().into_iter();
-    let numbers = events.filter_map(|event| match event {
-        Event::Journal { entry } => Some(entry.number.0),
-        _ => None,
+    let numbers = events.filter_map(|event| {
+        let Event::Journal { entry } = event else { return None };
+        Some(entry.number.0)
     });
     numbers.collect()
 }

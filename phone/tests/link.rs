@@ -123,6 +123,54 @@ fn a_session_whose_numbers_run_low_is_renewed_before_they_run_out() {
 }
 
 #[test]
+fn a_session_that_no_edge_knows_any_more_is_replaced_within_minutes() {
+    for udp_dead in [false, true] {
+        let mut world = World::new(19, LinkQuality::GOOD);
+        world.udp.dead = udp_dead;
+        world.drive(20, Duration::from_secs(4));
+        let before = world.phone.stats();
+
+        world.lose_fleet_key();
+        world.drive(75, Duration::from_secs(4));
+
+        let after = world.phone.stats();
+        assert_eq!(after.sessions, before.sessions + 1, "{after:?}");
+        assert!(after.fixes_waiting <= 8, "{after:?}");
+        world.settle();
+        world.check_all_delivered();
+    }
+}
+
+#[test]
+fn a_phone_that_asks_seldom_finds_out_too_that_its_session_is_gone() {
+    let mut world = World::new(20, LinkQuality::GOOD);
+    world.drive(5, Duration::from_secs(4));
+
+    world.lose_fleet_key();
+    world.run_for(Duration::from_secs(600));
+
+    assert_eq!(world.phone.stats().sessions, 2, "{:?}", world.phone.stats());
+}
+
+#[test]
+fn with_all_edges_dead_for_hours_sessions_are_started_ever_more_seldom() {
+    let mut world = World::new(21, LinkQuality::GOOD);
+    world.drive(20, Duration::from_secs(4));
+    world.edges_down = [true; 2];
+
+    world.drive(900, Duration::from_secs(4));
+    let first_hour = world.sessions_asked;
+    world.drive(5400, Duration::from_secs(4));
+
+    assert!((4..=9).contains(&first_hour), "{first_hour}");
+    let later = world.sessions_asked - first_hour;
+    assert!((5..=16).contains(&later), "{later} in six hours");
+    world.edges_down = [false; 2];
+    world.settle();
+    world.check_all_delivered();
+}
+
+#[test]
 fn when_an_edge_dies_the_phone_takes_the_next_with_the_same_session() {
     let mut world = World::new(8, LinkQuality::GOOD);
     world.drive(20, Duration::from_secs(4));

@@ -212,9 +212,12 @@ impl Client {
     pub fn handle_http_response(&mut self, request: u64, response: Result<&[u8], HttpFault>, now: Time) {
         match response {
             Ok(bytes) => {
-                self.ways.handle_https_answer();
-                if !bytes.is_empty() {
-                    self.handle_answer(bytes, now);
+                if self.handle_answer(bytes, now) {
+                    self.ways.handle_https_answer();
+                } else {
+                    // All that goes by HTTPS asks, so an edge that says nothing could not open it.
+                    let unanswered = self.flight.handle_failure(Way::Https(request), now);
+                    self.queue.mark_again(&unanswered);
                 }
             }
             Err(HttpFault::Failed) => {
@@ -304,6 +307,10 @@ impl Client {
         let due = |at: Option<Time>| at.is_some_and(|at| at <= now);
         self.sessions.handle_timeout(now);
         self.handle_losses(now);
+        if self.ways.all_silent() {
+            let jitter = self.next_random();
+            self.sessions.handle_silence(jitter, now);
+        }
         if let Some(active) = self.sessions.current_mut()
             && active.session.alias_due() <= now
         {
@@ -354,11 +361,13 @@ impl Client {
         self.ask_next = true;
     }
 
-    fn handle_answer(&mut self, bytes: &[u8], now: Time) {
+    /// False if it is no answer to anything asked.
+    fn handle_answer(&mut self, bytes: &[u8], now: Time) -> bool {
         let Ok((generation, counter, answer)) = self.sessions.open_answer(bytes) else {
-            self.stats.answers_ignored += 1;
-            return;
+            self.stats.answers_ignored += u64::from(!bytes.is_empty());
+            return false;
         };
+        self.sessions.handle_answered();
         let asked = self.flight.handle_answer(generation, counter);
         if asked.as_ref().is_some_and(|asked| asked.way == Way::Udp) {
             self.ways.handle_udp_answer();
@@ -384,6 +393,7 @@ impl Client {
                 self.handle_control(control, now);
             }
         }
+        true
     }
 
     fn handle_control(&mut self, control: Control, now: Time) {

@@ -29,6 +29,10 @@ pub struct Sessions {
     asked: bool,
     retry_at: Option<Time>,
     failures: u32,
+    /// No edge answers, perhaps because none knows the session: another is asked for then.
+    silence_renew_at: Option<Time>,
+    /// Sessions asked for because of silence since anything was last answered.
+    silence_renewals: u32,
 }
 
 impl Sessions {
@@ -68,7 +72,25 @@ impl Sessions {
         self.numbers_end = grant.numbers_from.saturating_add(NUMBERS_PER_SESSION);
         (self.renew_now, self.asked, self.failures) = (false, false, 0);
         self.retry_at = Some(now + RENEWALS_APART);
+        if self.silence_renew_at.take().is_some() {
+            self.silence_renewals = self.silence_renewals.saturating_add(1);
+        }
         Ok(())
+    }
+
+    /// Nothing answers, whichever way is taken. The edges may have lost the key of this session, or the clock may have
+    /// stood still while the phone slept; only a new session helps then. It may also be the network or every edge, and
+    /// a session is work for the API, so each next one waits twice as long.
+    pub fn handle_silence(&mut self, jitter: f64, now: Time) {
+        if self.silence_renew_at.is_none() {
+            let wait = (SILENCE_RENEW_MIN * (1 << self.silence_renewals.min(7))).min(SILENCE_RENEW_MAX);
+            self.silence_renew_at = Some(now + wait.mul_f64(0.5 + jitter / 2.0));
+        }
+    }
+
+    /// An edge knows the session, so nothing is wrong with it.
+    pub fn handle_answered(&mut self) {
+        (self.silence_renew_at, self.silence_renewals) = (None, 0);
     }
 
     /// `refused` if it is no use to ask again soon.
@@ -101,7 +123,10 @@ impl Sessions {
         let wanted = match &self.current {
             None => Time(i64::MIN),
             Some(_) if self.renew_now || self.numbers_left() < NUMBERS_LEFT_MIN => Time(i64::MIN),
-            Some(active) => active.session.renew_due(),
+            Some(active) => {
+                let due = active.session.renew_due();
+                self.silence_renew_at.map_or(due, |silence| silence.min(due))
+            }
         };
         Some(self.retry_at.map_or(wanted, |retry_at| wanted.max(retry_at)))
     }
@@ -146,6 +171,9 @@ const RETRY_MIN: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(60);
 /// Even one that closes every session is asked no more often.
 const RENEWALS_APART: Duration = Duration::from_secs(10);
+/// 30 s, 1 min, 2 min, … 1 h; each is cut by up to half, so that a whole fleet does not ask at one moment.
+const SILENCE_RENEW_MIN: Duration = Duration::from_secs(30);
+const SILENCE_RENEW_MAX: Duration = Duration::from_secs(3600);
 const NUMBERS_LEFT_MIN: u64 = 2048;
 const ACK_EVERY_MAX: u32 = 64;
 const INTERVAL_MS_MAX: u32 = 600_000;

@@ -53,6 +53,8 @@ pub struct Ways {
     /// Requests that failed since anything was last answered, and when the next may be made.
     failures: u32,
     https_from: Option<Time>,
+    /// How many edges have been given up, by UDP and by HTTPS, since anything was last answered.
+    edges_given_up: usize,
 }
 
 #[derive(Debug)]
@@ -79,6 +81,7 @@ impl Ways {
             }
         }
         self.edges = edges;
+        self.edges_given_up = 0;
         self.without_udp(now);
         true
     }
@@ -103,6 +106,11 @@ impl Ways {
 
     pub fn in_fallback(&self) -> bool {
         self.fallback.is_some()
+    }
+
+    /// Every edge has been tried by all its ways under this session, and none has answered.
+    pub fn all_silent(&self) -> bool {
+        self.edges_given_up >= self.edges.len().max(1)
     }
 
     /// UDP has been silent for three datagrams.
@@ -130,7 +138,7 @@ impl Ways {
     }
 
     pub fn handle_https_answer(&mut self) {
-        (self.failures, self.https_from) = (0, None);
+        self.forget_failures();
         if let Some(fallback) = &mut self.fallback {
             fallback.failures = 0;
         }
@@ -138,13 +146,13 @@ impl Ways {
 
     /// UDP answers: back to it.
     pub fn handle_udp_answer(&mut self) {
-        (self.failures, self.https_from) = (0, None);
+        self.forget_failures();
         self.fallback = None;
     }
 
     /// Another network: what was learned about the old one says nothing.
     pub fn handle_network_change(&mut self, now: Time) {
-        (self.failures, self.https_from) = (0, None);
+        self.forget_failures();
         self.fallback = None;
         self.without_udp(now);
     }
@@ -164,7 +172,12 @@ impl Ways {
         Some(Destination::Udp { edge: self.edge, address })
     }
 
+    fn forget_failures(&mut self) {
+        (self.failures, self.https_from, self.edges_given_up) = (0, None, 0);
+    }
+
     fn next_edge(&mut self, now: Time) {
+        self.edges_given_up = self.edges_given_up.saturating_add(1);
         self.edge = (self.edge + 1) % self.edges.len().max(1);
         self.fallback = None;
         self.without_udp(now);

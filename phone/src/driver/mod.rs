@@ -8,9 +8,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use nix::time::{ClockId, clock_gettime};
 use protocol::{Fix, FixNumber, PhoneState, Time};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::Instant;
 
 use crate::client::{ClientConfig, ClientStats, QueuedFix};
 
@@ -26,10 +26,10 @@ pub trait Clock: Send + Sync + 'static {
     }
 }
 
-/// The system's time at start, and an even clock from there.
+/// The system's time at start, and from there a clock that runs evenly through sleep.
 #[derive(Clone, Copy, Debug)]
 pub struct SystemClock {
-    started: Instant,
+    started: Time,
     at: Time,
 }
 
@@ -37,14 +37,25 @@ impl Default for SystemClock {
     fn default() -> Self {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let at = Time(i64::try_from(since.as_millis()).unwrap_or(i64::MAX));
-        SystemClock { started: Instant::now(), at }
+        SystemClock { started: since_boot(), at }
     }
 }
 
 impl Clock for SystemClock {
     fn now(&self) -> Time {
-        self.at + self.started.elapsed()
+        Time(self.at.0.saturating_add(since_boot().millis_since(self.started)))
     }
+}
+
+/// `std::time::Instant` stands still while the machine sleeps: counters of a phone that woke would be too old for every
+/// edge. The clock asked here is the one that does not.
+fn since_boot() -> Time {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    const RUNS_THROUGH_SLEEP: ClockId = ClockId::CLOCK_BOOTTIME;
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    const RUNS_THROUGH_SLEEP: ClockId = ClockId::CLOCK_MONOTONIC;
+    let now = clock_gettime(RUNS_THROUGH_SLEEP).expect("every system has this clock");
+    Time(now.tv_sec().saturating_mul(1_000).saturating_add(now.tv_nsec() / 1_000_000))
 }
 
 /// A device's credential. Prints as stars.

@@ -169,6 +169,14 @@ impl World {
         self.events.retain(|Reverse((_, id))| left.contains(id));
     }
 
+    /// The fleet key is lost and another is made, as after a restore: no edge opens a datagram of a session before.
+    pub fn lose_fleet_key(&mut self) {
+        self.fleet_key = Arc::new(FleetKey::new(Kid::new(1).unwrap(), &[8; 32]));
+        self.keys = FleetKeys::default();
+        self.keys.set(self.fleet_key.clone());
+        (0..self.edges.len()).for_each(|edge| self.restart_edge(edge));
+    }
+
     pub fn change_network(&mut self) {
         self.phone.handle_network_change(self.now);
         self.collect();

@@ -52,6 +52,9 @@ pub enum Fault {
     Unavailable(String),
     #[error("the database is damaged: {0}")]
     Damaged(String),
+    /// What was to be written breaks a rule of its table: that says nothing of the file.
+    #[error("the database does not take it: {0}")]
+    Refused(String),
 }
 
 /// An error that may say that the database is damaged: the process must not go on as if nothing were.
@@ -63,7 +66,7 @@ impl Faulty for Fault {
     fn damage(&self) -> Option<&str> {
         match self {
             Fault::Damaged(reason) => Some(reason),
-            Fault::Unavailable(_) => None,
+            Fault::Unavailable(_) | Fault::Refused(_) => None,
         }
     }
 }
@@ -83,18 +86,26 @@ impl From<rusqlite::Error> for Fault {
                     | ErrorCode::OperationInterrupted
             )
         );
-        if is_transient { Fault::Unavailable(error.to_string()) } else { Fault::Damaged(error.to_string()) }
+        let is_of_request =
+            matches!(error.sqlite_error_code(), Some(ErrorCode::ConstraintViolation | ErrorCode::TooBig));
+        match error.to_string() {
+            reason if is_transient => Fault::Unavailable(reason),
+            reason if is_of_request => Fault::Refused(reason),
+            reason => Fault::Damaged(reason),
+        }
     }
 }
 
-/// Lets a seam's error take SQLite's faults by `?`. The error needs the variants `Unavailable` and `Damaged`.
+/// Lets a seam's error take SQLite's faults by `?`. The error needs the variants `Unavailable` and `Damaged`, and says
+/// which one a request gets whose row breaks a rule of its table.
 macro_rules! from_sqlite {
-    ($error:ty) => {
+    ($error:ty, $refused:ident) => {
         impl From<crate::sqlite::Fault> for $error {
             fn from(fault: crate::sqlite::Fault) -> Self {
                 match fault {
                     crate::sqlite::Fault::Unavailable(reason) => Self::Unavailable { reason },
                     crate::sqlite::Fault::Damaged(reason) => Self::Damaged { reason },
+                    crate::sqlite::Fault::Refused(reason) => Self::$refused { reason },
                 }
             }
         }

@@ -60,7 +60,7 @@ impl EmbeddedLedger {
     }
 }
 
-from_sqlite!(LedgerError);
+from_sqlite!(LedgerError, Refused);
 
 #[async_trait]
 impl DeliveryLedger for EmbeddedLedger {

@@ -72,6 +72,9 @@ pub enum LedgerError {
     Invalid { reason: &'static str },
     #[error("this idempotency key was used for another request")]
     IdempotencyMismatch,
+    /// A fault of ours that costs this request alone.
+    #[error("the ledger does not take it: {reason}")]
+    Refused { reason: String },
     #[error("the ledger cannot be reached: {reason}")]
     Unavailable { reason: String },
     #[error("the ledger is damaged: {reason}")]

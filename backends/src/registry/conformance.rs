@@ -42,6 +42,7 @@ macro_rules! registry_conformance {
             the_outbox_wakes_its_reader,
             what_is_asked_for_twice_under_one_key_is_made_once,
             a_repeat_never_answers_a_token_that_opens_nothing,
+            two_requests_of_one_client_in_one_millisecond_get_tokens_of_their_own,
             names_are_bounded,
             all_is_there_after_opening_again,
         );
@@ -150,6 +151,27 @@ pub(crate) async fn a_repeat_never_answers_a_token_that_opens_nothing(open: impl
     let Made::DeliveryToken(token) = second else { panic!("{second:?}") };
     let scope = Scope::Delivery { key, birth: Some(BirthMark([4; 16])) };
     assert_eq!(registry.scope_of(&token).await.unwrap(), Some(scope));
+}
+
+pub(crate) async fn two_requests_of_one_client_in_one_millisecond_get_tokens_of_their_own(
+    open: impl AsyncFn() -> Opened,
+) {
+    let registry = open().await;
+    let tenant = tenant(&registry).await;
+    let once = |name: &str| Once {
+        asker: Asker::Tenant(tenant),
+        idempotency: Idempotency { key: name.to_string(), request: [1; 32], kept: LATER },
+        secret: [9; 32],
+    };
+    let of =
+        |delivery: u64| New::DeliveryToken { key: DeliveryKey { tenant, delivery: DeliveryId(delivery) }, birth: None };
+
+    let first = registry.once(once("key (token)"), of(7), NOW).await.unwrap();
+    let second = registry.once(once("key"), of(5), NOW).await.unwrap();
+
+    assert_ne!(first, second);
+    assert_eq!(registry.once(once("key"), of(5), LATER).await.unwrap(), second);
+    assert_eq!(registry.once(once("key (token)"), of(7), LATER).await.unwrap(), first);
 }
 
 pub(crate) async fn what_was_registered_is_found_by_its_tenant_alone(open: impl AsyncFn() -> Opened) {

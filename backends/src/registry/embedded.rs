@@ -106,7 +106,7 @@ impl EmbeddedRegistry {
     }
 }
 
-from_sqlite!(RegistryError);
+from_sqlite!(RegistryError, Refused);
 
 #[async_trait]
 impl Registry for EmbeddedRegistry {

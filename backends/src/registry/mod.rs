@@ -86,6 +86,9 @@ pub enum RegistryError {
     OtherSecret,
     #[error("{reason}")]
     Invalid { reason: &'static str },
+    /// A fault of ours that costs this request alone.
+    #[error("the registry does not take it: {reason}")]
+    Refused { reason: String },
     #[error("the registry cannot be reached: {reason}")]
     Unavailable { reason: String },
     #[error("the registry is damaged: {reason}")]

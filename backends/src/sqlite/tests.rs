@@ -59,6 +59,19 @@ async fn a_refused_write_takes_nothing_of_its_neighbours_with_it() {
 }
 
 #[tokio::test]
+async fn a_row_that_breaks_a_rule_of_its_table_fails_the_request_and_is_no_damage() {
+    let folder = tempfile::tempdir().unwrap();
+    let db = open(&folder.path().join("numbers.db"), SCHEMA).unwrap();
+    db.write(|connection| insert(connection, 1)).await.unwrap();
+
+    let twice = db.write(|connection| insert(connection, 1)).await;
+    let after = db.write(|connection| insert(connection, 2)).await;
+
+    assert!(matches!(twice, Err(Fault::Refused(_))), "{twice:?}");
+    assert_eq!((after.is_ok(), db.damage()), (true, None));
+}
+
+#[tokio::test]
 async fn a_transaction_that_sqlite_took_back_is_told_to_all_who_wrote_in_it() {
     let folder = tempfile::tempdir().unwrap();
     let db = open(&folder.path().join("numbers.db"), SCHEMA).unwrap();

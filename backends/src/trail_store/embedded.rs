@@ -364,7 +364,8 @@ fn ended() -> TrailStoreError {
     TrailStoreError::Damaged { reason: "the thread of history has ended".to_string() }
 }
 
-from_sqlite!(TrailStoreError);
+// Nobody but the store itself says what its rows hold.
+from_sqlite!(TrailStoreError, Damaged);
 
 pub(super) const INDEX: &str = "index.db";
 /// Appends that may wait before the next caller has to wait outside.

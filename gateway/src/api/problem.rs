@@ -86,7 +86,7 @@ impl From<LedgerError> for Problem {
                 Problem::new(ProblemKind::Unprocessable, error.to_string())
             }
             LedgerError::Unavailable { .. } => away("the ledger", &error),
-            LedgerError::Damaged { .. } => failed(&error),
+            LedgerError::Refused { .. } | LedgerError::Damaged { .. } => failed(&error),
         }
     }
 }
@@ -104,7 +104,7 @@ impl From<RegistryError> for Problem {
                 Problem::new(ProblemKind::Unprocessable, error.to_string())
             }
             RegistryError::Unavailable { .. } => away("the registry", &error),
-            RegistryError::Damaged { .. } => failed(&error),
+            RegistryError::Refused { .. } | RegistryError::Damaged { .. } => failed(&error),
         }
     }
 }

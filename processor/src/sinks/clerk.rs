@@ -78,6 +78,7 @@ impl ClerkWork {
                 | LedgerError::Open { .. }
                 | LedgerError::DriverFull { .. }
                 | LedgerError::Invalid { .. }
+                | LedgerError::Refused { .. }
                 | LedgerError::IdempotencyMismatch),
             ) => {
                 debug!(%error, delivery = update.key.delivery.0, "proposal refused");

@@ -49,28 +49,27 @@ impl EmbeddedRegistry {
     pub(super) async fn make_once(&self, once: Once, new: New, now: Time) -> Result<Made, RegistryError> {
         check_text(&once.idempotency.key)?;
         let given = self.given.clone();
-        let secret = once.secret;
-        let (kept, at) = self
+        let (kept, roots) = self
             .db
             .write(move |connection| {
-                if let Some((kept, at)) = remembered(connection, &once, now)?
-                    && is_current(connection, &kept, &new, &once.secret, at)?
+                if let Some((kept, roots)) = remembered(connection, &once, now)?
+                    && is_current(connection, &kept, &new, &roots)?
                 {
-                    return Ok((kept, at));
+                    return Ok((kept, roots));
                 }
-                let (kept, numbers) = make(connection, new, &once.secret, now)?;
+                let roots = Roots::of(&once, now);
+                let (kept, numbers) = make(connection, new, &roots, now)?;
                 given.give(numbers);
                 remember(connection, &once, &kept, now)?;
-                Ok::<_, RegistryError>((kept, now))
+                Ok::<_, RegistryError>((kept, roots))
             })
             .await?;
         Ok(match kept {
-            Kept::Tenant(tenant) => Made::Tenant(tenant, derived_token(TENANT_PREFIX, &secret, at)),
+            Kept::Tenant(tenant) => Made::Tenant(tenant, roots.token(TENANT_PREFIX)),
             Kept::Driver(driver) => Made::Driver(driver),
-            Kept::DeliveryToken => Made::DeliveryToken(derived_token(DELIVERY_PREFIX, &secret, at)),
+            Kept::DeliveryToken => Made::DeliveryToken(roots.token(DELIVERY_PREFIX)),
             Kept::Device(device) => {
-                let credential =
-                    credential::issue_again(device, &self.token_keys.read(), derived(CREDENTIAL, &secret, at));
+                let credential = credential::issue_again(device, &self.token_keys.read(), roots.bytes(CREDENTIAL));
                 let failed = |error: credential::NoTokenKey| RegistryError::Unavailable { reason: error.to_string() };
                 Made::Device(device, credential.map_err(failed)?)
             }
@@ -78,12 +77,12 @@ impl EmbeddedRegistry {
     }
 }
 
-fn make(connection: &Connection, new: New, secret: &[u8; 32], now: Time) -> Result<(Kept, Numbers), RegistryError> {
+fn make(connection: &Connection, new: New, roots: &Roots, now: Time) -> Result<(Kept, Numbers), RegistryError> {
     match new {
         New::Tenant { name, policy } => {
             check_text(&name)?;
             let made = insert_tenant(connection, name, policy, now)?;
-            let hash = hash_of(&derived_token(TENANT_PREFIX, secret, now));
+            let hash = hash_of(&roots.token(TENANT_PREFIX));
             insert_token(connection, &hash, made.id, None, now)?;
             let numbers = Numbers { tenant: u64::from(made.id.0), ..Numbers::default() };
             Ok((Kept::Tenant(made), numbers))
@@ -104,26 +103,43 @@ fn make(connection: &Connection, new: New, secret: &[u8; 32], now: Time) -> Resu
         }
         New::DeliveryToken { key, birth } => {
             tenant(connection, key.tenant)?;
-            let hash = hash_of(&derived_token(DELIVERY_PREFIX, secret, now));
+            let hash = hash_of(&roots.token(DELIVERY_PREFIX));
             insert_token(connection, &hash, key.tenant, Some((key.delivery, birth)), now)?;
             Ok((Kept::DeliveryToken, Numbers::default()))
         }
     }
 }
 
-/// The same for the same secret and moment, and as hard to guess as the secret.
-fn derived_token(prefix: &str, secret: &[u8; 32], at: Time) -> String {
-    format!("{prefix}{}", URL_SAFE_NO_PAD.encode(derived::<TOKEN_BYTES>(prefix, secret, at)))
+/// What the secrets of one answer follow from: the same for the same secret, moment and key, and as hard to guess as the
+/// secret. A client shows one secret for two keys where one call makes two things, so the key is a part of it: no two
+/// answers have one token.
+struct Roots {
+    secret: [u8; 32],
+    at: Time,
+    /// Rows of earlier releases went without it.
+    key: Option<String>,
 }
 
-fn derived<const N: usize>(what: &str, secret: &[u8; 32], at: Time) -> [u8; N] {
-    let tag = sign(&Key::new(HMAC_SHA256, secret), &[what.as_bytes(), &at.0.to_be_bytes()].concat());
-    let mut bytes = [0; N];
-    bytes.copy_from_slice(&tag.as_ref()[..N]);
-    bytes
+impl Roots {
+    fn of(once: &Once, at: Time) -> Self {
+        Roots { secret: once.secret, at, key: Some(once.idempotency.key.clone()) }
+    }
+
+    fn token(&self, prefix: &str) -> String {
+        format!("{prefix}{}", URL_SAFE_NO_PAD.encode(self.bytes::<TOKEN_BYTES>(prefix)))
+    }
+
+    fn bytes<const N: usize>(&self, what: &str) -> [u8; N] {
+        let key = self.key.as_deref().unwrap_or_default();
+        let text = [what.as_bytes(), &self.at.0.to_be_bytes(), key.as_bytes()].concat();
+        let tag = sign(&Key::new(HMAC_SHA256, &self.secret), &text);
+        let mut bytes = [0; N];
+        bytes.copy_from_slice(&tag.as_ref()[..N]);
+        bytes
+    }
 }
 
-fn remembered(connection: &Connection, once: &Once, now: Time) -> Result<Option<(Kept, Time)>, RegistryError> {
+fn remembered(connection: &Connection, once: &Once, now: Time) -> Result<Option<(Kept, Roots)>, RegistryError> {
     type Columns = (Vec<u8>, String, i64, Option<Vec<u8>>);
     let columns = |row: &Row| -> rusqlite::Result<Columns> { Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)) };
     let found = connection
@@ -136,24 +152,20 @@ fn remembered(connection: &Connection, once: &Once, now: Time) -> Result<Option<
     if request != once.idempotency.request {
         return Err(RegistryError::IdempotencyMismatch);
     }
-    if secret.is_some_and(|secret| secret != hash_of_secret(&once.secret)) {
+    if secret.as_ref().is_some_and(|secret| *secret != hash_of_secret(&once.secret)) {
         return Err(RegistryError::OtherSecret);
     }
     let kept = serde_json::from_str(&answer).map_err(|error| damaged(error.to_string()))?;
-    Ok(Some((kept, Time(created_ms))))
+    let at = Time(created_ms);
+    let roots = if secret.is_some() { Roots::of(once, at) } else { Roots { secret: once.secret, at, key: None } };
+    Ok(Some((kept, roots)))
 }
 
 /// Whether the token that follows opens what is asked for. A delivery that was lost can have had the same key, and its
 /// token opens nothing: then another is made.
-fn is_current(
-    connection: &Connection,
-    kept: &Kept,
-    new: &New,
-    secret: &[u8; 32],
-    at: Time,
-) -> Result<bool, RegistryError> {
+fn is_current(connection: &Connection, kept: &Kept, new: &New, roots: &Roots) -> Result<bool, RegistryError> {
     let opened = |prefix: &str| {
-        let scope = scope_of_hash(connection, &hash_of(&derived_token(prefix, secret, at)))?;
+        let scope = scope_of_hash(connection, &hash_of(&roots.token(prefix)))?;
         scope.ok_or(RegistryError::OtherSecret)
     };
     Ok(match (kept, new) {
@@ -167,7 +179,7 @@ fn is_current(
 
 /// Of the secret itself, which is as hard to guess as a token.
 fn hash_of_secret(secret: &[u8; 32]) -> [u8; 32] {
-    derived("hash", secret, Time(0))
+    Roots { secret: *secret, at: Time(0), key: None }.bytes("hash")
 }
 
 /// Forgets a few whose time has passed as well: more than are added, so that they do not gather.

@@ -173,7 +173,7 @@ pub trait Registry: Send + Sync + 'static {
     /// A new device of this driver and its credential, `wfd_…`, answered this once.
     async fn enrol(&self, tenant: TenantId, driver: DriverId, now: Time) -> Result<(DeviceKey, String), RegistryError>;
 
-    /// Kills the device's number for good, and those that it went on under. Answers them: edges learn them from `control`.
+    /// Kills the device for good, under every number that it has gone by. Answers them: edges learn them from `control`.
     async fn revoke(&self, device: DeviceKey, now: Time) -> Result<Vec<DeviceKey>, RegistryError>;
 
     /// What trackers of one partition of so many are to know of drivers: those who have a leading device or do not drive a

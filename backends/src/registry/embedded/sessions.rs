@@ -30,10 +30,10 @@ pub(super) fn start(connection: &Connection, device: DeviceKey, now: Time) -> Re
     Ok(SessionStart { device, start_s, numbers_from: FixNumber(numbers_from as u64) })
 }
 
-/// The device and all that it went on as.
+/// The device under every number that it has gone by: its credential may be that of any of them.
 pub(super) fn revoke(connection: &Connection, device: DeviceKey, now: Time) -> Result<Vec<DeviceKey>, RegistryError> {
     let mut revoked = Vec::new();
-    let mut next = Some(device);
+    let mut next = Some(oldest(connection, device)?);
     while let Some(device) = next {
         revoke_number(connection, device, now)?;
         revoked.push(device);
@@ -60,6 +60,23 @@ fn revoke_number(connection: &Connection, device: DeviceKey, now: Time) -> Resul
         .execute(of_device)?;
     // Also where nobody said that it leads: the first that is heard does.
     Ok(outbox::insert(connection, Record::LeadEnded { device, at: now })?)
+}
+
+/// What the device went by first. Predecessors have lower numbers, so this ends.
+fn oldest(connection: &Connection, device: DeviceKey) -> Result<DeviceKey, RegistryError> {
+    let mut oldest = device;
+    while let Some(before) = predecessor(connection, oldest)? {
+        oldest = before;
+    }
+    Ok(oldest)
+}
+
+fn predecessor(connection: &Connection, device: DeviceKey) -> Result<Option<DeviceKey>, RegistryError> {
+    let found = connection
+        .prepare_cached("SELECT device FROM devices WHERE tenant = ?1 AND driver = ?2 AND successor = ?3")?
+        .query_row(params![device.tenant.0, device.driver.0, device.device.0], |row| row.get(0))
+        .optional()?;
+    Ok(found.map(|number| DeviceKey { device: DeviceNumber(number), ..device }))
 }
 
 /// What the device goes by. Successors have higher numbers, so this ends.

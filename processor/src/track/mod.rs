@@ -56,4 +56,4 @@ pub use snapshot::{CHANGES_FORMAT, SNAPSHOT_FORMAT, SnapshotEncoder, SnapshotErr
 /// The version of everything that decides what an update says: code, rules and formats, those of the matcher and the
 /// router included. A takeover by the same version goes on with the same numbers. Raise it with every change after which
 /// the same records could produce other updates.
-pub const FOLD_VERSION: u32 = 5;
+pub const FOLD_VERSION: u32 = 6;

@@ -5,7 +5,8 @@
 //! that is behind looks like a backlog at first; what tells them apart is the pace: a backlog comes as fast as the
 //! network lets it, live fixes come at the pace at which they are measured. A phone sends one fix at a time or several at
 //! once, so the pace is that of the newest fix of each batch. Three batches in a row that lag and yet keep pace begin a
-//! new *era* of that clock. A clock that returns to where it was before is believed at once.
+//! new *era* of that clock, however long lies between them. Where the clock is where it was in the era before, two are
+//! enough; one is not, because a backlog may be just so old.
 //!
 //! **Invariant:** mapped time is never later than received, and the first fix of an era is mapped to when it was
 //! received: whatever a phone's clock does, the dot can neither go back nor stand still for more than a few fixes.
@@ -131,18 +132,20 @@ impl PhoneClock {
     }
 
     fn handle_lag(&mut self, measured: MeasuredTime, received: Time) {
-        if let Some(before_ms) = self.offset_before_ms
-            && self.lag_ms(measured, received, before_ms).abs() <= AHEAD_MS_MAX
-        {
-            return self.begin_era(before_ms);
-        }
         let fix = Batch { received, measured };
         let Some(lagging) = self.lagging.and_then(|lagging| lagging.followed_by(fix)) else {
             self.lagging = Some(Lagging::begin(fix));
             return;
         };
         self.lagging = Some(lagging);
-        if lagging.batches >= PACE_BATCHES && received.millis_since(lagging.since) >= PACE_MS {
+        let (lasted_ms, batches) = (received.millis_since(lagging.since), lagging.batches);
+        let is_as_before = |before_ms: &i64| self.lag_ms(measured, received, *before_ms).abs() <= AHEAD_MS_MAX;
+        if let Some(before_ms) = self.offset_before_ms.filter(is_as_before)
+            && batches >= RETURN_BATCHES
+            && lasted_ms >= RETURN_MS
+        {
+            self.begin_era(before_ms);
+        } else if batches >= PACE_BATCHES && lasted_ms >= PACE_MS {
             self.begin_era(received.millis_since(measured.to_time()));
         }
     }
@@ -179,7 +182,7 @@ impl Lagging {
     fn judged(self) -> Option<Lagging> {
         let Some(before) = self.before else { return Some(self) };
         let (received_ms, measured_ms) = before.until(self.newest);
-        let slack_ms = PACE_SLACK_MS.max(received_ms / 4);
+        let slack_ms = (received_ms / 4).clamp(PACE_SLACK_MS, PACE_SLACK_MS_MAX);
         if measured_ms - received_ms > slack_ms {
             return None;
         }
@@ -205,9 +208,15 @@ const BEHIND_MS_MAX: i64 = 15_000;
 /// So many batches over so long make an era.
 const PACE_BATCHES: u8 = 3;
 const PACE_MS: i64 = 8_000;
+/// So many over so long make a return to the era before: a backlog comes at least twice as fast as it was measured, so
+/// within this time it is more than `AHEAD_MS_MAX` off.
+const RETURN_BATCHES: u8 = 2;
+const RETURN_MS: i64 = 3_000;
 const PACE_SLACK_MS: i64 = 1_000;
-/// Between two fixes of which the second says anything about the pace.
-const PACE_GAP_MS: i64 = 60_000;
+/// A quarter of a minute: over hours, backlogs of phones that are rarely heard would keep a looser pace.
+const PACE_SLACK_MS_MAX: i64 = 15_000;
+/// Between two fixes of which the second says anything about the pace: any interval that can be expected of a phone.
+const PACE_GAP_MS: i64 = 24 * 3_600_000;
 
 #[cfg(test)]
 mod tests {
@@ -253,8 +262,57 @@ mod tests {
         all.extend(feed(&mut clock, 1_000_020, 5, 3_600));
         all.extend(feed(&mut clock, 1_000_040, 5, 0));
 
-        assert!(all.iter().all(|(received, mapped)| mapped.is_newest && received.millis_since(mapped.at) <= 2_000));
-        assert!(all.windows(2).all(|pair| pair[0].1.at <= pair[1].1.at));
+        let moves =
+            |(received, mapped): &&(Time, Mapped)| mapped.is_newest && received.millis_since(mapped.at) <= 2_000;
+        let shown: Vec<_> = all.iter().filter(moves).collect();
+        assert!(all.len() - shown.len() <= 1, "{all:?}");
+        assert!(shown.windows(2).all(|pair| pair[0].1.at <= pair[1].1.at));
+    }
+
+    #[test]
+    fn a_backlog_that_is_as_old_as_the_clock_was_wrong_before_keeps_its_times() {
+        for (batch_size, batch_ms) in [(1, 30), (1, 200), (1, 1_000), (10, 30), (10, 1_000), (50, 5_000)] {
+            let mut clock = PhoneClock::default();
+            feed(&mut clock, 1_000_000, 10, -3_600);
+            feed(&mut clock, 1_000_040, 10, 0);
+
+            // Away for an hour, then all of it at once.
+            for i in 0..900 {
+                let measured = Time::from_secs(1_000_080 + 4 * i);
+                let received = Time(1_003_680_000 + batch_ms * (i / batch_size));
+                let mapped = clock.handle_fix(MeasuredTime::from_time(measured), received);
+                let off_ms = mapped.at.millis_since(measured);
+                assert!(off_ms.abs() <= 200 && mapped.is_newest, "{i} of {batch_size} in {batch_ms} ms: {off_ms}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_clock_that_is_behind_is_believed_however_rarely_it_measures() {
+        for (each_s, behind_s) in [(61, 20), (300, 20), (300, 3_600), (3_600, 7_200), (65_535, 86_400)] {
+            let mut clock = PhoneClock::default();
+            let fix = |clock: &mut PhoneClock, i: i64| {
+                let real = Time::from_secs(1_400_000_000 + each_s * i);
+                let measured = MeasuredTime::from_time(Time(real.0 - behind_s * 1_000));
+                real.millis_since(clock.handle_fix(measured, real).at)
+            };
+
+            let lags: Vec<i64> = (0..6).map(|i| fix(&mut clock, i)).collect();
+
+            assert!(lags[3..].iter().all(|lag_ms| *lag_ms <= 2_000), "every {each_s} s, {behind_s} s behind: {lags:?}");
+        }
+    }
+
+    #[test]
+    fn a_phone_that_is_heard_rarely_and_sends_what_it_kept_is_not_taken_for_a_slow_clock() {
+        let mut clock = PhoneClock::default();
+        // Every five minutes it gets to send some of an hour that it kept, more or less of it.
+        let mut measured = Time::from_secs(1_000_000);
+        for (i, sent_s) in [(0, 280), (1, 340), (2, 260), (3, 330), (4, 270), (5, 350)] {
+            measured = Time(measured.0 + sent_s * 1_000);
+            let received = Time::from_secs(1_003_600 + 300 * i);
+            assert_eq!(clock.handle_fix(MeasuredTime::from_time(measured), received).at, measured);
+        }
     }
 
     #[test]

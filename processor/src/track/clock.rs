@@ -1,7 +1,10 @@
 //! Time in the fold. It comes in records alone: the ticks of the latest claim's owner, and the marks of edges that say
 //! how far their word is complete. So a tracker folded again, on any machine at any time, sees the same time pass.
 //!
-//! **Invariant:** between two claims the fold's time never goes back.
+//! **Invariant:** the fold's time goes back only with a claim, or with the first tick after one that was doubted, or by as
+//! much as a clock was set.
+//! **Invariant:** after a tick nothing that is kept of what happened lies further ahead than clocks may differ. Before it
+//! something may: while no ticks come, edges go on. What still lies ahead then was stamped by a clock that was wrong.
 
 use std::collections::BTreeMap;
 
@@ -26,6 +29,8 @@ pub struct FoldClock {
     wall: Option<WallOffset>,
     /// Of whoever is about to claim the partition.
     announced: Option<(OwnerId, WallOffset)>,
+    /// The edges contradict the clock of whoever claimed last: time goes by it from his first tick on, if one comes.
+    is_claim_doubted: bool,
 }
 
 fields! {
@@ -38,6 +43,7 @@ fields! {
     } since {
         6 wall: Plain = None,
         7 announced: Plain = None,
+        8 is_claim_doubted: Plain = false,
     }
 }
 
@@ -48,7 +54,7 @@ struct WallOffset {
     offset_ms: i64,
 }
 
-/// What one edge's marks say.
+/// What one edge's marks say, as far as it is believed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Listener {
     pub edge: EdgeId,
@@ -69,6 +75,11 @@ struct Mark {
 impl FoldClock {
     pub fn now(&self) -> Time {
         self.now
+    }
+
+    /// What happened cannot have happened later, as far as clocks are right and ticks come.
+    pub(super) fn latest(&self) -> Time {
+        Time(self.now.0.saturating_add(AHEAD_MS))
     }
 
     /// Under which new epochs begin.
@@ -104,6 +115,9 @@ impl FoldClock {
 
     fn step_to(&mut self, said: WallOffset) -> Option<i64> {
         let before = self.wall.replace(said).filter(|before| before.boot == said.boot)?;
+        if self.is_claim_doubted {
+            return None; // time does not go by that clock
+        }
         let by_ms = said.offset_ms.saturating_sub(before.offset_ms);
         (by_ms.saturating_abs() > STEP_MS).then_some(by_ms)
     }
@@ -120,11 +134,25 @@ impl FoldClock {
         set
     }
 
-    /// A new reign begins; it may set the time back.
+    /// A new reign begins; it may set the time back. Where the edges contradict its clock, time stands until the owner
+    /// ticks: he does not by a clock that he finds to be wrong.
     pub fn handle_claim(&mut self, owner: OwnerId, at: Time, generation: Generation) {
         self.owner = Some(owner);
         self.claimed = generation;
-        self.now = at;
+        self.is_claim_doubted = self.is_contradicted(at);
+        if !self.is_claim_doubted {
+            self.now = at;
+        }
+    }
+
+    /// Whether this is the first tick after a claim that was doubted: it may set the time back, as the claim would have.
+    pub(super) fn handle_first_tick(&mut self, owner: OwnerId, at: Time) -> bool {
+        let is_first = self.is_claim_doubted && self.owner == Some(owner);
+        if is_first {
+            self.is_claim_doubted = false;
+            self.now = at;
+        }
+        is_first
     }
 
     /// Whether time moved: not by another owner's tick, nor by one that lags.
@@ -133,13 +161,20 @@ impl FoldClock {
             return false;
         }
         self.now = at;
+        let latest = self.latest();
+        self.marks.values_mut().for_each(|mark| mark.steady_since = mark.steady_since.min(latest));
         true
     }
 
     pub fn handle_mark(&mut self, edge: EdgeId, received_before: Time) {
+        let latest = self.latest();
         let mark = Mark { received_before, steady_since: received_before, at: self.now };
         let kept = self.marks.entry(edge).or_insert(mark);
-        if received_before.millis_since(kept.received_before) > MARK_GRACE_MS {
+        if kept.received_before > latest && received_before < kept.received_before {
+            // What it said before, it said by a clock that was wrong.
+            kept.received_before = received_before;
+            kept.steady_since = kept.steady_since.min(received_before);
+        } else if received_before.millis_since(kept.received_before) > MARK_GRACE_MS {
             kept.steady_since = received_before;
         }
         kept.received_before = kept.received_before.max(received_before);
@@ -150,9 +185,18 @@ impl FoldClock {
         }
     }
 
-    /// The newest marks of all edges that still send them: what an owner's clock is compared with.
-    pub fn marks(&self) -> impl Iterator<Item = Time> + '_ {
-        self.marks.values().filter(|mark| self.is_fresh(mark)).map(|mark| mark.received_before)
+    /// Whether a time is not that of the edges that still send marks, by the median of these. After a while in which
+    /// nothing was recorded at all it is not either, though it may be right.
+    fn is_contradicted(&self, at: Time) -> bool {
+        let fresh = self.marks.values().filter(|mark| self.is_fresh(mark));
+        let mut marks: Vec<Time> = fresh.map(|mark| mark.received_before).collect();
+        marks.sort_unstable();
+        marks.get(marks.len() / 2).is_some_and(|median| at.millis_since(*median).saturating_abs() > WRONG_MS)
+    }
+
+    /// How far the edge's word is believed.
+    fn believed(&self, mark: &Mark) -> Time {
+        mark.received_before.min(self.latest())
     }
 
     /// Why nothing was heard since `heard` through this edge; None while he still has time.
@@ -160,7 +204,7 @@ impl FoldClock {
         let due = Time(heard.0.saturating_add(timeout_ms));
         let has_listened = |mark: &Mark| {
             let listening_due = Time(mark.steady_since.0.saturating_add(timeout_ms));
-            mark.received_before >= due.max(listening_due)
+            self.believed(mark) >= due.max(listening_due)
         };
         if self.mark_of(edge).is_some_and(|(_, mark)| has_listened(mark)) {
             return Some(SilentCause::Driver);
@@ -179,8 +223,8 @@ impl FoldClock {
     }
 
     fn listener_of(&self, edge: EdgeId, mark: &Mark) -> Listener {
-        let Mark { received_before, steady_since, .. } = *mark;
-        Listener { edge, received_before, steady_since, is_fresh: self.is_fresh(mark) }
+        let (received_before, is_fresh) = (self.believed(mark), self.is_fresh(mark));
+        Listener { edge, received_before, steady_since: mark.steady_since, is_fresh }
     }
 
     /// The mark that says how far we know what a driver of this edge sent: his edge's, or once that is gone that of the
@@ -203,6 +247,10 @@ impl FoldClock {
 const EDGE_GONE_MS: i64 = 60_000;
 /// Marks come every second; when none has passed a time-out for so long after it, it is not the driver who is silent.
 pub(super) const MARK_GRACE_MS: i64 = 10_000;
+/// An owner whose clock differs from the edges' by more does not tick.
+pub(crate) const WRONG_MS: i64 = 5_000;
+/// So much an edge's clock may be ahead of the fold's time: by as much as clocks may differ, and by ticks that are late.
+const AHEAD_MS: i64 = 2 * WRONG_MS;
 /// Less is what two clocks read one after the other differ.
 pub(super) const STEP_MS: i64 = 1_000;
 /// More edges than this do not serve one partition; the one heard longest ago is forgotten.
@@ -268,9 +316,27 @@ mod tests {
         assert_eq!(clock.silence(EDGE, Time(100_000), 30_000), Some(SilentCause::BackEnd));
 
         for at in (701_000..=730_000).step_by(1_000) {
+            clock.handle_tick(OwnerId(1), Time(at));
             clock.handle_mark(EDGE, Time(at));
         }
         assert_eq!(clock.silence(EDGE, Time(100_000), 30_000), Some(SilentCause::Driver));
+    }
+
+    #[test]
+    fn an_edge_whose_clock_was_ahead_and_is_set_right_is_believed_by_its_new_time() {
+        let mut clock = clock_at(100_000);
+        for at in (100_000..200_000).step_by(1_000) {
+            clock.handle_mark(EDGE, Time(at + 7_200_000));
+            clock.handle_tick(OwnerId(1), Time(at));
+        }
+
+        for at in (200_000..=250_000).step_by(1_000) {
+            clock.handle_mark(EDGE, Time(at));
+            clock.handle_tick(OwnerId(1), Time(at));
+        }
+
+        assert_eq!(clock.silence(EDGE, Time(215_000), 30_000), Some(SilentCause::Driver));
+        assert_eq!(clock.silence(EDGE, Time(245_000), 30_000), None);
     }
 
     #[test]

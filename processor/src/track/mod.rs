@@ -46,6 +46,7 @@ mod wheel;
 
 pub(crate) use bodies_in_use::RegionInUse;
 pub use clock::FoldClock;
+pub(crate) use clock::WRONG_MS;
 pub use effects::{Counts, Effects, RouteWanted};
 pub use gathering::{TrackerCopy, WORK_PER_STEP};
 pub use partition::Partition;

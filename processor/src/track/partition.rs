@@ -279,7 +279,12 @@ impl Partition {
                 }
             }
             Record::Tick { owner, at } => {
-                if self.state.clock.handle_tick(*owner, *at) {
+                let before = self.state.clock.now();
+                let is_first = self.state.clock.handle_first_tick(*owner, *at);
+                if is_first {
+                    self.handle_new_time(before, offset, index, effects);
+                }
+                if self.state.clock.handle_tick(*owner, *at) || is_first {
                     self.handle_tick(offset, index, bodies, effects);
                 } else {
                     effects.counts.ticks_ignored += 1;
@@ -322,7 +327,13 @@ impl Partition {
         }
         let before = self.state.clock.now();
         self.state.clock.handle_claim(owner, at, generation);
-        let back_ms = before.millis_since(at);
+        self.handle_new_time(before, offset, index, effects);
+        self.trackers.handle_claim(self.state.clock.now());
+    }
+
+    /// Time goes by another clock from here on, which may be behind.
+    fn handle_new_time(&mut self, before: Time, offset: Offset, index: u32, effects: &mut Effects) {
+        let back_ms = before.millis_since(self.state.clock.now());
         if back_ms > STEP_MS {
             // Another machine's clock, or it is not known how far it was set: nothing lies in the future from here on.
             self.trackers.wake_all();
@@ -331,7 +342,6 @@ impl Partition {
         if back_ms > 0 {
             self.trackers.schedule_all();
         }
-        self.trackers.handle_claim(at);
     }
 
     /// The owner's clock was set: all times are moved, and whoever is live is told of by the new ones.

@@ -168,7 +168,7 @@ impl Tracker {
         let device = self.device(record.device.device);
         device.heard = device.heard.max(record.received);
         let novelty = device.handle_fix(record);
-        let is_lead = self.is_lead(record.device.device, record.received);
+        let is_lead = self.is_lead(record.device.device, record.received.min(step.clock.latest()));
         if is_lead {
             self.handle_sign_of_life(record.received, record.edge, step);
         }
@@ -246,7 +246,7 @@ impl Tracker {
         let is_newest = record.received >= device.heard;
         device.heard = device.heard.max(record.received);
         device.settle_below(record.lowest_held);
-        if !self.is_lead(record.device.device, record.received) {
+        if !self.is_lead(record.device.device, record.received.min(step.clock.latest())) {
             return;
         }
         self.handle_sign_of_life(record.received, record.edge, step);
@@ -260,7 +260,7 @@ impl Tracker {
             shown.received = shown.received.max(record.received);
             self.pending.position = true;
             let mut events = Vec::new();
-            self.motion.handle_stay(record.received, &mut events);
+            self.motion.handle_stay(record.received.min(step.clock.latest()), &mut events);
             self.add_events(events);
             self.each_delivery(|delivery, driver| delivery.handle_stay(driver, step));
         }
@@ -377,6 +377,9 @@ impl Tracker {
     /// Time has passed. Nothing happens where nothing is due by `poll_timeout`.
     pub(crate) fn handle_tick(&mut self, step: &mut Step<'_>) {
         let now = step.clock.now();
+        if self.is_ahead(step.clock) {
+            self.bring_back(step.clock.latest());
+        }
         self.judge_silence(step);
         self.snapping.handle_tick(self.measured, step);
         self.each_delivery(|delivery, driver| delivery.handle_time(driver, now, step));
@@ -393,6 +396,22 @@ impl Tracker {
         }
     }
 
+    /// Whether something of it was heard by a clock that was wrong, as before it was set back.
+    fn is_ahead(&self, clock: &FoldClock) -> bool {
+        let heard = self.heard.map(|heard| heard.at).into_iter().chain(self.shown.map(|shown| shown.received));
+        let said = self.lead.and_then(|lead| lead.said);
+        let of_devices = self.devices.iter().map(|device| device.heard);
+        heard.chain(said).chain(of_devices).any(|at| at > clock.latest())
+    }
+
+    fn bring_back(&mut self, latest: Time) {
+        let heard = self.heard.iter_mut().map(|heard| &mut heard.at);
+        let shown = self.shown.iter_mut().map(|shown| &mut shown.received);
+        let said = self.lead.iter_mut().filter_map(|lead| lead.said.as_mut());
+        let of_devices = self.devices.iter_mut().map(|device| &mut device.heard);
+        heard.chain(shown).chain(said).chain(of_devices).for_each(|at| *at = (*at).min(latest));
+    }
+
     /// When a tick is to visit it at the latest, if no record comes before; early visits change nothing.
     pub(crate) fn poll_timeout(&self, clock: &FoldClock, listening: &Listening) -> Option<Time> {
         let now = clock.now();
@@ -403,7 +422,8 @@ impl Tracker {
         let tired_since = self.tired_since().filter(|_| !self.is_trimmed() && self.may_sleep());
         let sleeps_at = tired_since.map(|since| after(since, ASLEEP_MS));
         let over_at = self.may_be_over().then(|| after(self.last_seen(), self.forget_ms()));
-        let others = [self.keyframe_timeout(now), self.snapping.poll_timeout(), sleeps_at, over_at];
+        let is_ahead = self.is_ahead(clock).then_some(now);
+        let others = [is_ahead, self.keyframe_timeout(now), self.snapping.poll_timeout(), sleeps_at, over_at];
         let others = others.into_iter().flatten().chain(self.silence_due(clock, listening)).chain(of_deliveries);
         others.chain(self.fences.iter().filter_map(dwell)).min()
     }

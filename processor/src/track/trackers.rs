@@ -27,6 +27,9 @@ pub(super) struct Trackers {
     /// Those whose matcher is on a map that is not in use any more.
     stranded: BTreeSet<TrackerKey>,
     gathering: Gathering,
+    /// How often ticks have visited each.
+    #[cfg(test)]
+    visits: BTreeMap<TrackerKey, u32>,
 }
 
 struct Slot {
@@ -94,6 +97,12 @@ impl Trackers {
             State::Live(tracker) => tracker.view(key),
             State::Dormant(dormant) => dormant.unpack(key_of_tracker).view(key),
         })
+    }
+
+    /// How often ticks have visited a tracker.
+    #[cfg(test)]
+    pub(super) fn visits_of(&self, key: TrackerKey) -> u32 {
+        self.visits.get(&key).copied().unwrap_or_default()
     }
 
     /// What is kept of a driver's devices.
@@ -220,6 +229,8 @@ impl Trackers {
         due.extend(self.stranded.iter().take(moves_max as usize));
         due.sort_unstable();
         due.dedup();
+        #[cfg(test)]
+        due.iter().for_each(|key| *self.visits.entry(*key).or_default() += 1);
         due
     }
 

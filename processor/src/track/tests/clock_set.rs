@@ -163,6 +163,7 @@ fn where_nobody_knows_how_far_it_was_set_what_lies_in_the_future_is_brought_back
         wrong.drive_on(30);
 
         wrong.set(-step_ms, Way::Unknown);
+        wrong.pass(1);
 
         let since = wrong.world.updates.len();
         for _ in 0..10 {
@@ -212,4 +213,155 @@ fn another_machines_clock_moves_nothing() {
 
     assert_eq!(wrong.dot().event_time, before.event_time);
     assert_eq!(wrong.world.partition.clock().now(), at);
+}
+
+#[test]
+fn what_was_stamped_before_a_step_back_and_lands_after_it_silences_nobody_and_hides_no_silence() {
+    let timeout_s = DeliveryPolicy::default().stale_after_ms() / 1_000;
+    for back_ms in [2 * HOUR_MS, 2 * DAY_MS] {
+        let case = format!("{back_ms} ms back");
+        let mut wrong = Wrong::begin();
+        wrong.drive_on(30);
+        let since = wrong.world.updates.len();
+        let (before, mut late) = (wrong.world.now(), wrong.world.fix(1_200.0));
+        late.fix.measured = MeasuredTime::from_time(Time(before.0 - wrong.off_ms));
+        wrong.fixes += 1;
+
+        wrong.set(-back_ms, Way::Running);
+        let ping = HeardRecord {
+            device: device(DRIVER, 1),
+            session_start: 1,
+            lowest_held: FixNumber(0),
+            edge: EDGE,
+            door: Door::Udp,
+            received: before,
+            phone_state: Some(PhoneState(PhoneState::STANDING)),
+        };
+        let mark = Record::Mark { edge: EDGE, received_before: before };
+        wrong.world.push_all(vec![Record::Fix(late), Record::Heard(ping), mark]);
+        wrong.pass(2);
+        for _ in 0..5 {
+            wrong.assert_moves(&case);
+        }
+        assert!(!stands(&wrong.world.updates[since..]), "{case}: he drives");
+        assert_eq!(wrong.silences(since), [], "{case}");
+        wrong.pass(timeout_s + 15);
+        assert_eq!(wrong.silences(since), [SilentCause::Driver], "{case}");
+    }
+}
+
+fn stands(updates: &[Update]) -> bool {
+    let is_stationary = |event: &Event| matches!(event, Event::Stationary { .. });
+    updates.iter().any(|update| match update {
+        Update::Driver(update) => update.events.iter().any(is_stationary),
+        Update::Delivery(_) | Update::Heartbeat { .. } => false,
+    })
+}
+
+#[test]
+fn after_a_mark_of_before_a_step_back_nobody_is_visited_at_every_tick() {
+    let mut wrong = Wrong::begin();
+    wrong.drive_on(30);
+    let before = wrong.world.now();
+    wrong.set(-2 * HOUR_MS, Way::Running);
+    wrong.world.push(Record::Mark { edge: EDGE, received_before: before });
+    wrong.drive_on(2);
+
+    assert!(visits(&mut wrong.world, 14) <= 4);
+}
+
+#[test]
+fn while_a_mark_stands_or_falls_behind_nobody_is_visited_at_every_tick() {
+    for (behind_each_s, visits_max) in [(1_000, 15), (500, 50)] {
+        let mut world = World::new();
+        for second in 0..25 {
+            world.pass(1);
+            if second % 4 == 0 {
+                world.drive(0.0);
+            }
+        }
+        let stood = world.now();
+        let mut visits = 0;
+        for second in 1..=200 {
+            world.now_ms += 1_000;
+            let received_before = Time(stood.0 + second * (1_000 - behind_each_s));
+            world.push_all(vec![
+                Record::Mark { edge: EDGE, received_before },
+                Record::Heard(HeardRecord {
+                    device: device(OTHER, 1),
+                    session_start: 1,
+                    lowest_held: FixNumber(0),
+                    edge: EDGE,
+                    door: Door::Udp,
+                    received: received_before,
+                    phone_state: None,
+                }),
+            ]);
+            visits += u32::from(is_visited(&mut world));
+        }
+        assert!(visits <= visits_max, "{visits} visits");
+    }
+}
+
+/// At how many of the next ticks the driver is visited.
+fn visits(world: &mut World, seconds: u32) -> u32 {
+    let visited = |_| {
+        world.now_ms += 1_000;
+        world.push(Record::Mark { edge: EDGE, received_before: world.now() });
+        u32::from(is_visited(world))
+    };
+    (0..seconds).map(visited).sum()
+}
+
+/// Ticks, and says whether the driver was visited.
+fn is_visited(world: &mut World) -> bool {
+    let before = world.partition.trackers.visits_of(TrackerKey::Driver(DRIVER));
+    world.push(Record::Tick { owner: OwnerId(1), at: world.now() });
+    world.partition.trackers.visits_of(TrackerKey::Driver(DRIVER)) > before
+}
+
+#[test]
+fn the_fixes_of_an_outage_of_the_fold_leave_nobody_silent_after_it() {
+    let mut wrong = Wrong::begin();
+    wrong.drive_on(10);
+    let since = wrong.world.updates.len();
+
+    // Nobody folds for two minutes; edges go on, and then another owner folds what has piled up.
+    for _ in 0..30 {
+        wrong.drive();
+        for _ in 0..4 {
+            wrong.world.now_ms += 1_000;
+            wrong.world.push(Record::Mark { edge: EDGE, received_before: wrong.world.now() });
+        }
+    }
+    wrong.set(0, Way::Unknown);
+    wrong.pass(1);
+
+    assert_eq!(wrong.silences(since), []);
+    wrong.assert_moves("after the outage");
+}
+
+#[test]
+fn a_claim_by_a_clock_that_the_edges_contradict_moves_no_time_until_its_owner_ticks() {
+    for off_ms in [2 * HOUR_MS, -2 * HOUR_MS, 20_000] {
+        let mut wrong = Wrong::begin();
+        wrong.drive_on(10);
+        let (since, now) = (wrong.world.updates.len(), wrong.world.now());
+
+        let (owner, at) = (OwnerId(9), Time(now.0 + off_ms));
+        wrong.world.push(Record::Claim { owner, at, incarnation: 1 });
+        for _ in 0..20 {
+            wrong.world.now_ms += 1_000;
+            wrong.world.push(Record::Mark { edge: EDGE, received_before: wrong.world.now() });
+            wrong.drive();
+        }
+        assert_eq!(wrong.world.partition.clock().now(), now, "{off_ms}");
+        wrong.owner = OwnerId(10);
+        wrong.set(0, Way::Unknown);
+        wrong.pass(2);
+
+        assert_eq!(wrong.silences(since), [], "{off_ms}");
+        assert_eq!(wrong.world.partition.clock().now(), wrong.world.now());
+        wrong.assert_moves("by the right clock");
+    }
 }

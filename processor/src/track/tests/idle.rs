@@ -168,9 +168,17 @@ pub(super) fn life(seed: u64, entries: usize) -> Vec<RecordBatch> {
         match draw(25) {
             24 => {
                 let step_ms = [2_000, 7_200_000, 345_600_000][draw(3) as usize] * if draw(2) == 0 { 1 } else { -1 };
+                let mut in_flight = world.fix(500.0);
+                (in_flight.device, in_flight.edge) = (device(driver, 1), edge);
                 offset_ms += step_ms;
                 world.now_ms += step_ms;
                 world.push(Record::WallOffset { owner: OwnerId(1), boot: 1, offset_ms });
+                if draw(2) == 0 {
+                    world.push_all(vec![
+                        Record::Fix(in_flight),
+                        Record::Mark { edge, received_before: in_flight.received },
+                    ]);
+                }
             }
             0 => {
                 let mut to = delivery(Some(driver), 1 + draw(3) as u32, vec![status(1, DeliveryState::Ready)]);

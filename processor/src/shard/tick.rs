@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::tell::record_entry;
+use crate::track::WRONG_MS;
 
 #[derive(Default)]
 pub struct Ticker {
@@ -58,17 +59,20 @@ impl Ticker {
         self.lock().values().filter_map(Ticking::wrong_by_ms).max_by_key(|ms| ms.abs())
     }
 
-    fn due(&self) -> Vec<(PartitionId, OwnerId)> {
+    /// Those that were not told yet that the clock was set wait for it: they would take the new time, and then the step
+    /// once more.
+    fn due(&self, offset_ms: i64) -> Vec<(PartitionId, OwnerId)> {
+        let is_due =
+            |ticking: &Ticking| ticking.is_live && ticking.wrong_by_ms().is_none() && !ticking.is_to_be_told(offset_ms);
         let partitions = self.lock();
-        let due = partitions.iter().filter(|(_, ticking)| ticking.is_live && ticking.wrong_by_ms().is_none());
+        let due = partitions.iter().filter(|(_, ticking)| is_due(ticking));
         due.map(|(partition, ticking)| (*partition, ticking.owner)).collect()
     }
 
     /// Those that were told another offset than this: the clock was set.
     fn set_for(&self, offset_ms: i64) -> Vec<(PartitionId, OwnerId)> {
-        let is_other = |ticking: &Ticking| ticking.offset_ms.abs_diff(offset_ms) > STEP_MS;
         let partitions = self.lock();
-        let others = partitions.iter().filter(|(_, ticking)| is_other(ticking));
+        let others = partitions.iter().filter(|(_, ticking)| ticking.is_to_be_told(offset_ms));
         others.map(|(partition, ticking)| (*partition, ticking.owner)).collect()
     }
 
@@ -100,7 +104,7 @@ impl Ticker {
             let at = reading.now_ms;
             next_ms = reading.monotonic_ms + TICK_MS;
             let tick = |(partition, owner)| record_entry(partition, Record::Tick { owner, at: Time(at) });
-            let ticks: Vec<_> = self.due().into_iter().map(tick).collect();
+            let ticks: Vec<_> = self.due(reading.offset_ms()).into_iter().map(tick).collect();
             if !ticks.is_empty()
                 && let Err(error) = log.append(&ticks).await.into_offsets()
             {
@@ -127,6 +131,10 @@ impl Ticker {
 }
 
 impl Ticking {
+    fn is_to_be_told(&self, offset_ms: i64) -> bool {
+        self.offset_ms.abs_diff(offset_ms) > STEP_MS
+    }
+
     fn wrong_by_ms(&self) -> Option<i64> {
         self.ahead_ms.filter(|ms| self.is_live && ms.abs() > WRONG_MS)
     }
@@ -135,7 +143,6 @@ impl Ticking {
 const TICK_MS: i64 = 1_000;
 /// As for the clock's own watcher.
 const STEP_MS: u64 = 1_000;
-const WRONG_MS: i64 = 5_000;
 
 #[cfg(test)]
 mod tests {
@@ -153,7 +160,7 @@ mod tests {
         ticker.set_ahead(a, Some(5_001));
         ticker.set_ahead(b, Some(-4_000));
 
-        assert_eq!(ticker.due(), [(b, OwnerId(7))]);
+        assert_eq!(ticker.due(0), [(b, OwnerId(7))]);
         assert_eq!(ticker.wrong_by_ms(), Some(5_001));
     }
 
@@ -162,7 +169,7 @@ mod tests {
         let ticker = Ticker::default();
         ticker.begin(PartitionId(0), OwnerId(7), 0);
 
-        assert!(ticker.due().is_empty());
+        assert!(ticker.due(0).is_empty());
     }
 
     #[test]
@@ -172,10 +179,15 @@ mod tests {
         ticker.begin(partition, OwnerId(7), 10_000);
         assert!(ticker.set_for(10_900).is_empty(), "a correction");
 
+        ticker.set_live(partition);
+        assert_eq!(ticker.due(10_900).len(), 1);
+
         let told = ticker.set_for(-7_190_000);
 
         assert_eq!(told, [(partition, OwnerId(7))]);
+        assert!(ticker.due(-7_190_000).is_empty(), "no tick by a time that it was not told of");
         ticker.handle_told(&told, -7_190_000);
         assert!(ticker.set_for(-7_190_000).is_empty());
+        assert_eq!(ticker.due(-7_190_000), told);
     }
 }

@@ -310,6 +310,25 @@ async fn a_write_that_fails_acknowledges_nothing_and_later_writes_go_on() {
 }
 
 #[tokio::test]
+async fn an_outage_of_the_disk_is_no_busy_loop() {
+    let folder = tempfile::tempdir().unwrap();
+    let fault = Arc::new(Fault::default());
+    let log = EmbeddedLog::open(folder.path(), EmbeddedLogConfig { probe: Some(fault.clone()), ..small() }).unwrap();
+    append(&log, 3).await.unwrap();
+
+    fault.fail_writes.store(true, Ordering::Relaxed);
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_millis(1_600) {
+        append(&log, 1).await.unwrap_err();
+    }
+    fault.fail_writes.store(false, Ordering::Relaxed);
+
+    let failed = fault.failed.load(Ordering::Relaxed);
+    assert!((3..=6).contains(&failed), "{failed} writes were tried");
+    until_appended(&log, 1).await;
+}
+
+#[tokio::test]
 async fn after_a_failed_sync_nothing_more_is_acknowledged() {
     let folder = tempfile::tempdir().unwrap();
     let fault = Arc::new(Fault::default());
@@ -491,12 +510,16 @@ async fn offsets_in_steps(log: &EmbeddedLog) -> Vec<u64> {
 #[derive(Default)]
 struct Fault {
     fail_writes: AtomicBool,
+    /// How many writes were made to fail.
+    failed: AtomicUsize,
     fail_syncs: AtomicBool,
 }
 
 impl WriteProbe for Fault {
     fn before_write(&self) -> std::io::Result<()> {
-        fail_if(&self.fail_writes)
+        fail_if(&self.fail_writes).inspect_err(|_| {
+            self.failed.fetch_add(1, Ordering::Relaxed);
+        })
     }
 
     fn before_sync(&self) -> std::io::Result<()> {

@@ -218,6 +218,9 @@ impl Shards {
             (true, None) if facts_due > 0 => Health::Degraded(format!(
                 "deliveries and leads of {facts_due} partitions may be missing until registry and ledger answer"
             )),
+            (true, None) if self.ticker.cannot_append() => {
+                Health::Degraded("time stands still: nothing can be appended to the log".to_string())
+            }
             (true, None) => Health::Ready,
             (true, Some(ms)) => Health::Degraded(format!("our clock is {ms} ms ahead of the edges': time stands")),
         };

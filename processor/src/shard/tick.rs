@@ -3,9 +3,10 @@
 //! Where our clock was set, each partition is told so at once, so that all its times move with it.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use backends::log::Log;
+use backends::log::{Log, LogError};
 use daemon::Clock;
 use protocol::record::OwnerId;
 use protocol::{PartitionId, Record, Time};
@@ -18,6 +19,8 @@ use crate::track::WRONG_MS;
 #[derive(Default)]
 pub struct Ticker {
     partitions: Mutex<BTreeMap<PartitionId, Ticking>>,
+    /// Appends of ticks that failed since one succeeded.
+    failed: AtomicU32,
 }
 
 #[derive(Clone, Copy)]
@@ -57,6 +60,22 @@ impl Ticker {
     /// By how much our clock is wrong, if it is.
     pub fn wrong_by_ms(&self) -> Option<i64> {
         self.lock().values().filter_map(Ticking::wrong_by_ms).max_by_key(|ms| ms.abs())
+    }
+
+    /// Whether time stands because ticks cannot be appended.
+    pub fn cannot_append(&self) -> bool {
+        self.failed.load(Ordering::Relaxed) > 0
+    }
+
+    fn handle_appended(&self, outcome: Result<(), LogError>) {
+        let Err(error) = outcome else {
+            self.failed.store(0, Ordering::Relaxed);
+            return;
+        };
+        let failed = self.failed.fetch_add(1, Ordering::Relaxed);
+        if failed.is_multiple_of(SAID_EVERY) {
+            warn!(%error, "time stands still: ticks cannot be appended");
+        }
     }
 
     /// Those that were not told yet that the clock was set wait for it: they would take the new time, and then the step
@@ -105,10 +124,8 @@ impl Ticker {
             next_ms = reading.monotonic_ms + TICK_MS;
             let tick = |(partition, owner)| record_entry(partition, Record::Tick { owner, at: Time(at) });
             let ticks: Vec<_> = self.due(reading.offset_ms()).into_iter().map(tick).collect();
-            if !ticks.is_empty()
-                && let Err(error) = log.append(&ticks).await.into_offsets()
-            {
-                warn!(%error, "time stands still: ticks cannot be appended");
+            if !ticks.is_empty() {
+                self.handle_appended(log.append(&ticks).await.into_offsets().map(drop));
             }
             after_each();
         }
@@ -125,7 +142,7 @@ impl Ticker {
         };
         match log.append(&told.iter().map(wall).collect::<Vec<_>>()).await.into_offsets() {
             Ok(_) => self.handle_told(&told, offset_ms),
-            Err(error) => warn!(%error, "partitions cannot be told that the clock was set"),
+            Err(error) => self.handle_appended(Err(error)), // and no tick goes out before it is told
         }
     }
 }
@@ -141,6 +158,8 @@ impl Ticking {
 }
 
 const TICK_MS: i64 = 1_000;
+/// Of the ticks that fail one after the other, a second apart.
+const SAID_EVERY: u32 = 30;
 /// As for the clock's own watcher.
 const STEP_MS: u64 = 1_000;
 
@@ -170,6 +189,19 @@ mod tests {
         ticker.begin(PartitionId(0), OwnerId(7), 0);
 
         assert!(ticker.due(0).is_empty());
+    }
+
+    #[test]
+    fn ticks_that_cannot_be_appended_are_known_until_one_can() {
+        let ticker = Ticker::default();
+        assert!(!ticker.cannot_append());
+        ticker.handle_appended(Err(LogError::Closed));
+        ticker.handle_appended(Err(LogError::Closed));
+        assert!(ticker.cannot_append());
+
+        ticker.handle_appended(Ok(()));
+
+        assert!(!ticker.cannot_append());
     }
 
     #[test]

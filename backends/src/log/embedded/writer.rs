@@ -14,7 +14,7 @@ use bytes::Bytes;
 use metrics::{Counter, Histogram};
 use protocol::{Offset, Time};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::layout::{self, Slot};
 use super::partition::Standing;
@@ -51,7 +51,27 @@ pub struct Writer {
     /// Entries whose key has a newer one: removed with the next batch.
     superseded: Vec<(Slot, Offset)>,
     trouble: Trouble,
+    failures: FailuresInARow,
     meters: WriterMeters,
+}
+
+/// Writes that failed since one succeeded.
+#[derive(Default)]
+struct FailuresInARow {
+    count: u64,
+    said: Option<Instant>,
+}
+
+impl FailuresInARow {
+    /// Whether to say this one: an outage fills no other disk with words.
+    fn is_to_be_said(&mut self) -> bool {
+        self.count += 1;
+        let is_due = self.said.is_none_or(|said| said.elapsed() >= SAID_EVERY);
+        if is_due {
+            self.said = Some(Instant::now());
+        }
+        is_due
+    }
 }
 
 /// Where a partition goes on.
@@ -103,7 +123,15 @@ impl Writer {
         superseded: Vec<(Slot, Offset)>,
         meters: WriterMeters,
     ) -> Self {
-        Writer { shared, requests, cursors, superseded, trouble: Trouble::None, meters }
+        Writer {
+            shared,
+            requests,
+            cursors,
+            superseded,
+            trouble: Trouble::None,
+            failures: FailuresInARow::default(),
+            meters,
+        }
     }
 
     /// Runs until the last sender is gone; everything queued before is still written.
@@ -159,14 +187,26 @@ impl Writer {
         let outcome = store.write(changes);
         drop(store);
         let Err(error) = outcome else {
+            if self.failures.count > 0 {
+                info!(failed = self.failures.count, "the log takes writes again");
+                self.failures = FailuresInARow::default();
+            }
             return Ok(());
         };
         self.meters.failures.increment(1);
         let reason = error.to_string();
         match error {
             WriteError::Write(_) => {
-                error!(error = reason, "a write to the log failed, it is opened again before the next");
-                self.trouble = Trouble::Reopen { tried: None };
+                if self.failures.is_to_be_said() {
+                    let failed = self.failures.count;
+                    error!(
+                        error = reason,
+                        failed, "writes to the log fail, it is opened again and again until they do not"
+                    );
+                }
+                // What fails once is tried again at once; what goes on failing costs the disk little.
+                let tried = (self.failures.count > 1).then(Instant::now);
+                self.trouble = Trouble::Reopen { tried };
                 Err(LogError::Unavailable { reason })
             }
             WriteError::Removed(_) => {
@@ -229,11 +269,19 @@ impl Writer {
                 *tried = Some(Instant::now());
             }
         }
-        let opened = self.shared.reopen().inspect_err(|error| warn!(%error, "the log cannot be opened again yet"))?;
+        let opened = match self.shared.reopen() {
+            Ok(opened) => opened,
+            Err(error) => {
+                if self.failures.is_to_be_said() {
+                    warn!(%error, "the log cannot be opened again yet");
+                }
+                return Err(error);
+            }
+        };
         self.cursors = opened.cursors;
         self.superseded = opened.superseded;
         self.trouble = Trouble::None;
-        info!("the log is open again");
+        debug!("the log is open again");
         Ok(())
     }
 }
@@ -306,3 +354,4 @@ fn refuse_append(turn: Arc<Turn>, reply: oneshot::Sender<Result<Vec<Offset>, Log
 /// Enough to make the sync's share small, little enough that a batch's own write stays below some 10 ms.
 const BATCH_BYTES_MAX: usize = 8 << 20;
 const REOPEN_EVERY: Duration = Duration::from_millis(500);
+const SAID_EVERY: Duration = Duration::from_secs(30);

@@ -32,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::shard::facts::{FactSources, append_facts};
 use super::shard::restore::{Restored, restore};
-use super::shard::tell::keep;
+use super::shard::tell::{SnapshotPlace, keep};
 use super::shard::updates_partition;
 use super::shard::{KeptSnapshots, LocalBodies, OutsidePlanner, Shards};
 use super::sinks::{Events, Reader, Sink, Work};
@@ -427,7 +427,8 @@ impl Life {
         let at = self.time();
         let owner = self.owners.get_mut(&partition).unwrap();
         let body = self.build.snapshot(&owner.partition);
-        let place = (partition, owner.own, owner.partition.next(), at);
+        let (generation, next) = (owner.own, owner.partition.next());
+        let place = SnapshotPlace { partition, generation, next, at, kept_now: at };
         keep(&self.shards, &mut owner.kept, place, (body, None)).await.unwrap();
     }
 

@@ -360,8 +360,10 @@ impl Shard {
         let (next, partition) = (beginning.next(), self.partition);
         let outcome = match beginning.snapshot() {
             Ok(body) => {
-                let at = Time(self.shards.clock.now_ms());
-                tell::keep(&self.shards, kept, (partition, own, next, at), (body, None)).await
+                let clock = self.shards.clock;
+                let (at, kept_now) = (Time(clock.now_ms()), Time(clock.kept_ms()));
+                let place = tell::SnapshotPlace { partition, generation: own, next, at, kept_now };
+                tell::keep(&self.shards, kept, place, (body, None)).await
             }
             Err(error) => Err(error.into()),
         };

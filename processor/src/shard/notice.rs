@@ -74,8 +74,13 @@ impl KeptSnapshots {
         notices
     }
 
-    /// Takes a new one: what is to be appended, and which bodies nothing names any more once that is done.
-    pub fn announce(&mut self, notice: SnapshotNotice, retention: Duration) -> (Vec<Append>, BTreeSet<BlobHash>) {
+    /// Takes a new one: what is to be appended, and which bodies nothing names any more once that is done. How long they are
+    /// kept is compared with `kept_now` (`Clock::kept_ms`): a clock that was set forward ends nothing at once.
+    pub fn announce(
+        &mut self,
+        notice: SnapshotNotice,
+        (retention, kept_now): (Duration, Time),
+    ) -> (Vec<Append>, BTreeSet<BlobHash>) {
         let named = self.named();
         let partition = notice.partition;
         let mut changes: Vec<(Bytes, Option<SnapshotNotice>)> = Vec::new();
@@ -89,7 +94,7 @@ impl KeptSnapshots {
         }
         for (key, kept) in &self.by_key {
             let is_last = *key == newest_key(partition) || *key == previous_key(partition);
-            if !is_last && *key != hour_key && notice.at.since(kept.at) >= retention {
+            if !is_last && *key != hour_key && kept_now.since(kept.at) >= retention {
                 changes.push((key.clone(), None));
             }
         }
@@ -165,7 +170,7 @@ mod tests {
         for minute in 0..10 * 24 * 60 {
             let notice = notice(minute);
             bodies.insert(notice.hash);
-            let (appends, unnamed) = kept.announce(notice, Duration::from_secs(72 * 3600));
+            let (appends, unnamed) = kept.announce(notice, (Duration::from_secs(72 * 3600), notice.at));
             assert!(appends.len() <= 5, "{}", appends.len());
             bodies.retain(|hash| !unnamed.contains(hash));
         }
@@ -183,19 +188,37 @@ mod tests {
     fn a_base_is_named_as_long_as_something_that_changed_since_is() {
         let mut kept = KeptSnapshots::default();
         let base = notice(0);
-        kept.announce(base, Duration::from_secs(3_600));
+        kept.announce(base, (Duration::from_secs(3_600), base.at));
         let mut removed = BTreeSet::new();
 
         for minute in 1..300 {
             let changes = SnapshotNotice { base: Some(base.hash), ..notice(minute) };
-            removed.extend(kept.announce(changes, Duration::from_secs(3_600)).1);
+            removed.extend(kept.announce(changes, (Duration::from_secs(3_600), changes.at)).1);
         }
 
         assert!(!removed.contains(&base.hash) && removed.len() > 250);
         for minute in 300..500 {
-            removed.extend(kept.announce(notice(minute), Duration::from_secs(3_600)).1);
+            removed.extend(kept.announce(notice(minute), (Duration::from_secs(3_600), notice(minute).at)).1);
         }
         assert!(removed.contains(&base.hash), "nothing names it any more");
+    }
+
+    #[test]
+    fn a_clock_that_is_set_forward_lets_no_snapshot_go_before_its_time_is_believed_for_what_is_kept() {
+        let mut kept = KeptSnapshots::default();
+        let retention = Duration::from_secs(72 * 3_600);
+        for hour in 0..48 {
+            let notice = notice(60 * hour);
+            kept.announce(notice, (retention, notice.at));
+        }
+        let hours_before = kept.notices().len();
+
+        let ahead = notice(60 * (48 + 10 * 24));
+        let believed = notice(60 * 48).at;
+        let (_, unnamed) = kept.announce(ahead, (retention, believed));
+
+        assert!(unnamed.is_empty(), "{} bodies are removed", unnamed.len());
+        assert!(kept.notices().len() > hours_before);
     }
 
     #[test]

@@ -161,7 +161,10 @@ mod tests {
         let mut kept = [KeptSnapshots::default(), KeptSnapshots::default()];
         for n in 0..5 {
             for (partition, kept) in (0..).zip(&mut kept) {
-                let (appends, _) = kept.announce(notice(partition, n), std::time::Duration::from_secs(72 * 3600));
+                let (appends, _) = {
+                    let notice = notice(partition, n);
+                    kept.announce(notice, (std::time::Duration::from_secs(72 * 3600), notice.at))
+                };
                 log.append(&appends).await.into_offsets().unwrap();
             }
             let note = entry("learner".into(), Some(&note(n as u8)));

@@ -213,8 +213,9 @@ impl Teller {
         self.drain.spawn_job("keep a snapshot", async move {
             let mut kept = turn;
             let TakenSnapshot { next, bodies, kind, encoded } = taken;
-            let at = Time(shards.clock.now_ms());
-            match keep_encoded(&shards, &mut kept, (partition, own, next, at), kind, encoded).await {
+            let (at, kept_now) = (Time(shards.clock.now_ms()), Time(shards.clock.kept_ms()));
+            let place = SnapshotPlace { partition, generation: own, next, at, kept_now };
+            match keep_encoded(&shards, &mut kept, place, kind, encoded).await {
                 Ok(hash) => {
                     if let SnapshotKind::Base { number } = kind {
                         durable.set(number, hash);
@@ -242,7 +243,14 @@ pub fn records_entry(partition: PartitionId, records: Vec<Record>) -> Append {
 }
 
 /// Of whom a snapshot is, up to where, and when it was taken.
-type SnapshotPlace = (PartitionId, Generation, Offset, Time);
+pub(crate) struct SnapshotPlace {
+    pub partition: PartitionId,
+    pub generation: Generation,
+    pub next: Offset,
+    pub at: Time,
+    /// The time that what is kept is compared with: a clock that was set forward ends nothing at once.
+    pub kept_now: Time,
+}
 
 async fn keep_encoded(
     shards: &Shards,
@@ -269,12 +277,12 @@ pub(crate) async fn keep(
 ) -> anyhow::Result<BlobHash> {
     let size = body.len() as u64;
     let hash = shards.blobs.put(body.into()).await.context("put a snapshot into the blob store")?;
-    let (partition, generation, next, at) = place;
+    let SnapshotPlace { partition, generation, next, at, kept_now } = place;
     let format = if base.is_some() { CHANGES_FORMAT } else { SNAPSHOT_FORMAT };
     let fold_version = FOLD_VERSION;
     let notice = SnapshotNotice { partition, next, generation, fold_version, format, hash, size, at, base };
     let before = kept.clone();
-    let (appends, unnamed) = kept.announce(notice, HOURLY_KEPT);
+    let (appends, unnamed) = kept.announce(notice, (HOURLY_KEPT, kept_now));
     if let Err(error) = shards.log.append(&appends).await.into_offsets() {
         *kept = before; // what of it stands there is found at the next restore
         return Err(error).context("announce a snapshot");

@@ -30,7 +30,7 @@ use protocol::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::shard::facts::{FactSources, append_facts};
+use super::shard::facts::{FactSources, Held, append_facts};
 use super::shard::restore::{Restored, restore};
 use super::shard::tell::{SnapshotPlace, keep};
 use super::shard::updates_partition;
@@ -301,7 +301,7 @@ impl Life {
             let now = self.time();
             let owner = self.owners.get_mut(&partition).unwrap();
             if owner.partition.needs_facts() {
-                let held = owner.partition.assignments();
+                let held = Held::of(&owner.partition);
                 let seams = (&*self.log as &dyn Log, &self.shards.facts);
                 append_facts(seams, partition, held, &|| now, &self.stop).await.unwrap();
                 owner.partition.set_facts_due(false);

@@ -1,6 +1,6 @@
 //! What registry and ledger know to be true of one partition, appended as ordinary records where the log does not hold it
 //! any more: leads and vehicles, live deliveries with assignment and journal. Trackers take each once, so what they know
-//! already changes nothing.
+//! already changes nothing. What they hold and the stores do not know any more is taken back.
 //!
 //! Both stores go on changing meanwhile, and their relay appends what changed in an order of its own. So they are read
 //! again after each append, until nothing has changed since what was appended: whatever changes later is appended later.
@@ -14,12 +14,14 @@ use backends::log::{Append, Log, Topic, append_durably};
 use backends::registry::{DriverFact, Registry, RegistryError};
 use bytes::Bytes;
 use daemon::{Backoff, retry};
+use protocol::record::Vehicle;
 use protocol::{
-    AssignmentNumber, Delivery, DeliveryKey, DeviceKey, DriverKey, PartitionId, Record, RecordBatch, Time, TrackerKey,
-    envelope,
+    AssignmentNumber, Delivery, DeliveryKey, DriverKey, PartitionId, Record, RecordBatch, Time, TrackerKey, envelope,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
+
+use crate::track::{Partition, SaidOfDriver};
 
 /// Who knows the facts.
 #[derive(Clone)]
@@ -31,17 +33,30 @@ pub(crate) struct FactSources {
 /// A delivery that a tracker holds, and under which assignment.
 pub(crate) type HeldDelivery = (TrackerKey, DeliveryKey, AssignmentNumber);
 
-/// Appends the facts of a partition. `held` is what its trackers hold after all that the log has.
+/// What trackers hold after all that the log has.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Held {
+    pub deliveries: Vec<HeldDelivery>,
+    pub drivers: Vec<SaidOfDriver>,
+}
+
+impl Held {
+    pub fn of(partition: &Partition) -> Held {
+        Held { deliveries: partition.assignments(), drivers: partition.said_of_drivers() }
+    }
+}
+
+/// Appends the facts of a partition, and takes back what its trackers hold and the stores do not know any more.
 pub(crate) async fn append_facts(
     (log, sources): (&dyn Log, &FactSources),
     partition: PartitionId,
-    held: Vec<HeldDelivery>,
+    held: Held,
     now: &(dyn Fn() -> Time + Sync),
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
-    let (said, said_of_drivers) = (BTreeMap::new(), BTreeMap::new());
-    let mut facts = Facts { log, sources, now, partition, stop, said, said_of_drivers, count: 0 };
-    facts.end_lost(held).await?;
+    let (said, said_of_drivers, held_of_drivers) = (BTreeMap::new(), BTreeMap::new(), held.drivers);
+    let mut facts = Facts { log, sources, now, partition, stop, said, said_of_drivers, held_of_drivers, count: 0 };
+    facts.end_lost(held.deliveries).await?;
     for round in 0.. {
         let changed = facts.append_changed().await?;
         if !changed {
@@ -68,6 +83,8 @@ struct Facts<'a> {
     /// Deliveries as they were appended last, with the key that they were appended to.
     said: BTreeMap<DeliveryKey, Delivery>,
     said_of_drivers: BTreeMap<DriverKey, DriverFact>,
+    /// What trackers know of drivers, until that is compared.
+    held_of_drivers: Vec<SaidOfDriver>,
     count: usize,
 }
 
@@ -109,18 +126,13 @@ impl Facts<'_> {
         // Before it is read: a change while it is read is the later word.
         let at = (self.now)();
         let facts = self.read_registry().await?;
-        let mut records = Vec::new();
-        let leads: BTreeMap<DriverKey, DeviceKey> =
-            facts.iter().filter_map(|fact| Some((fact.driver, fact.lead?))).collect();
-        for said in self.said_of_drivers.values_mut() {
-            if !leads.contains_key(&said.driver) {
-                records.extend(said.lead.take().map(|device| Record::LeadEnded { device, at }));
-            }
-        }
-        for fact in facts {
-            if self.said_of_drivers.insert(fact.driver, fact) == Some(fact) {
-                continue;
-            }
+        let facts: BTreeMap<DriverKey, DriverFact> = facts.into_iter().map(|fact| (fact.driver, fact)).collect();
+        let before = std::mem::replace(&mut self.said_of_drivers, facts);
+        let said = |fact: &DriverFact| SaidOfDriver { driver: fact.driver, lead: fact.lead, vehicle: fact.vehicle };
+        let held = std::mem::take(&mut self.held_of_drivers).into_iter().chain(before.values().map(said));
+        let mut records: Vec<Record> =
+            held.flat_map(|held| taken_back(held, self.said_of_drivers.get(&held.driver), at)).collect();
+        for fact in self.said_of_drivers.values().filter(|fact| before.get(&fact.driver) != Some(fact)) {
             records.extend(fact.lead.map(|device| Record::Lead { device, at }));
             records.push(Record::Vehicle { driver: fact.driver, vehicle: fact.vehicle });
         }
@@ -174,6 +186,16 @@ fn end_of(
     delivery.state.is_finished().then(|| Record::Assign { to: tracker, delivery: Box::new(delivery) })
 }
 
+/// What ends a lead, or a vehicle other than the default, that a tracker knows and the registry does not. It has no fact of
+/// a driver of whom it knows neither.
+fn taken_back(held: SaidOfDriver, fact: Option<&DriverFact>, at: Time) -> impl Iterator<Item = Record> + use<> {
+    let ended = held.lead.filter(|_| fact.is_none_or(|fact| fact.lead.is_none()));
+    let is_default = fact.is_none() && held.vehicle != Vehicle::default();
+    let driver = held.driver;
+    let vehicle = is_default.then(|| Record::Vehicle { driver, vehicle: Vehicle::default() });
+    ended.map(|device| Record::LeadEnded { device, at }).into_iter().chain(vehicle)
+}
+
 /// Whose tracker has a delivery.
 fn holder(delivery: &Delivery) -> TrackerKey {
     match delivery.driver {
@@ -190,18 +212,19 @@ const ROUNDS_MAX: usize = 10;
 mod tests {
     use std::time::Duration;
 
-    use backends::control::TokenKeys;
+    use backends::control::{Secret, TokenKeyId, TokenKeys};
     use backends::ledger::NewDelivery;
     use backends::ledger::embedded::EmbeddedLedger;
     use backends::log::ReadLimit;
     use backends::log::embedded::{EmbeddedLog, EmbeddedLogConfig};
+    use backends::registry::DriverChange;
     use backends::registry::embedded::EmbeddedRegistry;
     use protocol::record::OwnerId;
     use protocol::update::Generation;
-    use protocol::{DeliveryPolicy, DeliveryState, DriverId, Offset, Position, Stop, StopKind, TenantId};
+    use protocol::{DeliveryPolicy, DeliveryState, DeviceKey, DriverId, Offset, Position, Stop, StopKind, TenantId};
 
     use super::*;
-    use crate::track::{Effects, NoBodies, Partition};
+    use crate::track::{Effects, NoBodies};
 
     const NOW: Time = Time(1_800_000_000_000);
 
@@ -226,6 +249,7 @@ mod tests {
             stop: &stop,
             said: read.iter().map(|delivery| (delivery.key, delivery.clone())).collect(),
             said_of_drivers: BTreeMap::new(),
+            held_of_drivers: Vec::new(),
             count: 0,
         };
         let assign =
@@ -245,7 +269,7 @@ mod tests {
         let world = World::open(folder.path());
         let (ended, going_on) = (world.create(1).await, world.create(2).await);
         world.relay().await;
-        let held = world.fold().await.assignments();
+        let held = Held::of(&world.fold().await);
         world.ledger.transition(ended.key, DeliveryState::Failed, None, None, NOW).await.unwrap();
         world.ledger.transition(going_on.key, DeliveryState::Accepted, None, None, NOW).await.unwrap();
         world.settle().await; // the relay's records of it are gone from the log
@@ -267,8 +291,8 @@ mod tests {
         let mut world = World::open(folder.path());
         let (lost, kept) = (world.create(1).await, world.create(2).await);
         world.relay().await;
-        let held = world.fold().await.assignments();
-        assert_eq!(held.len(), 2);
+        let held = Held::of(&world.fold().await);
+        assert_eq!(held.deliveries.len(), 2);
         let emptied = Arc::new(EmbeddedLedger::open(&folder.path().join("emptied.db")).unwrap());
         (world.ledger, world.sources.ledger) = (emptied.clone(), emptied);
 
@@ -280,6 +304,45 @@ mod tests {
         for key in [lost.key, kept.key] {
             assert!(updates.iter().rfind(|update| update.key == key).unwrap().is_last);
         }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_lead_and_a_vehicle_that_the_registry_does_not_know_any_more_are_taken_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let world = World::open(folder.path());
+        let registry = &world.sources.registry;
+        let (tenant, _) = registry.create_tenant("a", DeliveryPolicy::default(), NOW).await.unwrap();
+        let mut drivers = Vec::new();
+        for vehicle in [Vehicle::Bicycle, Vehicle::Bicycle, Vehicle::default()] {
+            let driver = registry.create_driver(tenant.id, "Ana", "", vehicle, NOW).await.unwrap();
+            let (device, _) = registry.enrol(tenant.id, driver.id, NOW).await.unwrap();
+            registry.lead(device, NOW).await.unwrap();
+            drivers.push((device.driver_key(), device, vehicle));
+        }
+        let unknown = DriverKey { tenant: TenantId(7), driver: DriverId(99) };
+        let device_of_unknown =
+            DeviceKey { device: drivers[0].1.device, tenant: unknown.tenant, driver: unknown.driver };
+        for (driver, device, vehicle) in drivers.iter().copied().chain([(unknown, device_of_unknown, Vehicle::Bicycle)])
+        {
+            world.append(Record::Lead { device, at: NOW }).await;
+            world.append(Record::Vehicle { driver, vehicle }).await;
+        }
+        let held = Held::of(&world.fold().await);
+        // What says so is gone from the log.
+        let change = DriverChange { vehicle: Some(Vehicle::default()), ..DriverChange::default() };
+        registry.change_driver(tenant.id, drivers[0].0.driver, change).await.unwrap();
+        registry.revoke(drivers[0].1, NOW).await.unwrap();
+        registry.revoke(drivers[1].1, NOW).await.unwrap();
+
+        let stop = CancellationToken::new();
+        append_facts((&*world.log, &world.sources), PartitionId(0), held, &|| NOW, &stop).await.unwrap();
+
+        let folded = world.fold().await;
+        let known = |key| folded.driver_view(key).map(|view| (view.lead, view.vehicle)).unwrap();
+        assert_eq!(known(drivers[0].0), (None, Vehicle::default()));
+        assert_eq!(known(drivers[1].0), (None, Vehicle::Bicycle));
+        assert_eq!(known(drivers[2].0), (Some(drivers[2].1), Vehicle::default()));
+        assert_eq!(known(unknown), (None, Vehicle::default()));
     }
 
     fn journal_of(update: &protocol::DeliveryUpdate) -> Vec<u64> {
@@ -301,7 +364,11 @@ mod tests {
             let config = EmbeddedLogConfig { partitions: 1, ..EmbeddedLogConfig::default() };
             let log = Arc::new(EmbeddedLog::open(folder.join("log"), config).unwrap());
             let ledger = Arc::new(EmbeddedLedger::open(&folder.join("ledger.db")).unwrap());
-            let registry = EmbeddedRegistry::open(&folder.join("registry.db"), TokenKeys::new([])).unwrap();
+            let registry = EmbeddedRegistry::open(
+                &folder.join("registry.db"),
+                TokenKeys::new([(TokenKeyId(1), Secret::new([7; 32]))]),
+            )
+            .unwrap();
             let sources = FactSources { ledger: ledger.clone(), registry: Arc::new(registry) };
             World { log, ledger, sources }
         }
@@ -332,10 +399,14 @@ mod tests {
 
         async fn relay(&self) {
             for record in self.settle().await {
-                let value = envelope::encode(&RecordBatch { records: vec![record] }).into();
-                let entry = Append { topic: Topic::Records, partition: PartitionId(0), key: Bytes::new(), value };
-                self.log.append(&[entry]).await.into_offsets().unwrap();
+                self.append(record).await;
             }
+        }
+
+        async fn append(&self, record: Record) {
+            let value = envelope::encode(&RecordBatch { records: vec![record] }).into();
+            let entry = Append { topic: Topic::Records, partition: PartitionId(0), key: Bytes::new(), value };
+            self.log.append(&[entry]).await.into_offsets().unwrap();
         }
 
         async fn fold(&self) -> Partition {

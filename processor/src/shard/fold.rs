@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TryRecvError;
 use tracing::{error, info};
 
-use super::facts::HeldDelivery;
+use super::facts::Held;
 use super::fold_bodies::FoldBodies;
 use super::local_bodies::LocalBodies;
 use super::skew::Skew;
@@ -38,7 +38,7 @@ pub(crate) enum Output {
         /// Offered or in use.
         maps: Vec<BlobHash>,
         /// Registry and ledger are to be asked what is true, beside what trackers have.
-        facts_wanted: Option<Vec<HeldDelivery>>,
+        facts_wanted: Option<Held>,
     },
     /// A body that is offered and not in use, for these maps.
     Offered {
@@ -223,7 +223,7 @@ impl Folder {
         if !self.is_live && self.partition.next() > self.own.claim {
             self.is_live = true;
             let offered = self.partition.offered(BodyKind::Map);
-            let facts_wanted = self.partition.needs_facts().then(|| self.partition.assignments());
+            let facts_wanted = self.partition.needs_facts().then(|| Held::of(&self.partition));
             reports.push(Output::Live { maps: maps.iter().copied().chain(offered).collect(), facts_wanted });
         }
         if self.is_live && self.wants_routes && !wanted.is_empty() {

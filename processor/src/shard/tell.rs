@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::Shards;
-use super::facts::{HeldDelivery, append_facts};
+use super::facts::{Held, append_facts};
 use super::fold::{Folded, Input, KINDS, Output};
 use super::notice::{KeptSnapshots, SnapshotNotice};
 use super::snapshotting::{DurableBase, SnapshotKind, TakenSnapshot};
@@ -137,7 +137,7 @@ impl Teller {
 
     /// Registry and ledger may be away, or refuse: the dot does not wait for them. They are asked until they answer, and
     /// until then we say that something may be missing.
-    fn find_facts(&self, held: Vec<HeldDelivery>) {
+    fn find_facts(&self, held: Held) {
         let (shards, partition, stop) = (self.shards.clone(), self.partition, self.stop.clone());
         let inputs = self.inputs.clone();
         shards.set_facts_due(partition, true);

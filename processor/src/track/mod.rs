@@ -53,6 +53,7 @@ pub use partition::Partition;
 pub use refold::Told;
 pub use roads::{Bodies, NoBodies, RoadMap, Tables, Traffic};
 pub use snapshot::{CHANGES_FORMAT, SNAPSHOT_FORMAT, SnapshotEncoder, SnapshotError, SnapshotHead, is_readable_format};
+pub(crate) use tracker::SaidOfDriver;
 
 /// The version of everything that decides what an update says: code, rules and formats, those of the matcher and the
 /// router included. A takeover by the same version goes on with the same numbers. Raise it with every change after which

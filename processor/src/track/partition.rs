@@ -23,7 +23,7 @@ use super::fields::{One, Plain, Required, fields};
 use super::refold::{Refold, Told};
 use super::released::ReleasedDeliveries;
 use super::roads::{Bodies, Roads, Traffic};
-use super::tracker::Tracker;
+use super::tracker::{SaidOfDriver, Tracker};
 use super::trackers::Trackers;
 use super::undo::{Before, Changes};
 
@@ -220,6 +220,11 @@ impl Partition {
         let of_tracker =
             |tracker: &Tracker| tracker.assignments().map(|(d, a)| (tracker.key(), d, a)).collect::<Vec<_>>();
         self.trackers.live().flat_map(of_tracker).collect()
+    }
+
+    /// What its trackers know by the registry's word: leads, and vehicles other than the default.
+    pub(crate) fn said_of_drivers(&self) -> Vec<SaidOfDriver> {
+        self.trackers.said_of_drivers()
     }
 
     /// Passes an entry by that could not be read.

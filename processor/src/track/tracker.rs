@@ -78,6 +78,14 @@ struct Lead {
     said: Option<Time>,
 }
 
+/// What the registry said of a driver.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct SaidOfDriver {
+    pub driver: DriverKey,
+    pub lead: Option<DeviceKey>,
+    pub vehicle: Vehicle,
+}
+
 #[derive(Clone, Copy, PartialEq, Debug, SchemaWrite, SchemaRead)]
 struct Heard {
     at: Time,
@@ -644,6 +652,15 @@ impl Tracker {
 
     pub(crate) fn vehicle(&self) -> Vehicle {
         self.vehicle
+    }
+
+    /// What it knows by the registry's word, if that is anything.
+    pub(super) fn said_of_driver(&self) -> Option<SaidOfDriver> {
+        let TrackerKey::Driver(driver) = self.key else { return None };
+        let said = self.lead.filter(|lead| lead.said.is_some());
+        let device = |lead: Lead| DeviceKey { tenant: driver.tenant, driver: driver.driver, device: lead.device };
+        let (lead, vehicle) = (said.map(device), self.vehicle);
+        (lead.is_some() || vehicle != Vehicle::default()).then_some(SaidOfDriver { driver, lead, vehicle })
     }
 
     /// Whether some of its state lies on the edges of this map.

@@ -15,7 +15,7 @@ use super::dormant::Dormant;
 use super::gathering::{Copied, Gathering, Interval, TrackerCopy};
 use super::listening::Listening;
 use super::roads::Roads;
-use super::tracker::Tracker;
+use super::tracker::{SaidOfDriver, Tracker};
 use super::wheel::{Entry, Wheel};
 
 #[derive(Default)]
@@ -79,6 +79,14 @@ impl Trackers {
             State::Dormant(dormant) => dormant.vehicle(),
         };
         self.slots.values().map(of_slot).collect()
+    }
+
+    pub(super) fn said_of_drivers(&self) -> Vec<SaidOfDriver> {
+        let of_slot = |(key, slot): (&TrackerKey, &Slot)| match &slot.state {
+            State::Live(tracker) => tracker.said_of_driver(),
+            State::Dormant(dormant) => dormant.unpack(*key).said_of_driver(),
+        };
+        self.slots.iter().filter_map(of_slot).collect()
     }
 
     /// Those at work: a tracker that sleeps has no delivery and no matcher.

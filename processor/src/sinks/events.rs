@@ -2,17 +2,19 @@
 //! in order, taken from the view's journal by number: an entry that only an older epoch would have told is not missed.
 //!
 //! **Invariant:** no event is appended twice. What was appended after the last committed offset is read back at the
-//! beginning, so that a crash between the two repeats nothing.
+//! beginning, so that a crash between the two repeats nothing. And what a new owner of the records says again, from a
+//! snapshot however old, is known by its source: those of one partition of the records come in order, so one that is not
+//! above all before it came before.
 
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use anyhow::Context;
 use async_trait::async_trait;
 use backends::log::{Append, OffsetRange, ReadLimit, StoredEntry, Topic, append_durably, read_range};
 use bytes::Bytes;
-use protocol::update::{DeliveryBody, DeliveryView, Epoch, Event, Taken};
+use protocol::update::{DeliveryBody, DeliveryView, Epoch, Event, Source, Taken};
 use protocol::{
     DeliveryKey, DeliveryUpdate, JournalEntry, JournalKind, JournalNumber, Offset, PartitionId, TrackerKey, Update,
     partition_of,
@@ -40,6 +42,7 @@ impl Sink for Events {
             of_movement: self.of_movement,
             known: HashMap::new(),
             ages: Ages::new(),
+            come: Come::default(),
             tell_from: Offset(0),
             sent: BTreeSet::new(),
             sent_until: Offset(0),
@@ -52,6 +55,7 @@ pub struct EventsWork {
     of_movement: bool,
     known: HashMap<DeliveryKey, Known>,
     ages: Ages<DeliveryKey>,
+    come: Come,
     /// What stands before was told in an earlier life: it is read for what is known by it.
     tell_from: Offset,
     /// Events that an earlier life appended and did not commit.
@@ -59,6 +63,17 @@ pub struct EventsWork {
     /// From here on there are none.
     sent_until: Offset,
 }
+
+/// How far each partition of the records has come in the updates.
+#[derive(Default)]
+struct Come {
+    newest: BTreeMap<PartitionId, Place>,
+    /// Of the newest update. None: there was none yet.
+    incarnation: Option<u32>,
+}
+
+/// In the records of one partition: the topic set's incarnation, the offset, and the ordinal within the entry.
+type Place = (u32, Offset, u32);
 
 /// What is remembered of a delivery so that none of its events goes out twice and none is missed: not its view, which
 /// is ten times as large.
@@ -86,16 +101,19 @@ impl Work for EventsWork {
                 let update = match update {
                     Update::Delivery(update) => update,
                     Update::Driver(update) => {
+                        self.come.handle_update(update.source, update.generation.incarnation);
                         self.ages.handle_time(update.source.partition, update.at);
                         continue;
                     }
-                    Update::Heartbeat { source, at, .. } => {
+                    Update::Heartbeat { source, offset, at } => {
+                        self.come.handle_heartbeat(*source, *offset, reader.log.incarnation());
                         self.ages.handle_time(*source, *at);
                         continue;
                     }
                 };
+                let is_news = self.come.handle_update(update.source, update.epoch.generation.incarnation);
                 let events = self.handle_update(update);
-                if offset >= self.tell_from {
+                if is_news && offset >= self.tell_from {
                     let news = events.iter().filter(|event| !self.sent.contains(event.id()));
                     appends.extend(news.filter_map(|event| entry(reader, update.key, event)));
                 }
@@ -153,6 +171,28 @@ impl EventsWork {
             shed += 1;
         }
         shed
+    }
+}
+
+impl Come {
+    /// False if it has come before.
+    fn handle_update(&mut self, source: Source, incarnation: u32) -> bool {
+        self.incarnation = self.incarnation.max(Some(incarnation));
+        self.handle_place(source.partition, (incarnation, source.offset, source.ordinal))
+    }
+
+    /// It says that all below `next` has come. Whose incarnation that is, only updates say.
+    fn handle_heartbeat(&mut self, source: PartitionId, next: Offset, of_log: u32) {
+        if let Some(last) = next.0.checked_sub(1) {
+            self.handle_place(source, (self.incarnation.unwrap_or(of_log), Offset(last), u32::MAX));
+        }
+    }
+
+    fn handle_place(&mut self, source: PartitionId, place: Place) -> bool {
+        let newest = self.newest.entry(source).or_default();
+        let is_news = place > *newest;
+        *newest = place.max(*newest);
+        is_news
     }
 }
 
@@ -240,14 +280,13 @@ fn entry(reader: &Reader, key: DeliveryKey, event: &CloudEvent) -> Option<Append
     })
 }
 
-/// What was not heard of for longer is over, or gets a keyframe when it goes on. As long as a new owner of the records
-/// may repeat what the one before has said: it begins at a snapshot of the last minutes.
+/// What was not heard of for longer is over, or gets a keyframe when it goes on.
 const REMEMBERED_MS: i64 = 600_000;
 const CLOCK_SLACK: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
 mod tests {
-    use protocol::update::{Changed, Source};
+    use protocol::update::Changed;
     use protocol::{AssignmentNumber, Delivery, DeliveryId, DeliveryPolicy, DeliveryState, TenantId, Time};
 
     use super::*;

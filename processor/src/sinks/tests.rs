@@ -13,10 +13,11 @@ use bytes::Bytes;
 use daemon::Meter;
 use daemon::meter::Exposition;
 use protocol::record::Door;
-use protocol::update::{BreadcrumbBatch, Source};
+use protocol::update::{BreadcrumbBatch, DeliveryBody, DeliveryView, Epoch, Event, Generation, Source};
 use protocol::{
-    Breadcrumb, DeviceKey, DeviceNumber, DriverId, EdgeId, Fix, FixNumber, FixRecord, MeasuredTime, Position, TenantId,
-    Verdict,
+    AssignmentNumber, Breadcrumb, Delivery, DeliveryId, DeliveryKey, DeliveryPolicy, DeliveryState, DeliveryUpdate,
+    DeviceKey, DeviceNumber, DriverId, EdgeId, Fix, FixNumber, FixRecord, JournalEntry, JournalKind, JournalNumber,
+    MeasuredTime, Position, TenantId, Update, Verdict,
 };
 
 use super::*;
@@ -92,6 +93,86 @@ async fn a_damaged_history_is_said_and_ends_nothing_else() {
     assert!(world.says("trail: degraded, history is damaged"), "{}", world.parts.metrics.readiness.describe());
     assert!(!world.drain.token().is_cancelled(), "the process goes on");
     world.drain.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_processor_says_again_from_an_old_snapshot_is_not_told_again_though_the_sink_begins_anew_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let now = Arc::new(AtomicI64::new(1_800_000_000_000));
+    let log = open_log(folder.path(), now.clone());
+    let said: Vec<Update> = (0..4).map(|n| ended(Source { offset: Offset(10 + n), ..source() })).collect();
+    let world = World::new(&log);
+    world.start(Events { views_max: 10, of_movement: true });
+    for update in &said {
+        say(&log, update.clone()).await;
+    }
+    for second in 0..60 {
+        now.fetch_add(20_000, Ordering::SeqCst);
+        let at = Time(now.load(Ordering::SeqCst));
+        say(&log, Update::Heartbeat { source: PartitionId(3), offset: Offset(20 + second), at }).await;
+    }
+    until(async || event_ids(&log).await.len() == 4).await;
+    until(async || log.committed(Events::GROUP, Topic::Updates, PartitionId(0)).await.unwrap() == Some(Offset(64)))
+        .await;
+    world.drain.stop(Duration::from_secs(5)).await;
+
+    // Both died. The newest snapshot that can be used is 20 minutes old.
+    let world = World::new(&log);
+    world.start(Events { views_max: 10, of_movement: true });
+    for update in &said {
+        say(&log, update.clone()).await;
+    }
+    say(&log, ended(Source { offset: Offset(90), ..source() })).await;
+
+    until(async || event_ids(&log).await.contains(&"7-90-journal-1".to_string())).await;
+    let ids = event_ids(&log).await;
+    assert_eq!(ids.len(), 5, "{ids:?}");
+    world.drain.stop(Duration::from_secs(5)).await;
+}
+
+fn source() -> Source {
+    Source { partition: PartitionId(3), ..Source::default() }
+}
+
+/// The first and last update of a delivery that is numbered as its record.
+fn ended(source: Source) -> Update {
+    let key = DeliveryKey { tenant: TenantId(7), delivery: DeliveryId(source.offset.0) };
+    let kind = JournalKind::Status { status: DeliveryState::Failed, reason: None };
+    let entry = JournalEntry { number: JournalNumber(1), at: Time(0), kind };
+    let delivery = Delivery {
+        key,
+        state: DeliveryState::Failed,
+        assignment: AssignmentNumber(1),
+        driver: None,
+        stops: Vec::new(),
+        policy: DeliveryPolicy::default(),
+        journal: vec![entry.clone()],
+        reference: String::new(),
+        created: Time(0),
+    };
+    let view = DeliveryView { delivery, position: None, progress: None, eta: None, plan: None, silent: None };
+    Update::Delivery(DeliveryUpdate {
+        key,
+        epoch: Epoch { generation: Generation { incarnation: 1, claim: Offset(1) }, ..Epoch::default() },
+        number: 1,
+        source,
+        at: Time(1_800_000_000_000),
+        events: vec![Event::Journal { entry }],
+        body: DeliveryBody::Keyframe { view: Box::new(view) },
+        is_last: true,
+    })
+}
+
+async fn say(log: &EmbeddedLog, update: Update) {
+    let value = envelope::encode(&UpdateBatch { updates: vec![update] }).into();
+    let entry = Append { topic: Topic::Updates, partition: PartitionId(0), key: Bytes::new(), value };
+    log.append(&[entry]).await.into_offsets().unwrap();
+}
+
+async fn event_ids(log: &EmbeddedLog) -> Vec<String> {
+    let range = log.range(Topic::Events, PartitionId(0)).await.unwrap();
+    let entries = read_range(log, Topic::Events, PartitionId(0), range).await.unwrap();
+    entries.iter().filter_map(|entry| cloud_event::id_of(&entry.value)).collect()
 }
 
 struct World {

@@ -183,12 +183,13 @@ impl Sqlite {
         migrate(&mut connection, path, schema)?;
         let damage = Arc::new(OnceLock::new());
         let guarded = guard.map(|guard| begin_guarded(&connection, path, guard)).transpose()?;
-        let files = [path.to_path_buf(), pages::wal_path(path)];
-        let files = files.iter().filter_map(|path| FileIdentity::of(path)).collect();
+        let of_wal = FileIdentity::of(&pages::wal_path(path));
+        let others = [path.to_path_buf(), pages::sums_path(path)];
         let writer = Writer {
             connection,
             path: path.to_path_buf(),
-            files,
+            files: others.iter().filter_map(|path| FileIdentity::of(path)).collect(),
+            of_wal,
             guarded,
             are_sums_due: Cell::new(false),
             wal: Arc::default(),
@@ -204,6 +205,8 @@ impl Sqlite {
         for _ in 0..READER_COUNT {
             let reader = connect(path, cache_bytes)?;
             reader.pragma_update(None, "query_only", true)?;
+            // SQLite opens the write-ahead log with the first reading: it must be the writer's.
+            reader.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
             let reads_taken = reads_taken.clone();
             threads.push(spawn(schema.name, move || read_until_closed(&reader, &reads_taken))?);
         }
@@ -417,7 +420,9 @@ fn begin_guarded(connection: &Connection, path: &Path, guard: Guard) -> Result<G
         PageSums::create(path)?
     };
     guard.begin(connection)?;
-    Ok(Guarded { guard, sums })
+    let wal = pages::wal_path(path);
+    let wal = File::open(&wal).map_err(|error| Fault::Unavailable(format!("{}: {error}", wal.display())))?;
+    Ok(Guarded { guard, sums, wal })
 }
 
 /// Whether all of the write-ahead log was copied to the file.
@@ -432,14 +437,17 @@ fn checkpoint(connection: &Connection, mode: &str) -> Result<bool, Fault> {
 struct Guarded {
     guard: Guard,
     sums: PageSums,
+    /// To read what SQLite has written to it, wherever it lies by now.
+    wal: File,
 }
 
 /// The one that writes, on a thread of its own.
 struct Writer {
     connection: Connection,
     path: PathBuf,
-    /// The files as they were opened: another one of the same name is not this database.
+    /// The files as they were opened: another one of the same name is not this database. The write-ahead log aside.
     files: Vec<FileIdentity>,
+    of_wal: Option<FileIdentity>,
     guarded: Option<Guarded>,
     /// The write-ahead log was copied to the file, and the sums of what was copied are not on disk yet: until they are,
     /// nothing is written, because the next write begins the log anew.
@@ -458,14 +466,14 @@ impl Writer {
                 *self.wal.outcome.lock() = Some(self.copy_wal("TRUNCATE"));
             }
         }
-        if let Err(error) = self.copy_wal("TRUNCATE") {
+        if let Err(error) = self.copy_wal_for_good() {
             warn!(%error, path = %self.path.display(), "the write-ahead log stays for the next start");
         }
     }
 
     fn write_group(&self, group: &mut Vec<Write>) {
         let connection = &self.connection;
-        let is_ready = self.check_files().and_then(|()| self.write_due_sums());
+        let is_ready = check(self.files.iter().chain(&self.of_wal)).and_then(|()| self.write_due_sums());
         let begun = is_ready.and_then(|()| Ok(connection.execute_batch("BEGIN IMMEDIATE")?));
         let mut tells = Vec::with_capacity(group.len());
         for write in group.drain(..) {
@@ -493,16 +501,6 @@ impl Writer {
         }
     }
 
-    /// What is written to a file that nobody finds any more is lost at the next start: it must not be acknowledged.
-    fn check_files(&self) -> Result<(), Fault> {
-        match self.files.iter().find(|file| !file.is_in_place()) {
-            Some(file) => {
-                Err(Fault::Damaged(format!("{} was removed or replaced while it was open", file.path().display())))
-            }
-            None => Ok(()),
-        }
-    }
-
     /// Keeps the write-ahead log from growing. What cannot be copied now, because somebody reads an older state, is
     /// copied after the next write.
     fn bound_wal(&self) {
@@ -515,7 +513,16 @@ impl Writer {
         }
     }
 
+    /// At the end. What stands in a write-ahead log that is not in its place would be missing at the next start: the file
+    /// gets it now. That log is left as it is, for whoever puts it back.
+    fn copy_wal_for_good(&self) -> Result<(), Fault> {
+        check(&self.files)?;
+        let is_wal_in_place = check(&self.of_wal).is_ok();
+        self.copy_wal(if is_wal_in_place { "TRUNCATE" } else { "PASSIVE" })
+    }
+
     fn copy_wal(&self, mode: &str) -> Result<(), Fault> {
+        check(&self.files)?;
         if self.guarded.is_none() {
             return checkpoint(&self.connection, mode).map(|_| ());
         }
@@ -531,11 +538,21 @@ impl Writer {
     }
 
     fn write_due_sums(&self) -> Result<(), Fault> {
-        if let (true, Some(Guarded { sums, .. })) = (self.are_sums_due.get(), &self.guarded) {
-            sums.update()?;
+        if let (true, Some(Guarded { sums, wal, .. })) = (self.are_sums_due.get(), &self.guarded) {
+            sums.update(wal)?;
             self.are_sums_due.set(false);
         }
         Ok(())
+    }
+}
+
+/// What is written to a file that nobody finds any more is lost at the next start: it must not be acknowledged.
+fn check<'a>(files: impl IntoIterator<Item = &'a FileIdentity>) -> Result<(), Fault> {
+    match files.into_iter().find(|file| !file.is_in_place()) {
+        Some(file) => {
+            Err(Fault::Damaged(format!("{} was removed or replaced while it was open", file.path().display())))
+        }
+        None => Ok(()),
     }
 }
 

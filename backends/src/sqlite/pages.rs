@@ -119,13 +119,14 @@ impl PageSums {
         Self::open(path)
     }
 
-    /// A checkpoint has copied all of the write-ahead log: the pages in it get their new sums.
-    pub(super) fn update(&self) -> Result<(), Fault> {
+    /// A checkpoint has copied all of the write-ahead log: the pages in it get their new sums. The log is the file that
+    /// SQLite itself has open, whatever lies at its path by now.
+    pub(super) fn update(&self, wal: &File) -> Result<(), Fault> {
         let failed = |error: std::io::Error| unavailable(&self.path, &error);
         let file = File::open(&self.path).map_err(failed)?;
         let mut page = vec![0; self.page_bytes];
         let pages_end = file.metadata().map_err(failed)?.len() / self.page_bytes as u64;
-        for number in wal_pages(&self.path).map_err(failed)? {
+        for number in pages_in(&read_all(wal).map_err(failed)?) {
             // A page of the log that a later truncation of the file has left out.
             if u64::from(number) > pages_end {
                 continue;
@@ -151,20 +152,29 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
+fn wal_pages(path: &Path) -> std::io::Result<BTreeSet<u32>> {
+    match std::fs::read(wal_path(path)) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(BTreeSet::new()),
+        bytes => Ok(pages_in(&bytes?)),
+    }
+}
+
+fn read_all(file: &File) -> std::io::Result<Vec<u8>> {
+    let mut bytes = vec![0; usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX)];
+    file.read_exact_at(&mut bytes, 0)?;
+    Ok(bytes)
+}
+
 /// The pages that have a frame in the write-ahead log of its present beginning, torn or whole. A frame is its page
 /// number u32, size u32, salt u64 and checksum u64, then the page; the log begins with magic u32, version u32, page size
 /// u32, sequence u32, salt u64, checksum u64; all big-endian (<https://www.sqlite.org/fileformat2.html#walformat>).
-fn wal_pages(path: &Path) -> std::io::Result<BTreeSet<u32>> {
+fn pages_in(wal: &[u8]) -> BTreeSet<u32> {
     let mut pages = BTreeSet::new();
-    let bytes = match std::fs::read(wal_path(path)) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(pages),
-        bytes => bytes?,
-    };
-    let Some((head, frames)) = bytes.split_first_chunk::<32>() else { return Ok(pages) };
+    let Some((head, frames)) = wal.split_first_chunk::<32>() else { return pages };
     let word = |at: usize| u32::from_be_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
     let (page_bytes, salt) = (word(8) as usize, &head[16..24]);
     if !(512..=65_536).contains(&page_bytes) {
-        return Ok(pages);
+        return pages;
     }
     for frame in frames.chunks_exact(24 + page_bytes) {
         if frame[8..16] != *salt {
@@ -173,7 +183,7 @@ fn wal_pages(path: &Path) -> std::io::Result<BTreeSet<u32>> {
         let number = u32::from_be_bytes([frame[0], frame[1], frame[2], frame[3]]);
         pages.extend((number > 0).then_some(number));
     }
-    Ok(pages)
+    pages
 }
 
 fn split(bytes: &[u8]) -> Option<(usize, &[[u8; 8]])> {

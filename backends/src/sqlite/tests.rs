@@ -333,3 +333,66 @@ async fn a_file_that_was_removed_or_replaced_under_its_process_takes_no_more_wri
         assert!(db.damage().is_some_and(|reason| reason.contains("removed or replaced")));
     }
 }
+
+#[tokio::test]
+async fn a_write_ahead_log_that_is_away_costs_nothing_whether_it_comes_back_or_not() {
+    for (becomes, comes_back) in [("away", false), ("away", true), ("older", false), ("older", true)] {
+        let what = format!("{becomes}, comes back: {comes_back}");
+        let folder = tempfile::tempdir().unwrap();
+        let witnesses = witnesses(folder.path(), Installation::new());
+        let path = folder.path().join("numbers.db");
+        let (wal, aside) = (pages::wal_path(&path), folder.path().join("aside"));
+        let guard = Guard { store: Store::Ledger, witnesses: witnesses.clone(), cache_bytes: CACHE_BYTES };
+        let db = Sqlite::open_guarded(&path, SCHEMA, Some(guard), || ()).unwrap();
+        db.write(|connection| insert(connection, 0)).await.unwrap();
+        let older = std::fs::read(&wal).unwrap();
+        db.write(|connection| (1..2000).try_for_each(|number| insert(connection, number))).await.unwrap();
+        let whole = std::fs::read(&wal).unwrap();
+        std::fs::rename(&wal, &aside).unwrap();
+        if becomes == "older" {
+            std::fs::write(&wal, &older).unwrap();
+        }
+
+        let after = db.write(|connection| insert(connection, 2000)).await;
+        assert_eq!(count(&db).await, 2000, "{what}");
+        drop(db);
+
+        assert!(matches!(&after, Err(Fault::Damaged(reason)) if reason.contains("numbers.db-wal")), "{after:?}");
+        assert!(std::fs::read(&aside).unwrap() == whole, "what may come back is left as it is: {what}");
+        if comes_back {
+            std::fs::rename(&aside, &wal).unwrap();
+        } else if becomes == "older" {
+            // As a repair sets it aside, because the file has it all.
+            assert!(matches!(survey_without_wal(&path), Ok(Found::Marked(..))), "{what}");
+            std::fs::remove_file(&wal).unwrap();
+        }
+        let (found, _) = survey(&path).unwrap();
+        assert!(matches!(found, Found::Marked(_, Some(commit)) if commit.sequence == 2), "{what}: {found:?}");
+        guarded(folder.path(), &witnesses, 2000..2001).await;
+        assert_eq!(count(&open(&path, SCHEMA).unwrap()).await, 2001, "{what}");
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_copied_to_a_database_that_is_not_in_its_place_or_has_no_sums_there() {
+    for moved in ["numbers.db", "numbers.db.sums"] {
+        let folder = tempfile::tempdir().unwrap();
+        let witnesses = witnesses(folder.path(), Installation::new());
+        let guard = Guard { store: Store::Ledger, witnesses: witnesses.clone(), cache_bytes: CACHE_BYTES };
+        let path = folder.path().join("numbers.db");
+        let db = Sqlite::open_guarded(&path, SCHEMA, Some(guard), || ()).unwrap();
+        db.write(|connection| insert(connection, 1)).await.unwrap();
+        let (place, aside) = (folder.path().join(moved), folder.path().join("aside"));
+        std::fs::rename(&place, &aside).unwrap();
+        let whole = std::fs::read(&aside).unwrap();
+
+        let after = db.write(|connection| insert(connection, 2)).await;
+        drop(db);
+
+        assert!(matches!(&after, Err(Fault::Damaged(reason)) if reason.contains(moved)), "{after:?}");
+        assert!(std::fs::read(&aside).unwrap() == whole, "{moved} was written to");
+        std::fs::rename(&aside, &place).unwrap();
+        let (found, _) = survey(&path).unwrap();
+        assert!(matches!(found, Found::Marked(_, Some(commit)) if commit.sequence == 1), "{moved}: {found:?}");
+    }
+}

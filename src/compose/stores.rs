@@ -19,7 +19,7 @@ use backends::log::embedded::{EmbeddedLog, EmbeddedLogConfig, InstalledLog};
 use backends::log::{DecodedUpdates, Log, LogError};
 use backends::registry::Registry;
 use backends::registry::embedded::EmbeddedRegistry;
-use backends::sqlite::Guard;
+use backends::sqlite::{self, Guard};
 use backends::trail_store::TrailStore;
 use backends::trail_store::embedded::{EmbeddedTrailConfig, EmbeddedTrailStore};
 use daemon::{Clock, Drain, Meter};
@@ -113,13 +113,16 @@ impl Stores {
         self.embedded.registry.new_tenant_key(tenant, now).await.context("make another key of the tenant")
     }
 
-    /// Looks every two seconds whether the files are still those that were opened, and whether a database has shown
+    /// Looks every second whether the files are still those that were opened, and whether a database has shown
     /// itself damaged. Either ends the process: it must not go on acknowledging what nobody will find.
     pub fn watch(&self, upkeep: &Drain) {
         let (embedded, stop) = (self.embedded.clone(), upkeep.token().clone());
         let watched = [Store::Log, Store::Registry, Store::Ledger, Store::Trail, Store::Blobs, Store::RegionKey];
         let mut paths: Vec<_> = watched.iter().map(|store| embedded.folder.path(*store)).collect();
         paths.push(embedded.folder.path(Store::Log).join("entries"));
+        for database in watched.iter().filter_map(|store| embedded.folder.database(*store)) {
+            paths.extend([sqlite::wal_path(&database), sqlite::sums_path(&database), database]);
+        }
         let files: Vec<FileIdentity> = paths.iter().filter_map(|path| FileIdentity::of(path)).collect();
         upkeep.spawn("watch over the stores", async move {
             loop {
@@ -305,4 +308,5 @@ fn open_history(stores: &StoresConfig, embedded: &Embedded, meter: &Meter) -> Re
 const HISTORY_LINGER: Duration = Duration::from_secs(1);
 /// Deliveries and drivers.
 const LIVE_ENTRIES_MAX: usize = 1 << 20;
-const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// What is found is said within two seconds.
+const LOOK_EVERY: Duration = Duration::from_secs(1);

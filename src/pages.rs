@@ -3,7 +3,6 @@
 
 use std::net::SocketAddr;
 
-use axum::Router;
 use axum::extract::Path;
 use axum::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
@@ -11,6 +10,8 @@ use axum::http::header::{
 use axum::http::{HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use axum::{Extension, Router};
+use daemon::serve::SharedBody;
 use rust_embed::RustEmbed;
 
 use crate::up;
@@ -58,7 +59,7 @@ fn file(path: &str, cache: &'static str) -> Response {
         (X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (REFERRER_POLICY, "no-referrer"),
     ];
-    (headers, file.data).into_response()
+    (headers, Extension(SharedBody), file.data).into_response()
 }
 
 fn content_type(path: &str) -> &'static str {

@@ -67,7 +67,7 @@ pub(crate) enum TileError {
 pub(crate) struct Tiles {
     shown: Mutex<Arc<Shown>>,
     bytes_max: usize,
-    drawing: Semaphore,
+    drawing: Arc<Semaphore>,
     metrics: Arc<GatewayMetrics>,
 }
 
@@ -104,7 +104,7 @@ impl Shown {
 impl Tiles {
     pub fn new(source: Arc<dyn TileSource>, bytes_max: usize, metrics: Arc<GatewayMetrics>) -> Self {
         let shown = Mutex::new(Shown::new(source, bytes_max));
-        Tiles { shown, bytes_max, drawing: Semaphore::new(DRAWING_MAX), metrics }
+        Tiles { shown, bytes_max, drawing: Arc::new(Semaphore::new(DRAWING_MAX)), metrics }
     }
 
     pub fn show(&self, source: Arc<dyn TileSource>) {
@@ -115,25 +115,29 @@ impl Tiles {
         self.shown.lock().clone()
     }
 
-    pub async fn tile(&self, shown: &Shown, address: TileAddress) -> Result<Option<Bytes>, TileError> {
+    /// What has begun to be drawn is drawn to its end and kept, and counts until then, whether anybody still waits or not.
+    pub async fn tile(&self, shown: &Arc<Shown>, address: TileAddress) -> Result<Option<Bytes>, TileError> {
         if address.zoom > shown.set.zoom_max || address.zoom < shown.set.zoom_min {
             return Ok(None);
         }
         if let Some(tile) = self.kept(shown, address) {
             return Ok(tile);
         }
-        let permit = tokio::time::timeout(DRAWING_WAIT, self.drawing.acquire()).await;
-        let Ok(Ok(_permit)) = permit else { return Err(TileError::Busy) };
+        let permit = tokio::time::timeout(DRAWING_WAIT, self.drawing.clone().acquire_owned()).await;
+        let Ok(Ok(permit)) = permit else { return Err(TileError::Busy) };
         // Whoever waited for the same tile before has drawn it.
         if let Some(tile) = self.kept(shown, address) {
             return Ok(tile);
         }
-        let source = shown.source.clone();
-        let drawn = tokio::task::spawn_blocking(move || source.tile(address.zoom, address.x, address.y)).await;
-        let tile = drawn.map_err(|error| TileError::Failed(error.to_string()))?.map_err(TileError::Failed)?;
-        self.metrics.tiles_drawn.increment(1);
-        shown.kept.lock().keep(address, tile.clone());
-        Ok(tile)
+        let (shown, metrics) = (shown.clone(), self.metrics.clone());
+        let drawing = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            let tile = shown.source.tile(address.zoom, address.x, address.y)?;
+            metrics.tiles_drawn.increment(1);
+            shown.kept.lock().keep(address, tile.clone());
+            Ok(tile)
+        });
+        drawing.await.map_err(|error| TileError::Failed(error.to_string()))?.map_err(TileError::Failed)
     }
 
     fn kept(&self, shown: &Shown, address: TileAddress) -> Option<Option<Bytes>> {
@@ -176,11 +180,36 @@ const DRAWING_WAIT: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
     use daemon::Meter;
 
     use super::*;
 
     struct Counted(Mutex<u32>);
+
+    /// Draws until it is told to end.
+    #[derive(Default)]
+    struct Slow {
+        now: AtomicU32,
+        most: AtomicU32,
+        may_end: AtomicBool,
+    }
+
+    impl TileSource for Slow {
+        fn tile(&self, zoom: u8, x: u32, y: u32) -> Result<Option<Bytes>, String> {
+            self.most.fetch_max(self.now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            while !self.may_end.load(Ordering::SeqCst) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            self.now.fetch_sub(1, Ordering::SeqCst);
+            Counted(Mutex::new(0)).tile(zoom, x, y)
+        }
+
+        fn describe(&self) -> TileSet {
+            Counted(Mutex::new(0)).describe()
+        }
+    }
 
     impl TileSource for Counted {
         fn tile(&self, _zoom: u8, x: u32, _y: u32) -> Result<Option<Bytes>, String> {
@@ -215,6 +244,25 @@ mod tests {
         assert_eq!(*source.0.lock(), 4);
         assert_eq!(tiles.tile(&tiles.shown(), at("7")).await, Err(TileError::Failed("torn".to_string())));
         assert!(tiles.shown().kept.lock().bytes <= 2 * (100 + ENTRY_BYTES));
+    }
+
+    #[tokio::test]
+    async fn drawings_that_nobody_waits_for_any_more_are_counted_and_kept() {
+        let source = Arc::new(Slow::default());
+        let tiles = Tiles::new(source.clone(), 1 << 20, Arc::new(GatewayMetrics::new(&Meter::discard())));
+        let shown = tiles.shown();
+        let at = |x: u32| TileAddress::parse("10", &x.to_string(), "1.mvt").unwrap();
+
+        for x in 1..=10 {
+            let gone = tokio::time::timeout(Duration::from_millis(20), tiles.tile(&shown, at(x))).await;
+            assert!(gone.is_err(), "nothing was drawn yet");
+        }
+        let most = source.most.load(Ordering::SeqCst);
+        source.may_end.store(true, Ordering::SeqCst);
+
+        assert_eq!(most as usize, DRAWING_MAX);
+        let _all = tokio::time::timeout(DRAWING_WAIT, tiles.drawing.acquire_many(DRAWING_MAX as u32)).await.unwrap();
+        assert!([1, 2].iter().all(|x| shown.kept.lock().tiles.contains_key(&at(*x))));
     }
 
     #[tokio::test]

@@ -4,6 +4,10 @@
 
 /** A close with one of these is the last word (docs/doors.md); 1000 says that all is told. */
 const FINAL_CODES = new Set([1000, 4400, 4401, 4404]);
+/** An answer with one of these in place of events is the last word too; 204 says that all is told. */
+const FINAL_STATUSES = new Set([204, 400, 401, 403, 404]);
+/** Sockets that never opened are taken for blocked after so many. */
+const FAILURES_BEFORE_EVENTS = 3;
 
 export class Stream {
   #path; #token; #onFrame; #onLine; #socket = null; #events = null; #failures = 0; #opened = false; #timer = 0; #closed = false;
@@ -24,7 +28,7 @@ export class Stream {
 
   #open() {
     if (this.#closed) return;
-    if (this.#failures >= 3 && !this.#opened) return this.#openEvents();
+    if (this.#failures >= FAILURES_BEFORE_EVENTS && !this.#opened) return this.#openEvents();
     const url = new URL(`/api/v1${this.#path}/connect`, location.href);
     url.protocol = url.protocol.replace("http", "ws");
     this.#sayWhatIsKnown(url);
@@ -39,8 +43,7 @@ export class Stream {
         return this.#onLine(code === 1000);
       }
       this.#onLine(false);
-      this.#failures += 1;
-      this.#again(Math.min(15000, 400 * 2 ** Math.min(6, this.#failures)) * (0.5 + Math.random() / 2));
+      this.#againLater();
     };
   }
 
@@ -48,14 +51,38 @@ export class Stream {
     const url = new URL(`/api/v1${this.#path}/events`, location.href);
     url.searchParams.set("token", this.#token);
     this.#sayWhatIsKnown(url);
+    this.#events?.close();
     const events = new EventSource(url);
     this.#events = events;
-    events.onopen = () => this.#onLine(true);
-    events.onerror = () => this.#onLine(false);
+    events.onopen = () => { this.#failures = FAILURES_BEFORE_EVENTS; this.#onLine(true); };
+    events.onerror = () => {
+      if (this.#events !== events || this.#closed) return;
+      this.#onLine(false);
+      // A stream that broke off the browser opens again by itself; one that was refused (429, 503) it gives up for good.
+      if (events.readyState === EventSource.CLOSED) this.#afterRefusal(url);
+    };
     events.onmessage = (message) => this.#take(message.data);
     for (const type of ["snapshot", "position", "eta", "status", "stale", "redirect", "driver", "delivery", "left"]) {
       events.addEventListener(type, (message) => this.#take(message.data));
     }
+  }
+
+  /** An EventSource does not say with which status it was refused, so the same is asked once more. */
+  async #afterRefusal(url) {
+    const asking = new AbortController();
+    const answer = await fetch(url, { signal: asking.signal, cache: "no-store" }).catch(() => null);
+    asking.abort();
+    if (this.#closed) return;
+    if (FINAL_STATUSES.has(answer?.status)) {
+      this.close();
+      return this.#onLine(answer.status === 204);
+    }
+    this.#againLater();
+  }
+
+  #againLater() {
+    this.#failures += 1;
+    this.#again(Math.min(15000, 400 * 2 ** Math.min(6, this.#failures)) * (0.5 + Math.random() / 2));
   }
 
   #sayWhatIsKnown(url) {

@@ -114,7 +114,7 @@ pub(super) struct AnswerBody {
     /// HTTP/2 keeps what is handed to it until the peer's window opens, so it is handed little at once.
     piece_bytes_max: usize,
     progress: Option<Progress>,
-    _reserved: Option<Reserved>,
+    _reserved: Option<Arc<Reserved>>,
     _place: Option<Place>,
     _under_way: UnderWay,
 }
@@ -123,7 +123,7 @@ impl AnswerBody {
     pub fn new(
         body: Body,
         is_http2: bool,
-        reserved: Option<Reserved>,
+        reserved: Option<Arc<Reserved>>,
         place: Option<Place>,
         under_way: UnderWay,
     ) -> Self {

@@ -39,6 +39,7 @@ use crate::meter::Meter;
 pub use body::{TooSlow, read_body};
 pub use peers::Places;
 pub use proxy::{AddressRange, AddressRangeError};
+pub use service::{SharedBody, room_for};
 pub use settings::{ConnectionSettings, ConnectionSettingsError};
 
 use counters::Counters;

@@ -24,7 +24,7 @@ struct Inner {
 #[derive(Debug)]
 struct Peer {
     count: usize,
-    unread: Arc<Unread>,
+    unread: Unread,
 }
 
 /// Why there is no place.
@@ -60,7 +60,7 @@ impl Places {
         let address = counted(address);
         let mut peers = self.0.peers.lock().unwrap_or_else(PoisonError::into_inner);
         let unread_max = if is_proxy { UNREAD_BYTES_MAX * PROXY_SHARES } else { UNREAD_BYTES_MAX };
-        let peer = peers.entry(address).or_insert_with(|| Peer { count: 0, unread: Arc::new(Unread::new(unread_max)) });
+        let peer = peers.entry(address).or_insert_with(|| Peer { count: 0, unread: Unread::new(unread_max) });
         if peer.count >= self.0.per_address_max && !is_proxy {
             return Err(NoPlace::ForThisAddress);
         }
@@ -81,12 +81,12 @@ fn counted(address: IpAddr) -> IpAddr {
 pub(super) struct Place {
     places: Places,
     address: IpAddr,
-    unread: Arc<Unread>,
+    unread: Unread,
     permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Place {
-    pub fn unread(&self) -> &Arc<Unread> {
+    pub fn unread(&self) -> &Unread {
         &self.unread
     }
 }
@@ -104,28 +104,46 @@ impl Drop for Place {
     }
 }
 
-/// Bytes of answers that were made for one address and that it has not taken.
-#[derive(Debug)]
+/// What was made for one address and it has not taken. Answers that may be large have a share of their own, so that
+/// they never keep small ones waiting: many people may share an address. Cheap to clone.
+#[derive(Clone, Debug)]
 pub(super) struct Unread {
+    pub small: Share,
+    pub large: Share,
+}
+
+impl Unread {
+    fn new(max: usize) -> Self {
+        Unread { small: Share::new(max), large: Share::new(max) }
+    }
+}
+
+/// Bytes of answers, and room for so many. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct Share(Arc<ShareInner>);
+
+#[derive(Debug)]
+struct ShareInner {
     bytes: AtomicUsize,
     max: usize,
     freed: Notify,
 }
 
-impl Unread {
+impl Share {
     fn new(max: usize) -> Self {
-        Unread { bytes: AtomicUsize::new(0), max, freed: Notify::new() }
+        Share(Arc::new(ShareInner { bytes: AtomicUsize::new(0), max, freed: Notify::new() }))
     }
 
     /// Waits until there is room for an answer of about `bytes`; one always finds room where nothing else is.
     /// Cancellation safe.
-    pub async fn reserve(self: &Arc<Self>, bytes: usize) -> Reserved {
+    pub async fn reserve(&self, bytes: usize) -> Reserved {
+        let ShareInner { bytes: held, max, freed } = &*self.0;
         loop {
-            let mut freed = std::pin::pin!(self.freed.notified());
+            let mut freed = std::pin::pin!(freed.notified());
             freed.as_mut().enable();
-            let try_add = |held: usize| (held == 0 || held + bytes <= self.max).then_some(held + bytes);
-            if self.bytes.fetch_update(Ordering::AcqRel, Ordering::Acquire, try_add).is_ok() {
-                return Reserved { unread: self.clone(), bytes };
+            let try_add = |held: usize| (held == 0 || held + bytes <= *max).then_some(held + bytes);
+            if held.fetch_update(Ordering::AcqRel, Ordering::Acquire, try_add).is_ok() {
+                return Reserved { share: self.clone(), bytes: AtomicUsize::new(bytes) };
             }
             freed.await;
         }
@@ -135,28 +153,28 @@ impl Unread {
 /// What an answer holds of its address's share, until it is dropped.
 #[derive(Debug)]
 pub(super) struct Reserved {
-    unread: Arc<Unread>,
-    bytes: usize,
+    share: Share,
+    bytes: AtomicUsize,
 }
 
 impl Reserved {
     /// It turned out to be so large.
-    pub fn settle(&mut self, bytes: usize) {
-        self.unread.bytes.fetch_add(bytes, Ordering::AcqRel);
-        self.unread.bytes.fetch_sub(self.bytes, Ordering::AcqRel);
-        self.bytes = bytes;
-        self.unread.freed.notify_waiters();
+    pub fn settle(&self, bytes: usize) {
+        self.share.0.bytes.fetch_add(bytes, Ordering::AcqRel);
+        let before = self.bytes.swap(bytes, Ordering::AcqRel);
+        self.share.0.bytes.fetch_sub(before, Ordering::AcqRel);
+        self.share.0.freed.notify_waiters();
     }
 }
 
 impl Drop for Reserved {
     fn drop(&mut self) {
-        self.unread.bytes.fetch_sub(self.bytes, Ordering::AcqRel);
-        self.unread.freed.notify_waiters();
+        self.share.0.bytes.fetch_sub(*self.bytes.get_mut(), Ordering::AcqRel);
+        self.share.0.freed.notify_waiters();
     }
 }
 
-/// Of one address: a few of the largest answers.
+/// Of one address: a few of the largest answers, and as many bytes of small ones.
 const UNREAD_BYTES_MAX: usize = 4 << 20;
 /// A proxy's connections carry the answers of many.
 const PROXY_SHARES: usize = 16;
@@ -200,15 +218,16 @@ mod tests {
     async fn an_answer_waits_while_its_address_has_much_to_take() {
         let places = Places::new(10, 5);
         let place = places.take(address("192.0.2.1"), false).unwrap();
-        let mut first = place.unread().reserve(10).await;
+        let first = place.unread().large.reserve(10).await;
         first.settle(UNREAD_BYTES_MAX + 1);
+        let _small = place.unread().small.reserve(10).await;
 
-        let second = place.unread().reserve(10);
+        let second = place.unread().large.reserve(10);
         tokio::pin!(second);
         assert!(futures_poll_once(&mut second).await.is_none());
         drop(first);
 
-        assert_eq!(second.await.bytes, 10);
+        assert_eq!(second.await.bytes.load(Ordering::Acquire), 10);
     }
 
     async fn futures_poll_once<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {

@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::ConnectInfo;
+use axum::extract::{ConnectInfo, State};
 use axum::http::header::HOST;
 use axum::http::{Method, Request, StatusCode, Version};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use hyper::body::{Body as _, Incoming};
 use hyper::service::Service;
@@ -23,7 +24,7 @@ use super::Stopping;
 use super::body::{AnswerBody, PacedBody};
 use super::counters::Counters;
 use super::io::Watch;
-use super::peers::{Place, Places, Reserved, Unread};
+use super::peers::{Place, Places, Reserved, Share, Unread};
 use super::proxy::{AddressRange, forwarded_for};
 use crate::problem::{Problem, ProblemKind};
 use crate::request_id::{self, RequestId};
@@ -42,7 +43,7 @@ pub(super) struct ConnectionParts {
     pub is_proxy: bool,
     pub trusted_proxies: Arc<[AddressRange]>,
     pub places: Places,
-    pub unread: Arc<Unread>,
+    pub unread: Unread,
     pub watch: Watch,
     pub body_first: Duration,
     pub counters: Counters,
@@ -61,33 +62,53 @@ impl ConnectionParts {
         })?;
         Ok((SocketAddr::new(address, 0), Some(place)))
     }
+}
 
-    /// Room for the answer, among what the address has yet to take. What changes something is answered briefly.
-    async fn reserve(
-        &self,
-        method: &Method,
-        is_http2: bool,
-        unread: &Arc<Unread>,
-    ) -> Result<Option<Reserved>, Problem> {
-        if *method != Method::GET {
-            return Ok(None);
-        }
-        let bytes = if is_http2 { ANSWER_BYTES_HTTP2 } else { ANSWER_BYTES };
-        match tokio::time::timeout(RESERVE_MAX, unread.reserve(bytes)).await {
-            Ok(reserved) => Ok(Some(reserved)),
-            Err(_) => {
-                self.counters.unread.increment(1);
-                let detail = "this address has yet to take what it asked for before";
-                Err(Problem::new(ProblemKind::RateLimited, detail).retry_after(AGAIN))
-            }
+/// Waits until the address has taken enough of what it asked for before.
+async fn reserve(share: &Share, bytes: usize, counters: &Counters) -> Result<Arc<Reserved>, Problem> {
+    match tokio::time::timeout(RESERVE_MAX, share.reserve(bytes)).await {
+        Ok(reserved) => Ok(Arc::new(reserved)),
+        Err(_) => {
+            counters.unread.increment(1);
+            let detail = "this address has yet to take what it asked for before";
+            Err(Problem::new(ProblemKind::RateLimited, detail).retry_after(AGAIN))
         }
     }
 }
 
+/// Put on every request: where its answer finds room if it may be large.
+#[derive(Clone)]
+struct LargeShare {
+    share: Share,
+    counters: Counters,
+}
+
+/// For routes whose answers may be large, with the bytes that such an answer has: it is made only once its address has
+/// taken enough of those before. All other answers are taken for small.
+pub async fn room_for(State(bytes): State<usize>, request: axum::extract::Request, next: Next) -> Response {
+    let share = request.extensions().get::<LargeShare>().cloned();
+    let Some(LargeShare { share, counters }) = share.filter(|_| *request.method() == Method::GET) else {
+        return next.run(request).await;
+    };
+    // One connection of HTTP/1.1 has one answer at a time, one of HTTP/2 as many as it has streams.
+    let bytes = if request.version() == Version::HTTP_2 { bytes } else { bytes.min(ANSWER_BYTES_HTTP1) };
+    let reserved = match reserve(&share, bytes, &counters).await {
+        Ok(reserved) => reserved,
+        Err(problem) => return problem.into_response(),
+    };
+    let mut response = next.run(request).await;
+    response.extensions_mut().insert(reserved);
+    response
+}
+
+/// Put on an answer whose body is in memory once, however many are sent it: none of it is counted.
+#[derive(Clone, Copy, Debug)]
+pub struct SharedBody;
+
 /// An answer, and what it holds until it is taken.
 struct Answered {
     response: Response,
-    reserved: Option<Reserved>,
+    reserved: Option<Arc<Reserved>>,
     place: Option<Place>,
 }
 
@@ -95,16 +116,23 @@ impl RequestService {
     async fn answer(self, mut request: Request<Incoming>) -> Result<Answered, Problem> {
         check_host(&request)?;
         let (asker, place) = self.parts.asker(&request)?;
-        let is_http2 = request.version() == Version::HTTP_2;
         let unread = place.as_ref().map_or(&self.parts.unread, Place::unread).clone();
-        let mut reserved = self.parts.reserve(request.method(), is_http2, &unread).await?;
+        let counters = &self.parts.counters;
+        // What changes something is answered briefly.
+        let small = match *request.method() == Method::GET {
+            true => Some(reserve(&unread.small, ANSWER_BYTES, counters).await?),
+            false => None,
+        };
         request.extensions_mut().insert(ConnectInfo(asker));
         request.extensions_mut().insert(Stopping(self.parts.stop.clone()));
+        request.extensions_mut().insert(LargeShare { share: unread.large, counters: counters.clone() });
         let request = request.map(|body| Body::new(PacedBody::new(body, self.parts.body_first)));
-        let Ok(response) = self.router.call(request).await;
-        if let Some(reserved) = &mut reserved {
+        let Ok(mut response) = self.router.call(request).await;
+        let reserved = response.extensions_mut().remove::<Arc<Reserved>>().or(small);
+        if let Some(reserved) = &reserved {
             // A stream says no size: it makes its frames as its peer takes them.
-            let bytes = response.body().size_hint().exact().unwrap_or(0);
+            let is_shared = response.extensions().get::<SharedBody>().is_some();
+            let bytes = if is_shared { 0 } else { response.body().size_hint().exact().unwrap_or(0) };
             reserved.settle(usize::try_from(bytes).unwrap_or(usize::MAX / 2));
         }
         Ok(Answered { response, reserved, place })
@@ -159,7 +187,6 @@ fn check_host(request: &Request<Incoming>) -> Result<(), Problem> {
 /// How long a request waits for its address to take what it asked for before.
 const RESERVE_MAX: Duration = Duration::from_secs(10);
 const AGAIN: Duration = Duration::from_secs(5);
-/// Held of the address's share until the answer's size is known. One connection of HTTP/1.1 has one answer at a time,
-/// one of HTTP/2 as many as it has streams.
-const ANSWER_BYTES: usize = 128 << 10;
-const ANSWER_BYTES_HTTP2: usize = 1 << 20;
+/// Held of the address's share until the answer's size is known.
+const ANSWER_BYTES: usize = 4 << 10;
+const ANSWER_BYTES_HTTP1: usize = 128 << 10;

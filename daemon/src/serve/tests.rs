@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use axum::body::{Body, Bytes};
 use axum::extract::ConnectInfo;
 use axum::http::StatusCode;
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -197,7 +198,8 @@ async fn a_closed_window_of_http2_holds_little_and_its_streams_are_reset() {
         count.fetch_add(1, Ordering::SeqCst);
         async { vec![b'x'; 4 << 20] }
     };
-    let (address, drain) = start(Router::new().route("/", get(big)), quick()).await;
+    let router = Router::new().route("/", get(big)).route_layer(from_fn_with_state(1 << 20, room_for));
+    let (address, drain) = start(router, quick()).await;
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
     stream.write_all(&frame(4, 0, 0, &[0, 4, 0, 0, 0, 0])).await.unwrap();
@@ -222,6 +224,46 @@ async fn a_closed_window_of_http2_holds_little_and_its_streams_are_reset() {
     assert!((1..=8).contains(&made_at_first_reset), "{made_at_first_reset} answers of 4 MiB stood in memory");
     drop(stream);
     assert!(drain.stop(PATIENCE).await);
+}
+
+#[tokio::test]
+async fn neighbours_behind_one_address_get_small_and_shared_answers_while_one_of_them_is_slow() {
+    let large = get(|| async { vec![b'x'; 8 << 20] });
+    let router = Router::new()
+        .route("/large", large.layer(from_fn_with_state(1 << 20, room_for)))
+        .route("/shared", get(|| async { (axum::Extension(SharedBody), Bytes::from_static(&[b'y'; 8 << 20])) }))
+        .route("/small", get(|| async { "small" }));
+    let (address, drain) = start(router, ServeLimits::default()).await;
+    let mut slow = TcpStream::connect(address).await.unwrap();
+    slow.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+    // With a window that stays closed.
+    slow.write_all(&frame(4, 0, 0, &[0, 4, 0, 0, 0, 0])).await.unwrap();
+    for (id, path) in [(1, "/shared"), (3, "/large")] {
+        let head = [&[0x82, 0x86, 4, path.len() as u8], path.as_bytes(), &[0x41, 1, b'x']].concat();
+        slow.write_all(&frame(1, 5, id, &head)).await.unwrap();
+    }
+    let mut heads = 0;
+    while heads < 2 {
+        let mut head = [0; 9];
+        slow.read_exact(&mut head).await.unwrap();
+        slow.read_exact(&mut vec![0; usize::from(head[1]) << 8 | usize::from(head[2])]).await.unwrap();
+        heads += u32::from(head[3] == 1);
+    }
+
+    let at_once = Duration::from_secs(3);
+    for (path, end) in [("/small", "small"), ("/shared", "yyyy")] {
+        let answer = tokio::time::timeout(at_once, ask(address, request(path).as_bytes())).await;
+        assert!(answer.is_ok_and(|answer| answer.ends_with(end)), "{path} waited for a neighbour");
+    }
+    let waits = tokio::time::timeout(at_once / 10, ask(address, request("/large").as_bytes())).await;
+    assert!(waits.is_err(), "another large answer was made");
+
+    drop(slow);
+    assert!(drain.stop(PATIENCE).await);
+}
+
+fn request(path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
 }
 
 #[tokio::test]

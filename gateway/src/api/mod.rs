@@ -27,6 +27,7 @@ use backends::ledger::DeliveryLedger;
 use backends::live_store::LiveStore;
 use backends::registry::Registry;
 use backends::trail_store::TrailStore;
+use daemon::serve::room_for;
 use daemon::{Backoff, Clock, Drain, retry};
 use http::header::{
     AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, ETAG, IF_NONE_MATCH, LOCATION, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
@@ -135,20 +136,23 @@ pub(crate) struct Route {
 /// All routes. The contract is held to this list by a test.
 pub(crate) fn routes() -> Vec<Route> {
     let get = |path, handler| Route { method: "get", path, handler };
+    let large = |path, bytes: usize, handler: MethodRouter<Api>| {
+        get(path, handler.route_layer(middleware::from_fn_with_state(bytes, room_for)))
+    };
     let post = |path, handler| Route { method: "post", path, handler };
     let patch_ = |path, handler| Route { method: "patch", path, handler };
     let delete_ = |path, handler| Route { method: "delete", path, handler };
     vec![
         post("/api/v1/tenants", self::post(tenants::create_tenant)),
-        get("/api/v1/drivers", self::get(tenants::list_drivers)),
+        large("/api/v1/drivers", PAGE_BYTES, self::get(tenants::list_drivers)),
         post("/api/v1/drivers", self::post(tenants::create_driver)),
         get("/api/v1/drivers/{driver}", self::get(tenants::driver)),
         patch_("/api/v1/drivers/{driver}", patch(tenants::change_driver)),
-        get("/api/v1/drivers/{driver}/trail", self::get(trail::of_driver)),
+        large("/api/v1/drivers/{driver}/trail", PAGE_BYTES, self::get(trail::of_driver)),
         post("/api/v1/devices", self::post(tenants::enrol)),
         delete_("/api/v1/devices/{driver}/{device}", delete(tenants::revoke)),
         post("/api/v1/sessions", self::post(sessions::start)),
-        get("/api/v1/deliveries", self::get(deliveries::list)),
+        large("/api/v1/deliveries", PAGE_BYTES, self::get(deliveries::list)),
         post("/api/v1/deliveries", self::post(deliveries::create)),
         get("/api/v1/deliveries/{delivery}", self::get(deliveries::show)),
         post("/api/v1/deliveries/{delivery}/assign", self::post(deliveries::assign)),
@@ -156,16 +160,16 @@ pub(crate) fn routes() -> Vec<Route> {
         post("/api/v1/deliveries/{delivery}/cancel", self::post(deliveries::cancel)),
         post("/api/v1/deliveries/{delivery}/reopen", self::post(deliveries::reopen)),
         post("/api/v1/deliveries/{delivery}/token", self::post(deliveries::create_token)),
-        get("/api/v1/deliveries/{delivery}/trail", self::get(trail::of_delivery)),
+        large("/api/v1/deliveries/{delivery}/trail", PAGE_BYTES, self::get(trail::of_delivery)),
         get("/api/v1/tracking/link", self::get(tracking::link)),
         get("/api/v1/tracking/{delivery}/connect", self::get(tracking::connect)),
         get("/api/v1/tracking/{delivery}/events", self::get(tracking::by_events)),
         get("/api/v1/tracking/{delivery}/status", self::get(tracking::status)),
         get("/api/v1/map/connect", self::get(map::connect)),
         get("/api/v1/map/events", self::get(map::by_events)),
-        get("/api/v1/map/status", self::get(map::status)),
+        large("/api/v1/map/status", PAGE_BYTES, self::get(map::status)),
         get("/api/v1/map/tiles.json", self::get(map::tilejson)),
-        get("/api/v1/map/tiles/{z}/{x}/{y}.mvt", self::get(map::tile)),
+        large("/api/v1/map/tiles/{z}/{x}/{y}.mvt", TILE_BYTES, self::get(map::tile)),
         get("/openapi.json", self::get(contract::openapi)),
         get("/asyncapi.json", self::get(contract::asyncapi)),
     ]
@@ -232,3 +236,6 @@ pub(crate) fn cors(origins: &AllowedOrigins) -> Option<CorsLayer> {
 
 /// As long as the most patient of browsers keeps an answer to its question.
 const PREFLIGHT_KEPT: std::time::Duration = std::time::Duration::from_secs(7200);
+/// What is held of an address's share while a page of a list, a trail or a map is made, and while a tile is drawn.
+const PAGE_BYTES: usize = 1 << 20;
+const TILE_BYTES: usize = 64 << 10;

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use backends::control::{ControlKey, RegionKey};
 use backends::installation::compare::{Finding, Found, Problem, Survey, Verdict};
 use backends::installation::{Installation, Numbers, Raise, Store};
-use backends::log::embedded::forget_acknowledged;
+use backends::log::embedded::{InstalledLog, forget_acknowledged};
 use backends::log::{Append, Log, LogError, Topic};
 use backends::registry::embedded::{Voided, void_suspects};
 use backends::sqlite;
@@ -144,7 +144,8 @@ async fn together(
     let witnesses = folder.witnesses(installation, survey.numbers(), &survey)?;
     let known = acknowledged(&survey, installation);
     let data = stores.data.clone();
-    match Embedded::open(folder, stores, &Clock::system(), &Meter::discard(), witnesses, known, false).await {
+    let place = InstalledLog { witnesses, acknowledged: known, is_taken_over: false, is_loss_accepted: false };
+    match Embedded::open(folder, stores, &Clock::system(), &Meter::discard(), place).await {
         Ok(embedded) => {
             let region_key =
                 RegionKey::load(&embedded.folder.path(Store::RegionKey))?.context("the region key is there")?;
@@ -307,7 +308,9 @@ pub async fn go_on(
         KnownLog::Through(commit) => commit,
     };
     let open = async |folder, witnesses| {
-        Embedded::open(folder, stores, &clock, &Meter::discard(), witnesses, known, true).await
+        let is_loss_accepted = log == KnownLog::Lost;
+        let place = InstalledLog { witnesses, acknowledged: known, is_taken_over: true, is_loss_accepted };
+        Embedded::open(folder, stores, &clock, &Meter::discard(), place).await
     };
     let embedded = match open(folder, witnesses.clone()).await {
         Ok(embedded) => embedded,

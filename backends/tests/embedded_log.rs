@@ -329,6 +329,79 @@ async fn an_outage_of_the_disk_is_no_busy_loop() {
 }
 
 #[tokio::test]
+async fn a_journal_removed_or_replaced_under_the_log_takes_no_more_writes() {
+    for is_replaced in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let log = EmbeddedLog::open(folder.path(), small()).unwrap();
+        append(&log, 3).await.unwrap();
+        assert_eq!(log.gone(), None);
+
+        let (_, journal) = journals(folder.path()).pop().unwrap();
+        let bytes = std::fs::read(&journal).unwrap();
+        std::fs::remove_file(&journal).unwrap();
+        if is_replaced {
+            std::fs::write(&journal, bytes).unwrap();
+        }
+
+        assert!(log.gone().is_some(), "also where nobody writes");
+        let refused = append(&log, 1).await;
+        assert!(matches!(refused, Err(LogError::Damaged { .. })), "{refused:?}");
+    }
+}
+
+#[tokio::test]
+async fn journals_that_come_and_go_with_the_traffic_are_not_missed() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = EmbeddedLog::open(folder.path(), small()).unwrap();
+    let begun = journals(folder.path());
+
+    for _ in 0..40 {
+        append_of(&log, 4, 1 << 20).await.unwrap();
+        assert_eq!(log.gone(), None);
+    }
+
+    assert_ne!(journals(folder.path()), begun, "others have begun");
+}
+
+#[tokio::test]
+async fn what_a_start_found_is_synced_before_anybody_sees_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let fault = Arc::new(Fault::default());
+    let config = || EmbeddedLogConfig { probe: Some(fault.clone()), ..small() };
+    let log = EmbeddedLog::open(folder.path(), config()).unwrap();
+    append(&log, 3).await.unwrap();
+    fault.fail_syncs.store(true, Ordering::Relaxed);
+    append(&log, 2).await.unwrap_err();
+    log.close();
+
+    let refused = EmbeddedLog::open(folder.path(), config()).map(|_| ());
+
+    assert!(matches!(refused, Err(LogError::Unavailable { .. })), "{refused:?}");
+    fault.fail_syncs.store(false, Ordering::Relaxed);
+    let log = EmbeddedLog::open(folder.path(), config()).unwrap();
+    assert_eq!(read(&log, 0).await.unwrap().len(), 5);
+}
+
+#[tokio::test]
+async fn a_start_refused_for_its_only_batch_leaves_the_journal_as_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = EmbeddedLog::open(folder.path(), small()).unwrap();
+    append(&log, 1).await.unwrap();
+    log.close();
+    let (_, journal) = journals(folder.path()).pop().unwrap();
+    let mut bytes = std::fs::read(&journal).unwrap();
+    bytes.truncate(9);
+    std::fs::write(&journal, &bytes).unwrap();
+
+    for _ in 0..2 {
+        let refused = EmbeddedLog::open(folder.path(), small()).map(|_| ());
+        assert!(matches!(refused, Err(LogError::Damaged { .. })), "{refused:?}");
+        assert_eq!(std::fs::read(&journal).unwrap(), bytes);
+    }
+    assert_eq!(journals(folder.path()).len(), 1);
+}
+
+#[tokio::test]
 async fn after_a_failed_sync_nothing_more_is_acknowledged() {
     let folder = tempfile::tempdir().unwrap();
     let fault = Arc::new(Fault::default());
@@ -523,6 +596,10 @@ impl WriteProbe for Fault {
     }
 
     fn before_sync(&self) -> std::io::Result<()> {
+        fail_if(&self.fail_syncs)
+    }
+
+    fn before_sync_of_found(&self) -> std::io::Result<()> {
         fail_if(&self.fail_syncs)
     }
 }

@@ -1,6 +1,6 @@
 //! What stands behind each seam. All is embedded: a log, databases and folders under one data folder.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -68,7 +68,8 @@ impl Stores {
         space::check(data, is_taken_over && !folder.path(Store::Log).exists())?;
         let witnesses = folder.witnesses(installation, survey.numbers(), &survey)?;
         let acknowledged = acknowledged(&survey, installation);
-        let embedded = Embedded::open(folder, config, clock, meter, witnesses, acknowledged, is_taken_over).await?;
+        let place = InstalledLog { witnesses, acknowledged, is_taken_over, is_loss_accepted: false };
+        let embedded = Embedded::open(folder, config, clock, meter, place).await?;
         if is_taken_over {
             embedded.learn_numbers().await?;
         }
@@ -130,7 +131,9 @@ impl Stores {
                     () = stop.cancelled() => return Ok(()),
                     () = tokio::time::sleep(LOOK_EVERY) => {}
                 }
-                if let Some(reason) = embedded.damage(&files) {
+                let log = embedded.log.clone();
+                let gone = tokio::task::spawn_blocking(move || log.gone()).await.context("look at the log's files")?;
+                if let Some(reason) = embedded.damage(&files, gone) {
                     bail!("{reason}");
                 }
             }
@@ -148,17 +151,15 @@ impl Stores {
 }
 
 impl Embedded {
-    /// Opens log, registry and ledger as parts of the witnesses' installation.
+    /// Opens log, registry and ledger as parts of the installation of the log's witnesses.
     pub async fn open(
         folder: DataFolder,
         config: &StoresConfig,
         clock: &Clock,
         meter: &Meter,
-        witnesses: Arc<Witnesses>,
-        acknowledged: u64,
-        is_taken_over: bool,
+        place: InstalledLog,
     ) -> Result<Embedded> {
-        let place = InstalledLog { witnesses: witnesses.clone(), acknowledged, is_taken_over };
+        let witnesses = place.witnesses.clone();
         let log = match config.record_log {
             RecordLogConfig::Embedded { partitions } => {
                 open_log(&folder.path(Store::Log), place, partitions, config, clock, meter).await?
@@ -218,9 +219,11 @@ impl Embedded {
         Ok(())
     }
 
-    fn damage(&self, files: &[FileIdentity]) -> Option<String> {
-        let gone = files.iter().find(|file| !file.is_in_place());
-        let gone = gone.map(|file| format!("{} was removed or replaced while it was open", file.path().display()));
+    /// `gone`: of the log's journals.
+    fn damage(&self, files: &[FileIdentity], gone: Option<PathBuf>) -> Option<String> {
+        let moved = files.iter().find(|file| !file.is_in_place()).map(|file| file.path().to_path_buf());
+        let gone = moved.or(gone);
+        let gone = gone.map(|path| format!("{} was removed or replaced while it was open", path.display()));
         let of = |store: Store, damage: Option<String>| {
             damage.map(|reason| format!("the {} is damaged: {reason}", store.name()))
         };

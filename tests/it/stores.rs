@@ -235,7 +235,7 @@ async fn a_folder_of_the_release_before_is_taken_over_once_and_said() -> Result<
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_store_removed_under_the_running_server_ends_it_and_nothing_more_is_acknowledged() -> Result<()> {
-    let removals = ["log", "registry.db", "ledger.db"].map(|store| async move {
+    let removals = ["log", "log/entries/0.jnl", "registry.db", "ledger.db"].map(|store| async move {
         let folder = tempfile::tempdir()?;
         let data = folder.path().join("data");
         let known = begin(&data).await?;
@@ -244,7 +244,7 @@ async fn a_store_removed_under_the_running_server_ends_it_and_nothing_more_is_ac
         std::fs::rename(data.join(store), data.join("aside"))?;
 
         let write = match store {
-            "log" => post_fix(&api.with_token(&known.credential), 50).await,
+            "log" | "log/entries/0.jnl" => post_fix(&api.with_token(&known.credential), 50).await,
             "registry.db" => api.call(Method::POST, "/drivers", Some(json!({"name": "Eva"}))).await,
             _ => api.call(Method::POST, "/deliveries", Some(order(json!({})))).await,
         };
@@ -332,6 +332,33 @@ async fn a_log_cut_at_its_end_without_its_own_note_is_seen() -> Result<()> {
     ensure!(repaired.status.success(), "{}", said(&repaired));
     let mut run = Run::start(&data).await?;
     run.until_ready().await?;
+    run.kill().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_with_one_damaged_byte_keeps_all_before_it_where_the_loss_is_accepted() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let data = folder.path().join("data");
+    let known = begin(&data).await?;
+    let journal = data.join("log/entries/0.jnl");
+    let mut bytes = std::fs::read(&journal)?;
+    let used = bytes.iter().rposition(|byte| *byte != 0).context("entries")?;
+    bytes[used * 9 / 10] ^= 1;
+    std::fs::write(&journal, &bytes)?;
+
+    let refusal = Run::start(&data).await?.refusal().await?;
+    ensure!(refusal.contains("--accept-loss log"), "{refusal}");
+    ensure!(std::fs::read(&journal)? == bytes, "a refused start has touched the journal");
+    let repaired = wayfix(&["repair", "--accept-loss", "log"], &data)?;
+
+    ensure!(repaired.status.success(), "{}", said(&repaired));
+    ensure!(!said(&repaired).contains("nothing of the log can be read"), "{}", said(&repaired));
+    let aside = std::fs::read(journal.with_extension("jnl.lost"))?;
+    ensure!(aside.starts_with(&bytes[..=used]), "what is cut is set aside");
+    let mut run = Run::start(&data).await?;
+    let api = run.ready(&known.key).await?;
+    let (status, answer) = post_fix(&api.with_token(&known.credential), 9).await?;
+    ensure!(status == StatusCode::ACCEPTED, "{status} {answer}");
     run.kill().await
 }
 

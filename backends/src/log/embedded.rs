@@ -5,11 +5,13 @@
 //! see what a crash could take back.
 
 mod appender;
+mod frames;
 mod groups;
 mod journal;
 mod keeper;
 mod layout;
 mod partition;
+mod place;
 mod queue;
 mod reader;
 mod shared;
@@ -147,6 +149,11 @@ impl EmbeddedLog {
             queue,
             running: Mutex::new(Some(running)),
         })
+    }
+
+    /// What is gone of the files that are written to, if anything is. Blocks.
+    pub fn gone(&self) -> Option<PathBuf> {
+        self.shared.store().and_then(|store| store.gone())
     }
 
     /// Writes what is queued, answers it, and lets the files go. What comes after is answered `Closed`. Blocks.

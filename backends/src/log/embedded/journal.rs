@@ -1,34 +1,31 @@
-//! The journal, looked at before fjall opens it. fjall takes the first frame that does not decode for the torn end of an
-//! unfinished batch and cuts there, whatever follows; the log knows more: every batch carries a number, and which number
-//! was acknowledged is noted. What was acknowledged and does not decode is damage, and nothing is touched.
+//! The journals, looked at before fjall opens them. fjall takes the first frame that does not decode for the torn end of
+//! an unfinished batch and cuts there, whatever follows; the log knows more. Every batch carries a number, one batch
+//! begins when the one before is on disk, and which number was acknowledged is noted. So what lies before a whole frame,
+//! or was acknowledged, and does not decode is damage: the start is refused, and nothing is touched.
 //!
-//! A power cut may also lose a page in the middle of the last batch and keep its end: the frame is whole and its
-//! checksum is wrong. fjall refuses to open then; where nobody was told of that batch it is cut off.
+//! What nobody was told of is cut off: the end of the newest journal after a power cut, which may also lose a page in the
+//! middle of the last batch and keep its end; and the end of an older one where the disk was full as it was sealed.
 //!
-//! Frames as fjall 3.1 writes them (`journal/entry.rs`), little-endian: start `1 ‖ items u32 ‖ sequence u64`, item
-//! `2 ‖ type ‖ compression ‖ keyspace u64 ‖ key length u16 ‖ length u32 ‖ stored length u32 ‖ key ‖ value`, clear
-//! `4 ‖ keyspace u64`, end `3 ‖ checksum u64 ‖ "FJL" ‖ 3`.
+//! What stands is written anew and synced before anybody is shown it: after a failed sync the kernel holds pages that are
+//! not on disk for written, and a later sync would say that all is well.
 
 use std::fs::File;
 use std::io::Read;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use tracing::warn;
 
-use super::layout::COMMIT_NUMBER_KEY;
-
-/// A whole frame of a batch.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct BatchFrame {
-    begin: usize,
-    end: usize,
-    number: Option<u64>,
-}
+use super::frames::{frame_after, frame_at};
 
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
     #[error("journal {journal} is damaged after commit {after}, and commit {acknowledged} was acknowledged")]
     Acknowledged { journal: u64, after: u64, acknowledged: u64 },
+    #[error("its journal ends at commit {after}, but commit {acknowledged} was acknowledged")]
+    Short { after: u64, acknowledged: u64 },
+    #[error("journal {journal} is damaged, and goes on after it")]
+    Within { journal: u64 },
     #[error("journal {journal} is damaged, and a later one goes on")]
     Sealed { journal: u64 },
     #[error("commits between {from} and {to} are missing in journal {journal}")]
@@ -37,55 +34,219 @@ pub enum JournalError {
     File(#[from] std::io::Error),
 }
 
-/// Walks all journals; cuts a torn end of the newest off, if nobody was told of it.
-pub fn inspect(folder: &Path, acknowledged: u64) -> Result<(), JournalError> {
+/// What is to be done before the journals are opened; nothing of it is done yet.
+#[derive(Default)]
+pub struct Inspected {
+    /// Where each of these ends from now on.
+    cuts: Vec<(PathBuf, usize)>,
+    /// Frames of which nobody will know, accepted as lost.
+    lost: Vec<PathBuf>,
+    /// What stands of the newest one that stays.
+    newest: Option<(PathBuf, Vec<u8>)>,
+    /// Something is cut of which only the tables can say whether it was acknowledged.
+    is_doubtful: bool,
+}
+
+/// A place where a journal can be cut.
+#[derive(Clone, Copy)]
+struct Place {
+    /// Among the journals.
+    at: usize,
+    journal: u64,
+    end: usize,
+}
+
+struct Damage {
+    error: JournalError,
+    place: Place,
+}
+
+/// What has been seen of the journals so far.
+struct Walk {
+    acknowledged: u64,
+    last: Option<u64>,
+    /// Ends that do not decode, since the last number.
+    ends: Vec<Place>,
+    cuts: Vec<Place>,
+    is_doubtful: bool,
+}
+
+/// Walks all journals. Refuses what was acknowledged and is not there.
+pub fn inspect(folder: &Path, acknowledged: u64) -> Result<Inspected, JournalError> {
     let journals = journals(folder)?;
-    let newest = journals.last().map(|(id, _)| *id);
-    let mut last_number = None;
-    for (journal, path) in journals {
-        let bytes = written_part(&path)?;
-        let mut end = 0;
-        while let Some(frame) = frame_at(&bytes, end) {
-            end = frame.end;
-            let Some(number) = frame.number else {
-                continue;
-            };
-            if let Some(from) = last_number.filter(|last| last + 1 != number) {
-                return Err(JournalError::Missing { journal, from, to: number });
+    walk(&journals, acknowledged)?.map_err(|damage| damage.error)
+}
+
+/// The same where the loss is accepted: all up to the first damage stands, and what comes after is set aside.
+pub fn inspect_for_loss(folder: &Path) -> Result<Inspected, JournalError> {
+    let journals = journals(folder)?;
+    let Damage { error, place } = match walk(&journals, 0)? {
+        Ok(inspected) => return Ok(inspected),
+        Err(damage) => damage,
+    };
+    warn!(%error, "all after it is set aside");
+    let path = journals[place.at].1.clone();
+    let mut bytes = written_part(&path)?;
+    std::fs::write(unused(&path), &bytes)?;
+    bytes.truncate(place.end);
+    let lost = journals[place.at + 1..].iter().map(|(_, path)| path.clone()).collect();
+    let cuts = vec![(path.clone(), place.end)];
+    Ok(Inspected { cuts, lost, newest: Some((path, bytes)), is_doubtful: false })
+}
+
+fn walk(journals: &[(u64, PathBuf)], acknowledged: u64) -> std::io::Result<Result<Inspected, Damage>> {
+    let mut walk = Walk { acknowledged, last: None, ends: Vec::new(), cuts: Vec::new(), is_doubtful: false };
+    let mut newest = None;
+    for (at, (journal, path)) in journals.iter().enumerate() {
+        let mut bytes = written_part(path)?;
+        let place = Place { at, journal: *journal, end: 0 };
+        match walk.handle_journal(place, &bytes) {
+            Ok(end) => bytes.truncate(end),
+            Err(damage) => return Ok(Err(damage)),
+        }
+        newest = Some((path.clone(), bytes));
+    }
+    if let Err(damage) = walk.finish() {
+        return Ok(Err(damage));
+    }
+    let cuts = walk.cuts.iter().map(|place| (journals[place.at].1.clone(), place.end)).collect();
+    Ok(Ok(Inspected { cuts, lost: Vec::new(), newest, is_doubtful: walk.is_doubtful }))
+}
+
+impl Walk {
+    /// Answers where the journal's last whole frame ends.
+    fn handle_journal(&mut self, mut place: Place, bytes: &[u8]) -> Result<usize, Damage> {
+        while let Some(frame) = frame_at(bytes, place.end) {
+            if let Some(number) = frame.number {
+                self.handle_number(number, place)?;
             }
-            last_number = Some(number);
+            place.end = frame.end;
         }
         // Journals are preallocated: nothing but zeros follows the last frame.
-        if bytes[end..].chunks(ZEROS.len()).all(|chunk| *chunk == ZEROS[..chunk.len()]) {
-            continue;
+        if bytes[place.end..].iter().all(|byte| *byte == 0) {
+            return Ok(place.end);
         }
-        if Some(journal) != newest {
-            return Err(JournalError::Sealed { journal });
+        if frame_after(bytes, place.end).is_some() {
+            return Err(Damage { error: JournalError::Within { journal: place.journal }, place });
         }
-        if let Some(after) = last_number.filter(|last| *last < acknowledged) {
-            return Err(JournalError::Acknowledged { journal, after, acknowledged });
+        self.ends.push(place);
+        Ok(place.end)
+    }
+
+    /// Where the next number follows the last one, nothing that was acknowledged stood at the end between them.
+    fn handle_number(&mut self, number: u64, place: Place) -> Result<(), Damage> {
+        let follows = self.last.is_some_and(|last| last + 1 == number);
+        match (self.ends.first(), self.last) {
+            (Some(end), _) if !follows => {
+                return Err(Damage { error: JournalError::Sealed { journal: end.journal }, place: *end });
+            }
+            (None, Some(from)) if !follows => {
+                return Err(Damage {
+                    error: JournalError::Missing { journal: place.journal, from, to: number },
+                    place,
+                });
+            }
+            (_, _) => self.cuts.append(&mut self.ends),
         }
-        warn!(journal, "the last batch was not finished and was acknowledged to nobody, it is cut off");
-        cut(&path, end)?;
+        self.last = Some(number);
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<(), Damage> {
+        let acknowledged = self.acknowledged;
+        match (self.last, self.ends.first()) {
+            (Some(after), Some(end)) if after < acknowledged => {
+                let error = JournalError::Acknowledged { journal: end.journal, after, acknowledged };
+                return Err(Damage { error, place: *end });
+            }
+            (Some(after), None) if after < acknowledged => {
+                let place = Place { at: 0, journal: 0, end: 0 };
+                return Err(Damage { error: JournalError::Short { after, acknowledged }, place });
+            }
+            // What came before is in the tables alone, and they say their number when they are open.
+            (None, Some(_)) => self.is_doubtful = acknowledged > 0,
+            (_, _) => {}
+        }
+        self.cuts.append(&mut self.ends);
+        Ok(())
+    }
+}
+
+impl Inspected {
+    /// Does what is to be done. Killed anywhere, the next start finds the same and comes to the same end.
+    pub fn settle(self) -> std::io::Result<Settled> {
+        for path in self.lost.iter().rev() {
+            std::fs::rename(path, unused(path))?;
+        }
+        let mut kept = Vec::new();
+        for (path, end) in &self.cuts {
+            warn!(journal = %path.display(), "its last batch was not finished and was acknowledged to nobody, it is cut off");
+            if self.is_doubtful {
+                keep(path)?;
+                kept.push(path.clone());
+            }
+            let file = File::options().write(true).open(path)?;
+            file.set_len(*end as u64)?;
+            file.sync_all()?;
+        }
+        if let Some((path, bytes)) = &self.newest {
+            let file = File::options().write(true).open(path)?;
+            file.write_all_at(bytes, 0)?;
+            file.sync_all()?;
+        }
+        Ok(Settled { kept })
+    }
+}
+
+/// What was cut in doubt, until it is known whether that was right.
+#[must_use]
+pub struct Settled {
+    kept: Vec<PathBuf>,
+}
+
+impl Settled {
+    /// Nobody was told of it.
+    pub fn accept(self) -> std::io::Result<()> {
+        self.kept.iter().try_for_each(|path| std::fs::remove_file(beside(path, TORN)))
+    }
+
+    /// It was acknowledged: the files are again as they were found.
+    pub fn put_back(self) -> std::io::Result<()> {
+        self.kept.iter().try_for_each(|path| std::fs::rename(beside(path, TORN), path))
+    }
+}
+
+/// Puts back what a start that was killed had cut in doubt.
+pub fn put_back(folder: &Path) -> std::io::Result<()> {
+    for (_, path) in journals(folder)? {
+        let torn = beside(&path, TORN);
+        if torn.exists() {
+            std::fs::rename(torn, path)?;
+        }
     }
     Ok(())
 }
 
-/// Cuts the newest journal's last whole batch off, if nobody was told of it. False: there is nothing that may be cut.
-pub fn cut_unacknowledged_end(folder: &Path, acknowledged: u64) -> std::io::Result<bool> {
-    let Some((_, journal)) = journals(folder)?.pop() else {
-        return Ok(false);
-    };
-    let bytes = written_part(&journal)?;
-    let Some(BatchFrame { begin, number: Some(number), .. }) = last_frame(&bytes) else {
-        return Ok(false);
-    };
-    if number <= acknowledged {
-        return Ok(false);
-    }
-    warn!(number, acknowledged, "the last batch is torn and was acknowledged to nobody, it is cut off");
-    cut(&journal, begin)?;
-    Ok(true)
+/// Where a journal is set aside, over no other file.
+fn unused(path: &Path) -> PathBuf {
+    let names = std::iter::once(LOST.to_string()).chain((2..).map(|n: u64| format!("{LOST}-{n}")));
+    let mut names = names.map(|ending| beside(path, &ending));
+    names.find(|name| !name.exists()).unwrap_or_else(|| beside(path, LOST))
+}
+
+fn keep(path: &Path) -> std::io::Result<()> {
+    let half = beside(path, "half");
+    let file = File::create(&half)?;
+    file.write_all_at(&written_part(path)?, 0)?;
+    file.sync_all()?;
+    std::fs::rename(&half, beside(path, TORN))?;
+    path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
+}
+
+/// fjall passes by what does not end in `jnl`.
+fn beside(path: &Path, ending: &str) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!("{name}.{ending}"))
 }
 
 /// A journal without the zeros at its end: it is made 64 MB long, and a start must not take as much memory to look at it.
@@ -109,14 +270,8 @@ fn written_part(path: &Path) -> std::io::Result<Vec<u8>> {
     }
 }
 
-fn cut(journal: &Path, end: usize) -> std::io::Result<()> {
-    let file = File::options().write(true).open(journal)?;
-    file.set_len(end as u64)?;
-    file.sync_all()
-}
-
 /// Oldest first; none where no database has begun.
-fn journals(folder: &Path) -> std::io::Result<Vec<(u64, PathBuf)>> {
+pub fn journals(folder: &Path) -> std::io::Result<Vec<(u64, PathBuf)>> {
     let mut journals = Vec::new();
     let files = match std::fs::read_dir(folder) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(journals),
@@ -132,91 +287,16 @@ fn journals(folder: &Path) -> std::io::Result<Vec<(u64, PathBuf)>> {
     Ok(journals)
 }
 
-fn last_frame(bytes: &[u8]) -> Option<BatchFrame> {
-    let mut last: Option<BatchFrame> = None;
-    while let Some(frame) = frame_at(bytes, last.map_or(0, |frame| frame.end)) {
-        last = Some(frame);
-    }
-    last
-}
-
-fn frame_at(bytes: &[u8], begin: usize) -> Option<BatchFrame> {
-    let mut cursor = Cursor { rest: bytes.get(begin..)? };
-    let mut number = None;
-    if cursor.byte()? != START {
-        return None;
-    }
-    cursor.skip(4 + 8)?;
-    loop {
-        match cursor.byte()? {
-            ITEM => {
-                let [value_type, compression] = cursor.array()?;
-                cursor.skip(8)?;
-                let key_len = u16::from_le_bytes(cursor.array()?);
-                let value_len = u32::from_le_bytes(cursor.array()?);
-                let stored_len = u32::from_le_bytes(cursor.array()?);
-                if value_type > VALUE_TYPE_MAX || compression != UNCOMPRESSED || value_len != stored_len {
-                    return None;
-                }
-                let key = cursor.take(usize::from(key_len))?;
-                let value = cursor.take(value_len as usize)?;
-                if key == COMMIT_NUMBER_KEY {
-                    number = value.try_into().ok().map(u64::from_be_bytes);
-                }
-            }
-            CLEAR => cursor.skip(8)?,
-            END => {
-                cursor.skip(8)?;
-                if cursor.array()? != END_MAGIC {
-                    return None;
-                }
-                return Some(BatchFrame { begin, end: bytes.len() - cursor.rest.len(), number });
-            }
-            _ => return None,
-        }
-    }
-}
-
-struct Cursor<'a> {
-    rest: &'a [u8],
-}
-
-impl<'a> Cursor<'a> {
-    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
-        let (taken, rest) = self.rest.split_at_checked(count)?;
-        self.rest = rest;
-        Some(taken)
-    }
-
-    fn skip(&mut self, count: usize) -> Option<()> {
-        self.take(count).map(|_| ())
-    }
-
-    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
-        self.take(N)?.try_into().ok()
-    }
-
-    fn byte(&mut self) -> Option<u8> {
-        self.array::<1>().map(|[byte]| byte)
-    }
-}
-
+const LOST: &str = "lost";
+const TORN: &str = "torn";
 /// Compared in one go each: journals are 64 MB of mostly nothing.
 const CHUNK_BYTES: usize = 256 << 10;
 static ZEROS: [u8; 4096] = [0; 4096];
-const START: u8 = 1;
-const ITEM: u8 = 2;
-const END: u8 = 3;
-const CLEAR: u8 = 4;
-/// Value, tombstone and weak tombstone.
-const VALUE_TYPE_MAX: u8 = 2;
-/// This build has no compression of journals.
-const UNCOMPRESSED: u8 = 0;
-const END_MAGIC: [u8; 4] = [b'F', b'J', b'L', 3];
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log::embedded::frames::BatchFrame;
     use crate::log::embedded::layout::Layout;
     use crate::log::embedded::store::{Change, Store, StoreOptions};
 
@@ -263,6 +343,100 @@ mod tests {
 
     #[test]
     fn damage_is_told_from_an_unfinished_end_wherever_it_lies() {
+        let (entries, whole, frames) = one_journal();
+        let last = *frames.last().unwrap();
+        let number = last.number.unwrap();
+        let copy = &whole[..last.end + 10];
+        let journal = entries.path().join("3.jnl");
+        let outcome_of = |bytes: &[u8], acknowledged| {
+            std::fs::write(&journal, bytes).unwrap();
+            let outcome = inspect(entries.path(), acknowledged);
+            (outcome.map(|inspected| drop(inspected.settle().unwrap())), std::fs::read(&journal).unwrap())
+        };
+
+        for at in 0..last.end {
+            let frame = frames.iter().find(|frame| frame.end > at).unwrap();
+            // No checksum covers the sequence.
+            if (frame.begin + 5..frame.begin + 13).contains(&at) {
+                continue;
+            }
+            let mut changed = copy.to_vec();
+            changed[at] = !changed[at];
+            let (outcome, left) = outcome_of(&changed, number);
+            assert!(outcome.is_err(), "{at}");
+            assert_eq!(left, changed, "damage is left as it is: {at}");
+            let (outcome, left) = outcome_of(&changed, number - 1);
+            assert_eq!(outcome.is_ok(), frame.end == last.end, "only of the last was nobody told: {at}");
+            assert!(outcome.is_err() || left == whole[..last.begin]);
+            if frame.begin == 0 {
+                continue;
+            }
+            let (outcome, left) = outcome_of(&copy[..at], number);
+            assert!(outcome.is_err() && left == copy[..at], "{at}");
+            if at > last.begin {
+                let (outcome, left) = outcome_of(&copy[..at], number - 1);
+                assert!(outcome.is_ok() && left == whole[..last.begin], "nobody was told of the last: {at}");
+            }
+        }
+        let without_one = [&copy[..frames[2].begin], &copy[frames[2].end..]].concat();
+        assert!(matches!(outcome_of(&without_one, number).0, Err(JournalError::Missing { journal: 3, .. })));
+    }
+
+    #[test]
+    fn an_end_that_was_sealed_unfinished_is_cut_where_the_next_journal_goes_on() {
+        let (entries, whole, frames) = one_journal();
+        let last = *frames.last().unwrap();
+        let (sealed, newest) = (entries.path().join("3.jnl"), entries.path().join("4.jnl"));
+        let write = |sealed_bytes: &[u8], newest_bytes: &[u8]| {
+            std::fs::write(&sealed, sealed_bytes).unwrap();
+            std::fs::write(&newest, newest_bytes).unwrap();
+        };
+        let (unfinished, goes_on) = (&whole[..last.end - 1], &whole[last.begin..last.end]);
+
+        write(unfinished, goes_on);
+        let _nothing_in_doubt = inspect(entries.path(), last.number.unwrap()).unwrap().settle().unwrap();
+        assert_eq!(std::fs::read(&sealed).unwrap(), whole[..last.begin]);
+        assert_eq!(std::fs::read(&newest).unwrap(), goes_on);
+        write(unfinished, b"");
+        let _nothing_in_doubt = inspect(entries.path(), last.number.unwrap() - 1).unwrap().settle().unwrap();
+        assert_eq!(std::fs::read(&sealed).unwrap(), whole[..last.begin]);
+        write(unfinished, b"");
+        let refused = inspect(entries.path(), last.number.unwrap());
+        assert!(matches!(refused, Err(JournalError::Acknowledged { journal: 3, .. })));
+        write(&whole[..frames[2].end - 1], goes_on);
+        assert!(matches!(inspect(entries.path(), 0), Err(JournalError::Sealed { journal: 3 })));
+        assert_eq!(std::fs::read(&sealed).unwrap(), whole[..frames[2].end - 1]);
+    }
+
+    #[test]
+    fn where_the_loss_is_accepted_all_before_the_damage_stands() {
+        let (entries, whole, frames) = one_journal();
+        let (middle, last) = (frames[frames.len() / 2], *frames.last().unwrap());
+        let journals = [3, 4].map(|journal| entries.path().join(format!("{journal}.jnl")));
+        let mut damaged = whole[..last.begin].to_vec();
+
+        for at in middle.begin..middle.end {
+            // No checksum covers the sequence.
+            if (middle.begin + 5..middle.begin + 13).contains(&at) {
+                continue;
+            }
+            damaged[at] = !damaged[at];
+            std::fs::write(&journals[0], &damaged).unwrap();
+            std::fs::write(&journals[1], &whole[last.begin..last.end]).unwrap();
+            assert!(inspect(entries.path(), 0).is_err());
+            let _nothing_in_doubt = inspect_for_loss(entries.path()).unwrap().settle().unwrap();
+
+            assert_eq!(std::fs::read(&journals[0]).unwrap(), whole[..middle.begin], "{at}");
+            assert!(!journals[1].exists());
+            assert_eq!(std::fs::read(beside(&journals[0], LOST)).unwrap(), damaged, "nothing is deleted");
+            assert_eq!(std::fs::read(beside(&journals[1], LOST)).unwrap(), whole[last.begin..last.end]);
+            journals.iter().for_each(|journal| std::fs::remove_file(beside(journal, LOST)).unwrap());
+            damaged[at] = !damaged[at];
+        }
+    }
+
+    /// A folder for journals, and what a real one holds.
+    fn one_journal() -> (tempfile::TempDir, Vec<u8>, Vec<BatchFrame>) {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path(), &Layout::new(1), StoreOptions::default()).unwrap();
         for n in 0..5_u8 {
@@ -271,45 +445,12 @@ mod tests {
         drop(store);
         let (_, path) = journals(&folder.path().join("entries")).unwrap().pop().unwrap();
         let whole = std::fs::read(&path).unwrap();
-        let last = last_frame(&whole).unwrap();
-        let number = last.number.unwrap();
-        let (entries, copy) = (tempfile::tempdir().unwrap(), &whole[..last.end + 10]);
-        let journal = entries.path().join("3.jnl");
-        let outcome_of = |bytes: &[u8], acknowledged| {
-            std::fs::write(&journal, bytes).unwrap();
-            let outcome = inspect(entries.path(), acknowledged);
-            (outcome, std::fs::read(&journal).unwrap())
-        };
-
-        for at in 0..last.end {
-            let mut changed = copy.to_vec();
-            changed[at] = !changed[at];
-            let (outcome, left) = outcome_of(&changed, number);
-            match outcome {
-                // In a value or a checksum: the frame stands, and fjall will see it. In the first frame: the number that
-                // came before is known only once fjall is open, and compared then.
-                Ok(()) => assert!(left.is_empty() || last_frame(&left).unwrap().end == last.end, "{at}"),
-                Err(_) => assert_eq!(left, changed, "damage is left as it is: {at}"),
-            }
-            let (outcome, left) = outcome_of(&copy[..at], number);
-            assert!(outcome.is_err() || last_number(&left).is_none_or(|left| left < number), "{at}");
-            if at > last.begin {
-                let (outcome, left) = outcome_of(&copy[..at], number - 1);
-                assert!(outcome.is_ok() && left == whole[..last.begin], "nobody was told of the last: {at}");
-            }
-        }
-        std::fs::write(entries.path().join("4.jnl"), b"").unwrap();
-        assert!(matches!(outcome_of(&copy[..last.end - 1], 0).0, Err(JournalError::Sealed { journal: 3 })));
-        let without_one = [&copy[..last.begin], &copy[last.end..]].concat();
-        std::fs::write(entries.path().join("4.jnl"), &whole[last.begin..last.end]).unwrap();
-        assert!(outcome_of(&without_one, number).0.is_ok());
-        let frames: Vec<_> = std::iter::successors(frame_at(copy, 0), |frame| frame_at(copy, frame.end)).collect();
-        let without_one = [&copy[..frames[2].begin], &copy[frames[2].end..]].concat();
-        assert!(matches!(outcome_of(&without_one, number).0, Err(JournalError::Missing { journal: 3, .. })));
+        let frames = std::iter::successors(frame_at(&whole, 0), |frame| frame_at(&whole, frame.end)).collect();
+        (tempfile::tempdir().unwrap(), whole, frames)
     }
 
-    fn last_number(bytes: &[u8]) -> Option<u64> {
-        last_frame(bytes).and_then(|frame| frame.number)
+    fn last_frame(bytes: &[u8]) -> Option<BatchFrame> {
+        std::iter::successors(frame_at(bytes, 0), |frame| frame_at(bytes, frame.end)).last()
     }
 
     #[test]

@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,8 +17,8 @@ use tracing::warn;
 
 use super::journal::{self, JournalError};
 use super::layout::{self, Layout, Slot};
+use super::place::Place;
 use super::{tables, takeover};
-use crate::file_identity::FileIdentity;
 use crate::installation::{Commit, Store as InstalledStore, Witnesses};
 use crate::log::{LogError, ReadLimit, StoredEntry};
 
@@ -34,6 +34,10 @@ pub trait WriteProbe: Send + Sync + 'static {
     }
     /// The batch is on disk, and nobody has been told.
     fn after_sync(&self) {}
+    /// What a start found in the journal is about to be synced, and nobody has seen it.
+    fn before_sync_of_found(&self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +75,8 @@ pub struct InstalledLog {
     pub acknowledged: u64,
     /// Whether a log without an id, or of an earlier incarnation, is taken over: at a first start and in a repair.
     pub is_taken_over: bool,
+    /// Whether what is damaged is gone on without, as somebody has agreed: all before it stands.
+    pub is_loss_accepted: bool,
 }
 
 pub struct Store {
@@ -79,8 +85,7 @@ pub struct Store {
     partitions: Vec<Keyspace>,
     acknowledged: Mutex<Acknowledged>,
     number: std::sync::atomic::AtomicU64,
-    /// The folder as it was opened.
-    folder: Vec<FileIdentity>,
+    in_place: Place,
     options: StoreOptions,
 }
 
@@ -109,9 +114,10 @@ impl Store {
         let mut acknowledged =
             Acknowledged::open(&path.join(ACKNOWLEDGED_FILE)).map_err(|error| unavailable(path, &error))?;
         acknowledged.noted = acknowledged.noted.max(options.place.as_ref().map_or(0, |place| place.acknowledged));
-        let database = open_database(path, acknowledged.noted, options.cache_bytes)?;
-        let meta =
-            database.keyspace(layout::META_KEYSPACE, tables::meta_options).map_err(|error| open_error(path, error))?;
+        if options.place.as_ref().is_some_and(|place| place.is_loss_accepted) {
+            acknowledged.noted = 0;
+        }
+        let (database, meta) = open_database(path, &acknowledged, &options)?;
         check_format(&meta, layout)?;
         let mut partitions = Vec::with_capacity(layout.len());
         for (_, topic, partition) in layout.slots() {
@@ -120,15 +126,18 @@ impl Store {
             partitions.push(keyspace.map_err(|error| open_error(path, error))?);
         }
         let number = read_u64(&meta, layout::COMMIT_NUMBER_KEY)?.unwrap_or(0);
-        acknowledged.check(number)?;
-        let folder = [path.to_path_buf(), path.join(DATABASE_FOLDER)];
-        let folder = folder.iter().filter_map(|path| FileIdentity::of(path)).collect();
+        let in_place = Place::of(path, &path.join(DATABASE_FOLDER)).map_err(|error| unavailable(path, &error))?;
         let acknowledged = Mutex::new(acknowledged);
-        let store = Store { database, meta, partitions, acknowledged, number: number.into(), folder, options };
+        let store = Store { database, meta, partitions, acknowledged, number: number.into(), in_place, options };
         store.begin(layout)?;
         store.take_place()?;
         takeover::take_over_snapshots(&store, layout)?;
         Ok(store)
+    }
+
+    /// What is gone of the files that are written to, if anything is.
+    pub fn gone(&self) -> Option<PathBuf> {
+        self.in_place.gone_of(|| self.database.journal_count())
     }
 
     pub(super) fn database(&self) -> &Database {
@@ -176,8 +185,8 @@ impl Store {
 
     /// Writes all changes and syncs them.
     pub fn write(&self, changes: Vec<Change>) -> Result<(), WriteError> {
-        if let Some(folder) = self.folder.iter().find(|folder| !folder.is_in_place()) {
-            return Err(WriteError::Removed(folder.path().display().to_string()));
+        if let Some(gone) = self.in_place.gone() {
+            return Err(WriteError::Removed(gone.display().to_string()));
         }
         self.wait_for_flushes(&changes).map_err(WriteError::Write)?;
         let number = self.number.load(std::sync::atomic::Ordering::Relaxed) + 1;
@@ -428,33 +437,49 @@ pub fn forget_acknowledged(path: &Path) -> std::io::Result<()> {
     Acknowledged::open(&path.join(ACKNOWLEDGED_FILE))?.note(0)
 }
 
-/// A journal whose end a power cut has torn is cut back to what was acknowledged, and opened again.
-fn open_database(path: &Path, acknowledged: u64, cache_bytes: u64) -> Result<Database, LogError> {
+/// The database with its keyspace beside the partitions. It holds all that was acknowledged, or is refused and left as it
+/// was found.
+fn open_database(
+    path: &Path,
+    acknowledged: &Acknowledged,
+    options: &StoreOptions,
+) -> Result<(Database, Keyspace), LogError> {
     let folder = path.join(DATABASE_FOLDER);
-    let open = || {
-        Database::builder(&folder)
-            .cache_size(cache_bytes)
-            .max_journaling_size(JOURNALS_BYTES_MAX)
-            .max_cached_files(Some(tables::OPEN_TABLES_MAX))
-            .worker_threads(WORKER_THREADS)
-            .open()
-    };
+    let is_loss_accepted = options.place.as_ref().is_some_and(|place| place.is_loss_accepted);
     let lock = lock_while_inspecting(&folder).map_err(|error| open_error(path, error))?;
-    match journal::inspect(&folder, acknowledged) {
-        Ok(()) => drop(lock),
-        Err(JournalError::File(error)) => return Err(unavailable(path, &error)),
-        Err(error) => return Err(damaged(&error.to_string())),
-    }
-    match open() {
-        Err(error @ fjall::Error::JournalRecovery(_)) => {
-            let is_cut = journal::cut_unacknowledged_end(&folder, acknowledged);
-            if !is_cut.map_err(|error| unavailable(path, &error))? {
-                return Err(open_error(path, error));
-            }
-            open().map_err(|error| open_error(path, error))
-        }
-        opened => opened.map_err(|error| open_error(path, error)),
-    }
+    journal::put_back(&folder).map_err(|error| unavailable(path, &error))?;
+    let inspected = if is_loss_accepted {
+        journal::inspect_for_loss(&folder)
+    } else {
+        journal::inspect(&folder, acknowledged.noted)
+    };
+    let inspected = inspected.map_err(|error| match error {
+        JournalError::File(error) => unavailable(path, &error),
+        error => damaged(&error.to_string()),
+    })?;
+    let probed = options.probe.as_ref().map_or(Ok(()), |probe| probe.before_sync_of_found());
+    let settled = probed.and_then(|()| inspected.settle()).map_err(|error| unavailable(path, &error))?;
+    drop(lock);
+    let opened = begin_database(&folder, options.cache_bytes).map_err(|error| open_error(path, error));
+    // The database is closed again before what was cut is put back.
+    let checked = opened.and_then(|(database, meta)| {
+        acknowledged.check(read_u64(&meta, layout::COMMIT_NUMBER_KEY)?.unwrap_or(0))?;
+        Ok((database, meta))
+    });
+    let settled = if checked.is_ok() { settled.accept() } else { settled.put_back() };
+    settled.map_err(|error| unavailable(path, &error))?;
+    checked
+}
+
+fn begin_database(folder: &Path, cache_bytes: u64) -> Result<(Database, Keyspace), fjall::Error> {
+    let database = Database::builder(folder)
+        .cache_size(cache_bytes)
+        .max_journaling_size(JOURNALS_BYTES_MAX)
+        .max_cached_files(Some(tables::OPEN_TABLES_MAX))
+        .worker_threads(WORKER_THREADS)
+        .open()?;
+    let meta = database.keyspace(layout::META_KEYSPACE, tables::meta_options)?;
+    Ok((database, meta))
 }
 
 /// fjall's own lock, so that the journal of a log that is open is never touched.

@@ -453,9 +453,9 @@ fn open_database(
     } else {
         journal::inspect(&folder, acknowledged.noted)
     };
-    let inspected = inspected.map_err(|error| match error {
-        JournalError::File(error) => unavailable(path, &error),
-        error => damaged(&error.to_string()),
+    let inspected = inspected.map_err(|error| {
+        let reason = error.to_string();
+        if let JournalError::File(error) = error { unavailable(path, &error) } else { damaged(&reason) }
     })?;
     let probed = options.probe.as_ref().map_or(Ok(()), |probe| probe.before_sync_of_found());
     let settled = probed.and_then(|()| inspected.settle()).map_err(|error| unavailable(path, &error))?;

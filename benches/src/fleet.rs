@@ -34,8 +34,8 @@ pub fn trips(graph: &Arc<Graph>) -> anyhow::Result<Vec<Vec<Position>>> {
     Ok(trips)
 }
 
-/// Places so far apart along a line.
-fn every_36_m(line: &[Position]) -> Vec<Position> {
+/// Places so far apart along a line, from its beginning.
+pub fn every_36_m(line: &[Position]) -> Vec<Position> {
     let (mut places, mut left_m) = (vec![line[0]], 36.0);
     for pair in line.windows(2) {
         let plane = geo::Plane::at(pair[0]);

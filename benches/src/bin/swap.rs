@@ -16,6 +16,7 @@ use backends::log::embedded::{EmbeddedLog, EmbeddedLogConfig};
 use backends::log::{Append, DecodedUpdates, Log, ReadLimit, Topic};
 use backends::registry::embedded::EmbeddedRegistry;
 use backends::trail_store::embedded::EmbeddedTrailStore;
+use benches::fleet::every_36_m;
 use benches::{Goal, Report};
 use bytes::Bytes;
 use clap::Parser;
@@ -23,7 +24,7 @@ use daemon::admin::Readiness;
 use daemon::{Clock, Drain, Meter, ProcessContext};
 use maps::import::{ImportOptions, import_bytes};
 use maps::router::{Endpoint, Routing};
-use maps::{EdgeId, Graph, Profile, geo};
+use maps::{EdgeId, Graph, Profile};
 use processor::{Processor, ProcessorParts, ProcessorSettings};
 use protocol::record::Door;
 use protocol::update::{Epoch, EtaBasis, Taken};
@@ -228,7 +229,7 @@ impl Fleet {
             let mut place = || Endpoint::Edge { edge: open[random.random_range(0..open.len())], along_cm: 0 };
             let Some(route) = routing.route(&place(), &place(), Profile::Car) else { continue };
             if (200_000..1_500_000).contains(&route.length_cm) {
-                trips.push(every_36_m(&route.geometry(&graph)));
+                trips.push(every_36_m_and_the_end(&route.geometry(&graph)));
             }
         }
         Ok(Fleet { trips, drivers })
@@ -399,20 +400,9 @@ fn now() -> Time {
 }
 
 /// Places so far apart along a line, its end too.
-fn every_36_m(line: &[Position]) -> Vec<Position> {
-    let (mut places, mut left_m) = (vec![line[0]], 36.0);
-    for pair in line.windows(2) {
-        let plane = geo::Plane::at(pair[0]);
-        let (east, north) = plane.to_cm(pair[1]);
-        let length_m = geo::distance_cm(pair[0], pair[1]) / 100.0;
-        while left_m < length_m {
-            let share = left_m / length_m;
-            places.push(plane.to_position((east * share, north * share)));
-            left_m += 36.0;
-        }
-        left_m -= length_m;
-    }
-    places.push(line[line.len() - 1]);
+fn every_36_m_and_the_end(line: &[Position]) -> Vec<Position> {
+    let mut places = every_36_m(line);
+    places.extend(line.last());
     places
 }
 
